@@ -1,0 +1,5 @@
+"""``python -m fibecfed``."""
+
+from fibecfed.cli.app import main
+
+main()

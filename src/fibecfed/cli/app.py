@@ -1,0 +1,142 @@
+"""The command line."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fibecfed.config import Config, load_config
+from fibecfed.errors import FibecFedError, InputError
+
+app = typer.Typer(
+    help="Federated fine-tuning of language models on text that may not leave its sites.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+console = Console()
+errors = Console(stderr=True)
+
+INTERRUPTED = 130
+
+
+@contextmanager
+def explained(directory: Path | None = None) -> Iterator[None]:
+    """Turn the errors a user can cause into one sentence and an exit code; Ctrl-C into where things stand."""
+    try:
+        yield
+    except FibecFedError as error:
+        errors.print(f"Error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        if directory is not None and error.exit_code == 1 and (directory / "config.yaml").is_file():
+            errors.print(f"What was done is kept; go on with: fibecfed run --resume {directory}", markup=False, soft_wrap=True)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        message = "Interrupted."
+        if directory is not None and (directory / "config.yaml").is_file():
+            message += f" Go on with: fibecfed run --resume {directory}"
+        errors.print(message, markup=False, soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def read_arguments(arguments: list[str]) -> Config:
+    """The configuration of ``[CONFIG.yaml] [KEY=VALUE ...]``."""
+    files = [a for a in arguments if "=" not in a]
+    if len(files) > 1:
+        raise InputError(f"Only one configuration file can be given, not {', '.join(files)}; overrides have the form KEY=VALUE.")
+    return load_config(files[0] if files else None, [a for a in arguments if "=" in a])
+
+
+Arguments = Annotated[list[str] | None, typer.Argument(metavar="[CONFIG.yaml] [KEY=VALUE ...]", show_default=False)]
+RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a run.")]
+
+
+@app.command()
+def run(
+    arguments: Arguments = None,
+    out: Annotated[Path | None, typer.Option(help="Directory for the results.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier run in --out.")] = False,
+    resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with a run that was stopped.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be trained and sent, and what it takes.")] = False,
+) -> None:
+    """Fine-tune one model over all devices."""
+    with explained(resume or out):
+        from fibecfed.cli.running import dry, go_on, start
+
+        if resume is not None:
+            if arguments or out is not None or force or dry_run:
+                raise InputError("--resume takes everything from its directory; give no configuration, --out, --force or --dry-run.")
+            go_on(resume, console)
+            return
+        config = read_arguments(arguments or [])
+        if dry_run:
+            dry(config, console)
+            return
+        if out is None:
+            raise InputError("Say where the results go: --out DIR.")
+        start(config, out, force, console)
+
+
+@app.command()
+def evaluate(
+    directory: RunDir,
+    split: Annotated[str | None, typer.Option(help="test or validation; default: as in the run.")] = None,
+) -> None:
+    """Evaluate a run's saved model again, by both protocols."""
+    with explained():
+        from fibecfed.cli.running import evaluate_directory
+
+        console.print_json(json.dumps(evaluate_directory(directory, split)))
+
+
+@app.command()
+def predict(
+    directory: RunDir,
+    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT ...]", show_default=False)] = None,
+    file: Annotated[Path | None, typer.Option(help="A file with one text a line (two texts separated by a tab for pairs).")] = None,
+    device: Annotated[int | None, typer.Option(help="Use this device's own model.")] = None,
+) -> None:
+    """Label texts (arguments, a file, or standard input) with a run's model: one JSON object a line."""
+    with explained():
+        from fibecfed.cli.running import predict_lines
+
+        if texts and file:
+            raise InputError("Give texts as arguments or --file, not both.")
+        if file is not None and not file.is_file():
+            raise InputError(f"File '{file}' does not exist.")
+        if texts:
+            lines = list(texts)
+        else:
+            content = file.read_text(encoding="utf-8") if file else sys.stdin.read()
+            lines = content.splitlines()
+        if not lines:
+            raise InputError("There is no text to predict; give it as arguments, with --file, or on standard input.")
+        for line in predict_lines(directory, lines, device):
+            print(json.dumps(line, ensure_ascii=False))
+
+
+@app.command()
+def methods() -> None:
+    """List the methods."""
+    with explained():
+        from fibecfed.cli.tables import methods_table
+
+        console.print(methods_table())
+
+
+@app.command()
+def config() -> None:
+    """Print every configuration key with its default and meaning."""
+    from fibecfed.cli.tables import print_config_keys
+
+    print_config_keys(console)
+
+
+def main() -> None:
+    """Entry point of the ``fibecfed`` command."""
+    app()

@@ -1,0 +1,72 @@
+"""Showing a run as it goes: a live line on a terminal, plain lines elsewhere."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fibecfed.federation import PhaseDone, ServerState
+from fibecfed.runtime import Experiment
+
+
+class RunProgress:
+    """A callback that prints round, accuracy, bytes and time left."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._rounds = self._first = 0
+        self._started = 0.0
+
+    def started(self, experiment: Experiment, state: ServerState) -> None:
+        """Begin; after a resume the rounds already done are not counted into the speed."""
+        self._rounds = experiment.config.federation.rounds
+        self._first = state.round
+        self._started = time.perf_counter()
+        if self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn("round"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[status]}"),
+                TextColumn("left"), TimeRemainingColumn(), console=self.console,
+            )  # fmt: skip
+            self._task = self._bar.add_task("", total=self._rounds, completed=state.round, status="")
+            self._bar.start()
+
+    def phase_done(self, done: PhaseDone, record: dict[str, Any] | None) -> bool:
+        """Update; never stops the run."""
+        status = self._status(done, record)
+        for failure in done.failures:
+            self.console.print(f"round {done.phase.round}: device {failure.device} left out: {failure.reason}", highlight=False)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done.state.round, status=status)
+        else:
+            self.console.print(f"{self._heading(done)}  {status}  {self._left(done)}", highlight=False)
+        return False
+
+    def stop(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _heading(self, done: PhaseDone) -> str:
+        if done.phase.is_round:
+            return f"round {done.state.round}/{self._rounds}"
+        return f"{done.phase.name} before round {done.phase.round}"
+
+    def _status(self, done: PhaseDone, record: dict[str, Any] | None) -> str:
+        costs = done.state.costs
+        parts = []
+        if record is not None:
+            parts.append(f"global {record['accuracy_global']:.3f} personalized {record['accuracy_personalized']:.3f}")
+        if done.loss is not None:
+            parts.append(f"loss {done.loss:.3f}")
+        parts.append(f"{(costs.bytes_up + costs.bytes_down) / 1e6:.1f} MB")
+        return "  ".join(parts)
+
+    def _left(self, done: PhaseDone) -> str:
+        rounds = done.state.round - self._first
+        if not rounds or done.state.round >= self._rounds:
+            return ""
+        seconds = (time.perf_counter() - self._started) / rounds * (self._rounds - done.state.round)
+        return f"left {int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,92 @@
+"""What `run`, `evaluate` and `predict` do once their arguments are read."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fibecfed.cli.progress import RunProgress
+from fibecfed.cli.tables import estimate_table, partition_table, summary_table
+from fibecfed.config import Config
+from fibecfed.errors import InputError
+from fibecfed.estimate import estimate
+from fibecfed.evaluating import evaluate_run
+from fibecfed.experiment import RunResult, data_summary, resume, run
+from fibecfed.federation import PhaseDone, ServerState
+from fibecfed.prediction import load
+from fibecfed.runtime import Experiment, assemble
+
+
+class _Introduction:
+    """A callback that says what is about to be trained, and on what."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def started(self, experiment: Experiment, state: ServerState) -> None:
+        data = experiment.data
+        self.console.print(f"Data: {data.origin}.", highlight=False, markup=False, soft_wrap=True)
+        found = data_summary(experiment)
+        if found["truncated_examples"]:
+            self.console.print(
+                f"{found['truncated_examples']} examples were cut to {experiment.config.data.max_length} tokens "
+                f"({found['tokens_cut']} tokens lost); data.max_length changes that.",
+                highlight=False,
+            )
+        self.console.print(partition_table(data.devices, data.train.labels, data.task.labels))
+        if state.round:
+            self.console.print(f"Going on after round {state.round}.", highlight=False)
+
+    def phase_done(self, done: PhaseDone, record: dict[str, Any] | None) -> bool:
+        return False
+
+
+def start(config: Config, out: Path, force: bool, console: Console) -> None:
+    """A new run, shown as it goes."""
+    progress = RunProgress(console)
+    try:
+        result = run(config, out, force=force, callbacks=[_Introduction(console), progress])
+    finally:
+        progress.stop()
+    _show(result, console)
+
+
+def go_on(directory: Path, console: Console) -> None:
+    """A stopped run, continued."""
+    progress = RunProgress(console)
+    try:
+        result = resume(directory, [_Introduction(console), progress])
+    finally:
+        progress.stop()
+    _show(result, console)
+
+
+def _show(result: RunResult, console: Console) -> None:
+    console.print(summary_table(result.summary))
+    where = result.directory
+    console.print(f"Results in {where}; the adapter in {where}/adapter. Try: fibecfed predict {where} \"a text\"", highlight=False, soft_wrap=True)
+
+
+def dry(config: Config, console: Console) -> None:
+    """What a run would take."""
+    console.print(estimate_table(estimate(assemble(config))))
+
+
+def evaluate_directory(directory: Path, split: str | None) -> dict[str, Any]:
+    """Both protocols' metrics of a saved run."""
+    return evaluate_run(directory, split)
+
+
+def predict_lines(directory: Path, lines: Sequence[str], device: int | None) -> Iterator[dict[str, Any]]:
+    """A JSON-able prediction for each line; a tab separates the two texts of a pair."""
+    parts = [line.split("\t") for line in lines]
+    width = max(map(len, parts))
+    if width > 2 or len({len(p) for p in parts}) > 1:
+        odd = next(i for i, p in enumerate(parts, start=1) if len(p) != len(parts[0]) or len(p) > 2)
+        raise InputError(f"Line {odd} has {len(parts[odd - 1])} tab-separated texts; every line must have one, or every line two.")
+    firsts = [p[0] for p in parts]
+    seconds = [p[1] for p in parts] if width == 2 else None
+    for line, prediction in zip(lines, load(directory, device).predict(firsts, seconds), strict=True):
+        yield {"text": line, **dataclasses.asdict(prediction)}

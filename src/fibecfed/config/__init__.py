@@ -1,0 +1,49 @@
+"""Settings: what a run is defined by."""
+
+from fibecfed.config.loading import (
+    Key,
+    build_config,
+    config_hash,
+    keys,
+    load_config,
+    merge,
+    nearest_hint,
+    read_yaml,
+    to_dict,
+    to_yaml,
+)
+from fibecfed.config.schema import (
+    Config,
+    CostConfig,
+    DataConfig,
+    EvaluationConfig,
+    FederationConfig,
+    LoraConfig,
+    ModelConfig,
+    PartitionConfig,
+    RuntimeConfig,
+    TrainingConfig,
+)
+
+__all__ = [
+    "Config",
+    "CostConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "FederationConfig",
+    "Key",
+    "LoraConfig",
+    "ModelConfig",
+    "PartitionConfig",
+    "RuntimeConfig",
+    "TrainingConfig",
+    "build_config",
+    "config_hash",
+    "keys",
+    "load_config",
+    "merge",
+    "nearest_hint",
+    "read_yaml",
+    "to_dict",
+    "to_yaml",
+]

@@ -1,0 +1,254 @@
+"""Every setting of a run: its type, its bounds, its default and what it means.
+
+``None`` always has a meaning that the description states; there is no key that does nothing.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from fibecfed.errors import InputError
+
+_STRICT_KEYS = ConfigDict(extra="forbid")
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _default_data_dir() -> str:
+    return os.environ.get("FIBECFED_DATA_DIR", "data")
+
+
+@dataclass(config=_STRICT_KEYS, frozen=True)
+class PartitionConfig:
+    """Who holds which training example."""
+
+    kind: Annotated[
+        Literal["dirichlet", "iid", "shards", "quantity", "column"],
+        Field(
+            description="dirichlet: label proportions drawn from Dirichlet(alpha x global proportions); iid: shuffled; "
+            "shards: each device gets a few label-sorted shards; quantity: sizes drawn from Dirichlet(alpha); "
+            "column: the device column of the data, or one file per device."
+        ),
+    ] = "dirichlet"
+    alpha: Annotated[
+        float, Field(gt=0, description="Concentration: small is skewed, large is even (dirichlet, quantity).")
+    ] = 0.5
+    shards_per_device: Annotated[int, Field(ge=1, description="Label-sorted shards a device gets (shards).")] = 2
+    minimum: Annotated[int, Field(ge=1, description="Fewest training examples a device may hold.")] = 1
+
+
+@dataclass(config=_STRICT_KEYS, frozen=True)
+class DataConfig:
+    """The text, its labels, and how it is split over devices."""
+
+    name: Annotated[
+        str,
+        Field(description="A data set by name (`fibecfed datasets` lists them). Ignored when data.file is set."),
+    ] = "support"
+    dir: str = Field(
+        default_factory=_default_data_dir,
+        description="Folder with one sub-folder per named data set. Default: $FIBECFED_DATA_DIR, else ./data.",
+    )
+    file: Annotated[
+        str | None,
+        Field(
+            description="Your own training data: a CSV, TSV, JSONL or Parquet file, a folder saved by `datasets`, or a "
+            "folder or glob with one file per device."
+        ),
+    ] = None
+    test_file: Annotated[
+        str | None, Field(description="Test data in the same columns. None: a stratified part of data.file.")
+    ] = None
+    text: Annotated[str, Field(description="Column with the (first) text of data.file.")] = "text"
+    text_pair: Annotated[str | None, Field(description="Column with the second text; None: one text a row.")] = None
+    label: Annotated[str, Field(description="Column with the label of data.file.")] = "label"
+    separator: Annotated[str, Field(min_length=1, max_length=1, description="What separates the columns of a CSV file.")] = ","
+    device: Annotated[
+        str | None, Field(description="Column that names the device a row belongs to (partition.kind=column).")
+    ] = None
+    allow_download: Annotated[
+        bool, Field(description="Whether a named data set may be fetched from the Hugging Face hub (extra `hub`).")
+    ] = False
+    train_examples: Annotated[
+        int | None, Field(ge=1, description="Use this many training examples, a seeded stratified draw. None: all.")
+    ] = None
+    test_examples: Annotated[
+        int | None, Field(ge=1, description="Use this many test examples, a seeded stratified draw. None: all.")
+    ] = None
+    test_fraction: Annotated[
+        float, Field(gt=0, lt=1, description="Part of the data held out for testing where no test split exists.")
+    ] = 0.2
+    validation_fraction: Annotated[
+        float, Field(ge=0, lt=1, description="Part of the training data kept for tuning decisions, never trained on.")
+    ] = 0.1
+    label_noise: Annotated[
+        Fraction, Field(description="Fraction of training labels replaced by another label, seeded.")
+    ] = 0.0
+    max_length: Annotated[int, Field(ge=4, description="Tokens an example is cut to; how many were cut is printed.")] = 128
+    partition: PartitionConfig = Field(default_factory=PartitionConfig)
+
+
+@dataclass(config=_STRICT_KEYS, frozen=True)
+class FederationConfig:
+    """How many devices there are and how often they meet."""
+
+    devices: Annotated[int, Field(ge=1, description="Devices in the federation.")] = 20
+    sampled: Annotated[int, Field(ge=1, description="Devices that take part in each round.")] = 5
+    rounds: Annotated[int, Field(ge=1, description="Rounds, any warm-up included.")] = 20
+    minimum_replies: Annotated[
+        int, Field(ge=1, description="Replies without which a round fails and the run stops, resumable.")
+    ] = 1
+    deadline_seconds: Annotated[float, Field(gt=0, description="How long the server waits for the replies of a round.")] = 3600.0
+    aggregation: Annotated[
+        Literal["mean", "median"],
+        Field(description="mean: weighted by training examples; median: per coordinate, unweighted, robust to outliers."),
+    ] = "mean"
+
+
+@dataclass(config=_STRICT_KEYS, frozen=True)
+class ModelConfig:
+    """The frozen pretrained model and the head on it."""
+
+    name: Annotated[
+        str, Field(description="`minilm` (from the extra of that name), a folder, or a Hugging Face model name.")
+    ] = "minilm"
+    head: Annotated[
+        Literal["pooled", "native"],
+        Field(
+            description="pooled: AutoModel, pooling and one linear layer; native: the model's own "
+            "AutoModelForSequenceClassification head."
+        ),
+    ] = "pooled"
+    pooling: Annotated[
+        Literal["auto", "mean", "cls", "last"],
+        Field(description="How token vectors become one (pooled head). auto: mean for encoders, last for decoders."),
+    ] = "auto"
+    allow_download: Annotated[
+        bool, Field(description="Whether the model may be fetched from the Hugging Face hub; off, only local files are read.")
+    ] = False
+
+
+@dataclass(config=_STRICT_KEYS, frozen=True)
+class LoraConfig:
+    """Low-rank adaptation (Hu et al. 2021), through PEFT."""
+
+    rank: Annotated[int, Field(ge=1, description="Rank r of every LoRA pair.")] = 8
+    alpha: Annotated[float, Field(gt=0, description="LoRA alpha; the update is scaled by alpha / rank.")] = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1, description="Dropout before LoRA's A in training.")] = 0.0
+    targets: Annotated[
+        str | list[str],
+        Field(description="auto: the attention's query and value maps; all-linear; or a list of module name endings."),
+    ] = "auto"
+
+
+@dataclass(config=_STRICT_KEYS, frozen=True)
+class TrainingConfig:
+    """The work of one device in one round."""
+
+    learning_rate: Annotated[float, Field(gt=0, description="Peak learning rate on devices.")] = 1e-3
+    batch_size: Annotated[int, Field(ge=1, description="Examples per optimizer step.")] = 8
+    micro_batch_size: Annotated[
+        int | None, Field(ge=1, description="Examples per forward pass; gradients accumulate to batch_size. None: batch_size.")
+    ] = None
+    local_epochs: Annotated[int, Field(ge=1, description="Passes over a device's current examples in one round.")] = 1
+    local_steps: Annotated[
+        int | None, Field(ge=1, description="Stop a device's round after this many optimizer steps. None: no limit.")
+    ] = None
+    optimizer: Annotated[Literal["adamw", "sgd"], Field(description="Optimizer on devices, fresh each round.")] = "adamw"
+    momentum: Annotated[float, Field(ge=0, lt=1, description="Momentum of sgd.")] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, description="Decoupled weight decay (adamw) or L2 (sgd).")] = 0.0
+    max_grad_norm: Annotated[float | None, Field(gt=0, description="Clip the gradient's norm to this. None: no clipping.")] = 1.0
+    schedule: Annotated[
+        Literal["constant", "linear", "cosine"],
+        Field(description="Learning rate over rounds: constant, or falling to a tenth of the peak."),
+    ] = "constant"
+    keep_optimizer: Annotated[bool, Field(description="Keep a device's optimizer state between its rounds.")] = False
+    gradient_checkpointing: Annotated[
+        bool, Field(description="Recompute activations in the backward pass: less memory, more time.")
+    ] = False
+
+
+@dataclass(config=_STRICT_KEYS, frozen=True)
+class EvaluationConfig:
+    """When and on what the model is judged."""
+
+    every: Annotated[int, Field(ge=1, description="Evaluate every so many rounds; the last round always is.")] = 1
+    split: Annotated[
+        Literal["test", "validation"], Field(description="validation for every tuning decision, test for what is reported.")
+    ] = "test"
+    batch_size: Annotated[int, Field(ge=1, description="Examples per forward pass in evaluation and prediction.")] = 64
+
+
+@dataclass(config=_STRICT_KEYS, frozen=True)
+class CostConfig:
+    """The cost model behind simulated_seconds (METHOD.md section 9)."""
+
+    device_gflops: Annotated[float, Field(gt=0, description="Throughput of a device of speed 1, in 1e9 operations a second.")] = 50.0
+    speed_spread: Annotated[
+        float, Field(ge=0, description="Devices differ: speed = exp(spread x normal), seeded per device. 0: all equal.")
+    ] = 0.0
+    network: Annotated[
+        Literal["lan", "wan", "mobile"],
+        Field(description="lan: 1 Gbit/s; wan: 50 up, 100 down Mbit/s, 50 ms; mobile: 5 up, 20 down Mbit/s, 80 ms."),
+    ] = "wan"
+
+
+@dataclass(config=_STRICT_KEYS, frozen=True)
+class RuntimeConfig:
+    """The hardware this process uses."""
+
+    threads: Annotated[
+        int, Field(ge=1, description="CPU threads of torch. Gradients differ in the last bits between thread counts.")
+    ] = 1
+    device: Annotated[
+        Literal["cpu", "cuda", "mps", "auto"], Field(description="Where the model runs; auto: cuda, else mps, else cpu.")
+    ] = "cpu"
+    precision: Annotated[
+        Literal["fp32", "bf16"],
+        Field(description="Precision of the frozen backbone's arithmetic; trained parameters stay fp32."),
+    ] = "fp32"
+    device_states: Annotated[
+        Literal["auto", "memory", "disk"],
+        Field(description="Where simulated devices keep their state; auto: disk when the run has a directory."),
+    ] = "auto"
+
+
+@dataclass(config=_STRICT_KEYS, frozen=True)
+class Config:
+    """Everything that defines a run. ``fibecfed config`` prints it."""
+
+    method: Annotated[str, Field(description="The method (`fibecfed methods` lists them).")] = "fedavg-lora"
+    seed: Annotated[int, Field(ge=0, description="Seed of every random choice.")] = 0
+    data: DataConfig = Field(default_factory=DataConfig)
+    federation: FederationConfig = Field(default_factory=FederationConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    lora: LoraConfig = Field(default_factory=LoraConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    cost: CostConfig = Field(default_factory=CostConfig)
+    runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
+
+    def __post_init__(self) -> None:
+        """Check what single keys cannot: raises InputError for settings that contradict each other."""
+        if self.federation.sampled > self.federation.devices:
+            raise InputError(
+                f"federation.sampled is {self.federation.sampled} but there are only {self.federation.devices} devices "
+                "(federation.devices); sample at most that many."
+            )
+        if self.federation.minimum_replies > self.federation.sampled:
+            raise InputError(
+                f"federation.minimum_replies is {self.federation.minimum_replies} but only {self.federation.sampled} "
+                "devices are asked in a round (federation.sampled)."
+            )
+        if self.training.momentum and self.training.optimizer != "sgd":
+            raise InputError("training.momentum only applies to training.optimizer=sgd; adamw has its own momentum.")
+        if self.evaluation.split == "validation" and not self.data.validation_fraction:
+            raise InputError("evaluation.split=validation needs data.validation_fraction above 0.")
+
+    @property
+    def dataset(self) -> str:
+        """The name results are filed under: the data set's name or the stem of the user's file."""
+        return Path(self.data.file).stem if self.data.file else self.data.name

@@ -1,0 +1,26 @@
+"""Data sets, tokenising, batches, and who holds what."""
+
+from fibecfed.data.batches import evaluation_batches, training_batches
+from fibecfed.data.federated import FederatedData, Splits, build_data, load_splits, partition_rows
+from fibecfed.data.named import DATASETS, SUPPORT, NamedDataset, dataset_names
+from fibecfed.data.partition import Partition
+from fibecfed.data.rows import Rows
+from fibecfed.data.tokens import TokenizedSet, tokenize
+
+__all__ = [
+    "DATASETS",
+    "SUPPORT",
+    "FederatedData",
+    "NamedDataset",
+    "Partition",
+    "Rows",
+    "Splits",
+    "TokenizedSet",
+    "build_data",
+    "dataset_names",
+    "evaluation_batches",
+    "load_splits",
+    "partition_rows",
+    "tokenize",
+    "training_batches",
+]

@@ -1,0 +1,132 @@
+"""The data of one run: tokenised splits and who holds what."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fibecfed.config import Config, nearest_hint
+from fibecfed.data.files import Columns, read_rows
+from fibecfed.data.named import DATASETS, SUPPORT, dataset_names, read_named
+from fibecfed.data.partition import Partition, partition, partition_like
+from fibecfed.data.rows import Rows, draw, flip_labels, stratified
+from fibecfed.data.tokens import TokenizedSet, tokenize
+from fibecfed.errors import InputError
+from fibecfed.seeding import stream
+from fibecfed.tasks import Classification
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training, validation and test rows, and a sentence on how they came about."""
+
+    train: Rows
+    validation: Rows
+    test: Rows
+    origin: str
+    extra_metrics: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FederatedData:
+    """Everything the devices and the evaluation read. ``held_out`` is the split that is evaluated on."""
+
+    task: Classification
+    train: TokenizedSet
+    devices: Partition
+    held_out: TokenizedSet
+    held_out_owners: Partition
+    validation: TokenizedSet
+    origin: str
+
+    def proportions(self, device: int) -> np.ndarray:
+        """(C,) label proportions of a device's training examples, Laplace-smoothed by 1."""
+        labels = self.train.labels[self.devices.indices(device)]
+        counts = np.bincount(labels, minlength=self.task.outputs) + 1.0
+        return counts / counts.sum()
+
+
+def load_splits(config: Config) -> Splits:
+    """Read the data that a configuration names and split it; all draws are seeded.
+
+    The validation part is taken out of the training rows first, so that it is the same whatever
+    ``train_examples`` and ``label_noise`` are. Raises InputError; see ``read_rows`` and ``read_named``.
+    """
+    data, seed = config.data, config.seed
+    extra: tuple[str, ...] = ()
+    test: Rows | None
+    if data.file:
+        columns = Columns(data.text, data.text_pair, data.label, data.device, data.separator)
+        train = read_rows(data.file, columns)
+        test = read_rows(data.test_file, columns, train.label_names) if data.test_file else None
+        origin = f"{data.file}; " + (
+            f"tested on {data.test_file}" if data.test_file else "a seeded stratified part is held out for testing"
+        )
+    elif data.name in dataset_names():
+        train, test, origin = read_named(data.name, data.dir, data.allow_download)
+        extra = DATASETS[data.name].extra_metrics if data.name != SUPPORT.name else ()
+    else:
+        raise InputError(
+            f"Unknown data set '{data.name}' (data.name).{nearest_hint(data.name, dataset_names())} "
+            f"Known: {', '.join(dataset_names())}; for your own file set data.file."
+        )
+    if test is None:
+        held, rest = stratified(train.labels, round(data.test_fraction * len(train)), stream(seed, "test split"))
+        train, test = train.take(rest), train.take(held)
+    held, rest = stratified(train.labels, round(data.validation_fraction * len(train)), stream(seed, "validation split"))
+    validation, train = train.take(held), train.take(rest)
+    if not len(train) or not len(test):
+        raise InputError(f"The data has {len(train)} training and {len(test)} test examples; both are needed.")
+    train = draw(train, data.train_examples, "train_examples", stream(seed, "training draw"))
+    test = draw(test, data.test_examples, "test_examples", stream(seed, "test draw"))
+    train = flip_labels(train, data.label_noise, stream(seed, "label noise"))
+    return Splits(train, validation, test, origin, extra)
+
+
+def partition_rows(config: Config, train: Rows, held_out: Rows, pooled: bool = False) -> tuple[Partition, Partition]:
+    """Who holds which training and which held-out example; ``pooled`` gives everything to one device.
+
+    Where rows name their device (partition.kind=column), held-out rows that do go to it as well;
+    otherwise held-out shards follow each device's own label proportions (METHOD.md section 1).
+    """
+    classes = len(train.label_names)
+    if pooled:
+        return (
+            Partition(np.arange(len(train)), np.array([0, len(train)]), None),
+            Partition(np.arange(len(held_out)), np.array([0, len(held_out)]), None),
+        )
+    settings, devices = config.data.partition, config.federation.devices
+    owned = partition(train.labels, classes, settings, devices, stream(config.seed, "partition"), train.devices)
+    if settings.kind == "column" and held_out.devices is not None and owned.names is not None:
+        position = {name: i for i, name in enumerate(owned.names)}
+        unknown = sorted(set(held_out.devices) - set(position))
+        if unknown:
+            raise InputError(f"Held-out rows belong to the device '{unknown[0]}', which has no training rows.")
+        owner = np.array([position[name] for name in held_out.devices])
+        order = np.argsort(owner, kind="stable")
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=owned.devices))])
+        return owned, Partition(order, offsets, owned.names)
+    counts = owned.label_counts(train.labels, classes)
+    return owned, partition_like(counts, held_out.labels, classes, stream(config.seed, "held-out partition"))
+
+
+def build_data(
+    config: Config, splits: Splits, tokenizer: "PreTrainedTokenizerBase", pooled: bool = False
+) -> FederatedData:
+    """Partition and tokenise; the raw text is not kept."""
+    held_out = splits.validation if config.evaluation.split == "validation" else splits.test
+    devices, owners = partition_rows(config, splits.train, held_out, pooled)
+    length = config.data.max_length
+    validation = tokenize(splits.validation, tokenizer, length)
+    return FederatedData(
+        task=Classification(splits.train.label_names, splits.extra_metrics),
+        train=tokenize(splits.train, tokenizer, length),
+        devices=devices,
+        held_out=validation if held_out is splits.validation else tokenize(held_out, tokenizer, length),
+        held_out_owners=owners,
+        validation=validation,
+        origin=splits.origin,
+    )

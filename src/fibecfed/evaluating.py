@@ -1,0 +1,40 @@
+"""Evaluating a saved run again, from its files."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from fibecfed.errors import InputError
+from fibecfed.federation import DiskStore
+from fibecfed.results import RunDirectory
+from fibecfed.runtime import assemble
+from fibecfed.tuning import load_adapter, trainable_tensors
+
+
+def evaluate_run(directory: Path, split: str | None = None) -> dict[str, Any]:
+    """Metrics of both protocols, from the saved adapter (or the checkpoint of an unfinished run).
+
+    ``split`` is "test" or "validation"; None takes the run's own. Raises InputError if nothing is saved yet.
+    """
+    run = RunDirectory.open(directory)
+    config = run.config()
+    if split is not None:
+        if split not in ("test", "validation"):
+            raise InputError(f"--split must be test or validation, not '{split}'.")
+        config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, split=split))
+    loaded = run.load_checkpoint()
+    if loaded is None:
+        raise InputError(f"'{directory}' has no finished round to evaluate; go on with: fibecfed run --resume {directory}")
+    state = loaded[0]
+    experiment = assemble(config, DiskStore(run.states))
+    if run.adapter.is_dir():
+        load_adapter(run.adapter, experiment.model)
+        state = state.replace(tensors=trainable_tensors(experiment.model))
+    evaluation = experiment.evaluate(state)
+    return {
+        "round": state.round,
+        "split": config.evaluation.split,
+        "global": dict(evaluation.global_),
+        "personalized": dict(evaluation.personalized),
+        "worst_tenth": evaluation.worst_tenth,
+    }

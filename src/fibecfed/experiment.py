@@ -1,0 +1,204 @@
+"""Running an experiment from start or checkpoint to its directory of results."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from fibecfed.config import Config
+from fibecfed.federation import AGGREGATORS, Device, DiskStore, MemoryStore, PhaseDone, ServerState
+from fibecfed.results import (
+    RunDirectory,
+    curves_png,
+    metrics_record,
+    model_card,
+    peak_memory_bytes,
+    summarize,
+)
+from fibecfed.runtime import Experiment, assemble
+from fibecfed.tuning import put_tensors, save_adapter
+
+HEADER = "Written by fibecfed. Run it again with: fibecfed run {path} --out NEW_DIR"
+
+
+class Callback(Protocol):
+    """Watches a run; any of them may stop it."""
+
+    def started(self, experiment: Experiment, state: ServerState) -> None:
+        """Before the first phase, or the first after a resume."""
+
+    def phase_done(self, done: PhaseDone, record: dict[str, Any] | None) -> bool:
+        """After each phase, with the evaluation if there was one. True stops the run, as if it were over."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What ``run`` returns. ``directory`` is None when nothing was written."""
+
+    summary: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    state: ServerState
+    directory: Path | None
+
+
+@dataclass
+class _Progress:
+    """What a checkpoint holds beside the server's state."""
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    wall_seconds: float = 0.0
+    peak_memory: int = 0
+
+    def extra(self) -> dict[str, Any]:
+        return {"records": self.records, "wall_seconds": self.wall_seconds, "peak_memory": self.peak_memory}
+
+
+def run(
+    config: Config,
+    out: Path | str | None = None,
+    *,
+    force: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> RunResult:
+    """Train and evaluate what the configuration says; with ``out``, write the run's directory.
+
+    Raises InputError for a mistake in configuration or data, RunFailed if training cannot go on
+    (the directory can then be resumed).
+    """
+    in_memory = out is None or config.runtime.device_states == "memory"
+    store = MemoryStore() if in_memory else DiskStore(Path(str(out)) / "devices")
+    experiment = assemble(config, store)
+    directory = None
+    if out is not None:
+        path = Path(out)
+        directory = RunDirectory.create(path, config, HEADER.format(path=path / "config.yaml"), force)
+        directory.write_json("partition.json", _partition(experiment))
+    return _go_on(experiment, experiment.start, _Progress(), directory, callbacks)
+
+
+def resume(out: Path | str, callbacks: Sequence[Callback] = ()) -> RunResult:
+    """Go on with a run that was stopped; its result is bit-identical to an uninterrupted one.
+
+    Raises InputError if the directory is no run, or kept its device states in memory only.
+    """
+    directory = RunDirectory.open(Path(out))
+    config = directory.config()
+    experiment = assemble(config, DiskStore(directory.states))
+    loaded = directory.load_checkpoint()
+    state, progress = experiment.start, _Progress()
+    if loaded is not None:
+        state, progress = loaded[0], _Progress(**loaded[1])
+    directory.write_json("partition.json", _partition(experiment))
+    return _go_on(experiment, state, progress, directory, callbacks)
+
+
+def _go_on(
+    experiment: Experiment,
+    state: ServerState,
+    progress: _Progress,
+    directory: RunDirectory | None,
+    callbacks: Sequence[Callback],
+) -> RunResult:
+    config = experiment.config
+    for callback in callbacks:
+        callback.started(experiment, state)
+    if directory is not None:
+        directory.write_metrics(progress.records)
+    before, started = progress.wall_seconds, time.perf_counter()
+    failures = 0
+    for done in experiment.server.phases(state):
+        state = done.state
+        failures += len(done.failures)
+        record = None
+        if done.phase.is_round and _due(config, state.round):
+            record = metrics_record(state.round, experiment.evaluate(state), state.costs, done.loss, failures)
+            failures = 0
+            progress.records.append(record)
+        progress.wall_seconds = before + time.perf_counter() - started
+        progress.peak_memory = max(progress.peak_memory, peak_memory_bytes())
+        if directory is not None:
+            directory.save_checkpoint(state, progress.extra())
+            if record is not None:
+                directory.write_metrics(progress.records)
+        if any([callback.phase_done(done, record) for callback in callbacks]):
+            break
+    if not progress.records or progress.records[-1]["round"] != state.round:  # stopped by a callback
+        progress.records.append(metrics_record(state.round, experiment.evaluate(state), state.costs, None, failures))
+    summary = summarize(config, progress.records, progress.wall_seconds, progress.peak_memory, data_summary(experiment))
+    if directory is not None:
+        _write_results(experiment, state, progress, summary, directory)
+    return RunResult(summary, progress.records, state, directory.path if directory else None)
+
+
+def _due(config: Config, round: int) -> bool:
+    return round % config.evaluation.every == 0 or round == config.federation.rounds
+
+
+def _write_results(
+    experiment: Experiment, state: ServerState, progress: _Progress, summary: dict[str, Any], directory: RunDirectory
+) -> None:
+    """Adapters first, summary.json last: a directory with a summary is complete."""
+    description = experiment.description()
+    note = ""
+    tensors: dict[str, Tensor] = dict(state.tensors)
+    method = experiment.site.method
+    if method.keeps_device_state:
+        models = {n: _device_model(experiment, state, n) for n in sorted(state.device_versions)}
+        for number, model in models.items():
+            _write_adapter(experiment, directory.device_adapter(number), model, description, directory)
+        if experiment.evaluate.global_is_mean_of_devices:
+            tensors = _average(experiment, models)
+            note = "\nThis method has no global model: `adapter/` is the average of the devices' adapters, and the accuracy\nbelow is the mean over the devices' models.\n"
+    _write_adapter(experiment, directory.adapter, tensors, description, directory)
+    directory.write_metrics(progress.records)
+    directory.write_bytes("curves.png", curves_png(progress.records, f"{experiment.config.method} on {experiment.config.dataset}"))
+    directory.write_text("README.md", model_card(experiment.config, summary, description, note))
+    directory.write_json("summary.json", summary)
+
+
+def _device_model(experiment: Experiment, state: ServerState, number: int) -> dict[str, Tensor]:
+    device = Device(experiment.site, number, state.device_versions[number])
+    return device.model({name: state.tensors[name] for name in experiment.site.method.shared(state)})
+
+
+def _average(experiment: Experiment, models: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
+    mean = AGGREGATORS["mean"]()
+    for number, model in models.items():
+        mean.fold(model, float(experiment.data.devices.sizes[number]))
+    return mean.result()
+
+
+def _write_adapter(
+    experiment: Experiment, target: Path, tensors: dict[str, Tensor], description: dict[str, Any], directory: RunDirectory
+) -> None:
+    put_tensors(experiment.model, tensors)
+    with directory.replace_folder(target) as folder:
+        save_adapter(folder, experiment.model, experiment.pretrained.tokenizer, description)
+
+
+def data_summary(experiment: Experiment) -> dict[str, Any]:
+    """Where the data came from, how many examples there are, and what was cut."""
+    data = experiment.data
+    return {
+        "origin": data.origin,
+        "train_examples": len(data.train),
+        "held_out_examples": len(data.held_out),
+        "validation_examples": len(data.validation),
+        "truncated_examples": data.train.truncated + data.held_out.truncated,
+        "tokens_cut": data.train.tokens_cut + data.held_out.tokens_cut,
+    }
+
+
+def _partition(experiment: Experiment) -> dict[str, Any]:
+    data = experiment.data
+    classes = data.task.outputs
+    return {
+        "devices": data.devices.devices,
+        "names": list(data.devices.names) if data.devices.names else None,
+        "labels": list(data.task.labels),
+        "train": data.devices.label_counts(data.train.labels, classes).tolist(),
+        "held_out": data.held_out_owners.label_counts(data.held_out.labels, classes).tolist(),
+    }

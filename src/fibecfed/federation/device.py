@@ -1,0 +1,74 @@
+"""A device: its data, its state, and the two halves of its work around the executor."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from torch import Tensor
+
+from fibecfed.config import Config
+from fibecfed.data import FederatedData
+from fibecfed.federation.messages import Reply, Request
+from fibecfed.federation.method import Method
+from fibecfed.federation.state import DeviceState
+from fibecfed.federation.store import DeviceStore
+from fibecfed.training import LocalResult, SequentialExecutor, TrainJob
+
+
+@dataclass(frozen=True)
+class Site:
+    """What one process holds for the devices it runs: shared by all of them, never sent."""
+
+    config: Config
+    method: Method
+    data: FederatedData
+    executor: SequentialExecutor
+    store: DeviceStore
+    initial: Mapping[str, Tensor]  # every trainable parameter before training, the same everywhere
+
+
+class Device:
+    """One device, built when it is sampled."""
+
+    def __init__(self, site: Site, number: int, state_version: int) -> None:
+        self.site = site
+        self.number = number
+        self.state_version = state_version
+
+    @cached_property
+    def state(self) -> DeviceState | None:
+        """The accepted state; None if there never was one or it is lost."""
+        return self.site.store.load(self.number, self.state_version)
+
+    @cached_property
+    def indices(self) -> np.ndarray:
+        """Positions of its training examples, ascending."""
+        return self.site.data.devices.indices(self.number)
+
+    @property
+    def examples(self) -> int:
+        """n_k."""
+        return len(self.indices)
+
+    def model(self, received: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Every trainable parameter here: initial values, over them what was received, over them what is local."""
+        local = self.state.local if self.state else {}
+        return {**self.site.initial, **received, **local}
+
+    def prepare(self, request: Request) -> TrainJob | Reply:
+        """The local training a request asks for, or the reply if it asks for none."""
+        return self.site.method.prepare(self, request)
+
+    def finish(self, request: Request, result: LocalResult) -> Reply:
+        """Keep the new state, if the method has any, and answer."""
+        reply, state = self.site.method.conclude(self, request, result)
+        return self.keep(reply, state)
+
+    def keep(self, reply: Reply, state: DeviceState | None) -> Reply:
+        """Store a state and let the reply name its version."""
+        if state is None:
+            return reply
+        version = self.site.store.save(self.number, state, self.state_version)
+        return dataclasses.replace(reply, address=dataclasses.replace(reply.address, state_version=version))

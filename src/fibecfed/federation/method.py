@@ -1,0 +1,75 @@
+"""What a method is to the federation: a server half that steps through phases and a device half that works."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor
+
+from fibecfed.federation.aggregation import Aggregator
+from fibecfed.federation.messages import Delivery, Failure, Reply, Request
+from fibecfed.federation.state import DeviceState, ServerState
+from fibecfed.training import LocalResult, TrainJob
+from fibecfed.tuning import Layout
+
+if TYPE_CHECKING:
+    from fibecfed.federation.device import Device
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One exchange between the server and a cohort.
+
+    A phase that ``is_round`` counts as a round and is followed by an evaluation when one is due.
+    """
+
+    name: str
+    round: int  # the 1-based round it is, or prepares
+    devices: int  # how many devices take part
+    is_round: bool = True
+
+
+class Method(Protocol):
+    """One federated fine-tuning method. See methods/base.py for what most methods inherit."""
+
+    name: str
+    pooled_data: bool  # one device holds everything
+    keeps_device_state: bool  # devices have models of their own
+    layout: Layout
+
+    def shared(self, state: ServerState) -> Sequence[str]:
+        """Names of the parameters whose server value a device uses."""
+
+    def init(self, tensors: Mapping[str, Tensor]) -> ServerState:
+        """The state before the first phase."""
+
+    def next_phase(self, state: ServerState) -> Phase | None:
+        """What to do next; None when the run is over."""
+
+    def request(self, state: ServerState, phase: Phase, device: int) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+        """Tensors and info to send to one device."""
+
+    def accumulator(self, state: ServerState, phase: Phase) -> Aggregator:
+        """A fresh accumulator for the phase's replies."""
+
+    def expected(self, state: ServerState, phase: Phase) -> Mapping[str, tuple[int, ...]]:
+        """Names and shapes of the tensors that a reply must hold."""
+
+    def fold(self, accumulator: Aggregator, reply: Reply) -> None:
+        """Take one reply; they come in device order."""
+
+    def finish(self, state: ServerState, phase: Phase, accumulator: Aggregator) -> ServerState:
+        """The state after the phase; ``round`` goes up by one if it was a round."""
+
+    def prepare(self, device: "Device", request: Request) -> TrainJob | Reply:
+        """Device half: the training to do, or at once the reply if there is none."""
+
+    def conclude(self, device: "Device", request: Request, result: LocalResult) -> tuple[Reply, DeviceState | None]:
+        """Device half: the reply after training, and the state to keep (None: nothing is kept)."""
+
+
+class Transport(Protocol):
+    """Carries requests to devices and brings their replies."""
+
+    def exchange(self, requests: Sequence[Request], deadline: float) -> Iterator[Delivery | Failure]:
+        """One answer for each request, in any order, within ``deadline`` seconds."""

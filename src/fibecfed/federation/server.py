@@ -1,0 +1,154 @@
+"""The server: phases, cohorts, folding replies, and what each phase cost."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from fibecfed.config import Config
+from fibecfed.errors import RunFailed
+from fibecfed.federation.aggregation import in_order
+from fibecfed.federation.costs import device_seconds
+from fibecfed.federation.messages import Address, Delivery, Failure, Reply, Request
+from fibecfed.federation.method import Method, Phase, Transport
+from fibecfed.federation.state import Costs, ServerState
+from fibecfed.seeding import stream
+
+
+@dataclass(frozen=True)
+class PhaseDone:
+    """What happened in one phase."""
+
+    phase: Phase
+    state: ServerState
+    loss: float | None  # mean training loss over the replies, weighted by examples trained
+    cohort: tuple[int, ...]
+    failures: tuple[Failure, ...] = field(default=())
+
+
+def cohort(seed: int, phase: Phase, devices: int) -> tuple[int, ...]:
+    """The devices of a phase, ascending: f(seed, round), the same for every method."""
+    if phase.devices >= devices:
+        return tuple(range(devices))
+    purpose = "cohort" if phase.is_round else f"cohort of {phase.name}"
+    drawn = stream(seed, purpose, phase.round).choice(devices, size=phase.devices, replace=False)
+    return tuple(sorted(int(d) for d in drawn))
+
+
+class Server:
+    """Runs a method over a transport; all it remembers is its ServerState."""
+
+    def __init__(self, config: Config, method: Method, transport: Transport, devices: int, run: str) -> None:
+        self.config = config
+        self.method = method
+        self.transport = transport
+        self.devices = devices
+        self.run_name = run
+
+    def phases(self, state: ServerState) -> Iterator[PhaseDone]:
+        """Go on from a state, one phase at a time, until the method has no further phase.
+
+        Raises RunFailed when fewer than ``federation.minimum_replies`` usable replies came.
+        """
+        while (phase := self.method.next_phase(state)) is not None:
+            done = self.run_phase(state, phase)
+            state = done.state
+            yield done
+
+    def run_phase(self, state: ServerState, phase: Phase) -> PhaseDone:
+        """One exchange with one cohort."""
+        started = time.process_time()
+        chosen = cohort(self.config.seed, phase, self.devices)
+        requests = (self._request(state, phase, device) for device in chosen)
+        accumulator = self.method.accumulator(state, phase)
+        expected = self.method.expected(state, phase)
+        versions = dict(state.device_versions)
+        failures: list[Failure] = []
+        costs, slowest, losses = Costs(), 0.0, _Mean()
+        deadline = self.config.federation.deadline_seconds
+        for answer in in_order(self.transport.exchange(list(requests), deadline), chosen):
+            if isinstance(answer, Failure):
+                failures.append(answer)
+                continue
+            reply = answer.reply
+            problem = check_reply(reply, self.run_name, phase, expected)
+            if problem:
+                failures.append(Failure(reply.address.device, problem))
+                continue
+            self.method.fold(accumulator, reply)
+            if reply.address.state_version:
+                versions[reply.address.device] = reply.address.state_version
+            costs += _reply_costs(answer)
+            slowest = max(slowest, self._seconds(answer))
+            losses.add(reply.info.get("loss"), reply.info.get("examples_trained", 0))
+        replies = len(chosen) - len(failures)
+        if replies < min(self.config.federation.minimum_replies, len(chosen)):
+            raise RunFailed(
+                f"Round {phase.round}: only {replies} of {len(chosen)} devices gave a usable reply "
+                f"(federation.minimum_replies={self.config.federation.minimum_replies}). First reason: {failures[0].reason}."
+            )
+        finished = self.method.finish(state, phase, accumulator)
+        costs += Costs(cpu_seconds=time.process_time() - started, simulated_seconds=slowest)
+        finished = finished.replace(device_versions=versions, costs=state.costs + costs)
+        return PhaseDone(phase, finished, losses.value, chosen, tuple(failures))
+
+    def _request(self, state: ServerState, phase: Phase, device: int) -> Request:
+        tensors, info = self.method.request(state, phase, device)
+        version = state.device_versions.get(device, 0)
+        address = Address(self.run_name, phase.round, phase.name, device, 0, version)
+        return Request(address, tensors, info)
+
+    def _seconds(self, answer: Delivery) -> float:
+        reply = answer.reply
+        return device_seconds(
+            self.config.cost,
+            self.config.seed,
+            reply.address.device,
+            float(reply.info.get("operations", 0.0)),
+            answer.bytes_up,
+            answer.bytes_down,
+        )
+
+
+def check_reply(reply: Reply, run: str, phase: Phase, expected: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Why a reply cannot be used; None if it can."""
+    address = reply.address
+    if (address.run, address.round, address.phase) != (run, phase.round, phase.name):
+        return f"its reply is for run {address.run}, round {address.round}, phase {address.phase}"
+    shapes = {name: tuple(tensor.shape) for name, tensor in reply.tensors.items()}
+    if shapes != dict(expected):
+        wrong = sorted(n for n in shapes.keys() | expected.keys() if shapes.get(n) != expected.get(n))
+        return f"its reply has other tensors than asked for: {wrong[0]}"
+    for name, tensor in reply.tensors.items():
+        if not torch.isfinite(tensor).all():
+            return f"its reply has NaN or infinite values in {name}"
+    return None
+
+
+def _reply_costs(answer: Delivery) -> Costs:
+    info = answer.reply.info
+    return Costs(
+        bytes_up=answer.bytes_up,
+        bytes_down=answer.bytes_down,
+        examples_trained=int(info.get("examples_trained", 0)),
+        examples_scored=int(info.get("examples_scored", 0)),
+        operations=float(info.get("operations", 0.0)),
+    )
+
+
+class _Mean:
+    """A weighted mean that skips missing values."""
+
+    def __init__(self) -> None:
+        self._total, self._weight = 0.0, 0.0
+
+    def add(self, value: float | None, weight: float) -> None:
+        if value is not None and weight and math.isfinite(value):
+            self._total += value * weight
+            self._weight += weight
+
+    @property
+    def value(self) -> float | None:
+        return self._total / self._weight if self._weight else None

@@ -1,0 +1,21 @@
+"""What a run leaves behind."""
+
+from fibecfed.results.card import loading_code, model_card
+from fibecfed.results.curves import curves_png
+from fibecfed.results.directory import RunDirectory
+from fibecfed.results.environment import git_commit, hardware, peak_memory_bytes, versions
+from fibecfed.results.summary import final_mean, metrics_record, summarize
+
+__all__ = [
+    "RunDirectory",
+    "curves_png",
+    "final_mean",
+    "git_commit",
+    "hardware",
+    "loading_code",
+    "metrics_record",
+    "model_card",
+    "peak_memory_bytes",
+    "summarize",
+    "versions",
+]

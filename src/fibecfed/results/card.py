@@ -1,0 +1,88 @@
+"""The model card of a run, with the lines that load its adapter without this package."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fibecfed.config import Config
+
+_POOLING = {
+    "mean": "mask = batch['attention_mask'].unsqueeze(-1)\nvector = (hidden * mask).sum(1) / mask.sum(1)",
+    "cls": "vector = hidden[:, 0]",
+    "last": "vector = hidden[torch.arange(len(hidden)), batch['attention_mask'].sum(1) - 1]",
+}
+
+_POOLED = """\
+import json
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+task = json.load(open("adapter/task.json"))
+tokenizer = AutoTokenizer.from_pretrained("adapter")
+base = AutoModel.from_pretrained(task["base_model"])  # or a folder with the same weights
+model = PeftModel.from_pretrained(base, "adapter").eval()
+head = load_file("adapter/head.safetensors")
+
+batch = tokenizer(["a text"], padding=True, truncation=True, max_length=task["max_length"], return_tensors="pt")
+with torch.no_grad():
+    hidden = model(**batch).last_hidden_state
+{pooling}
+logits = vector @ head["weight"].T + head["bias"]
+print(task["labels"][int(logits[0].argmax())])
+"""
+
+_NATIVE = """\
+import json
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+task = json.load(open("adapter/task.json"))
+tokenizer = AutoTokenizer.from_pretrained("adapter")
+base = AutoModelForSequenceClassification.from_pretrained(task["base_model"], num_labels=len(task["labels"]))
+base.config.pad_token_id = tokenizer.pad_token_id
+model = PeftModel.from_pretrained(base, "adapter").eval()
+
+batch = tokenizer(["a text"], padding=True, truncation=True, max_length=task["max_length"], return_tensors="pt")
+with torch.no_grad():
+    logits = model(**batch).logits
+print(task["labels"][int(logits[0].argmax())])
+"""
+
+
+def loading_code(description: Mapping[str, Any]) -> str:
+    """Python that loads ``adapter/`` with transformers, peft and safetensors only."""
+    if description["head"] == "native":
+        return _NATIVE
+    return _POOLED.format(pooling=_POOLING[description["pooling"]])
+
+
+def model_card(config: Config, summary: Mapping[str, Any], description: Mapping[str, Any], note: str = "") -> str:
+    """README.md of a run directory, with the metadata block that model hubs read."""
+    accuracy = summary["accuracy"]
+    return f"""---
+library_name: peft
+base_model: {description["base_model"]}
+tags: [federated-learning, lora, fibecfed]
+---
+
+# {config.method} on {config.dataset}
+
+Fine-tuned with [fibecfed](https://pypi.org/project/fibecfed/) over {config.federation.devices} devices,
+{config.federation.sampled} a round, {summary["rounds"]} rounds, seed {config.seed}.
+{note}
+| | {summary["evaluated_on"]} |
+|---|---|
+| accuracy of the global model | {accuracy["global"]:.4f} |
+| accuracy of each device's own model on its own examples | {accuracy["personalized"]:.4f} |
+| the same, worst tenth of devices | {summary["worst_tenth"]:.4f} |
+
+Means over the last evaluations; `summary.json` has the rest, `config.yaml` repeats the run.
+Labels: {", ".join(description["labels"])}.
+
+## Load it
+
+```python
+{loading_code(description)}```
+"""

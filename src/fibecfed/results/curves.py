@@ -1,0 +1,32 @@
+"""The picture of a run: accuracy by round, by bytes and by simulated time."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+matplotlib.use("Agg")
+
+
+def curves_png(records: Sequence[Mapping[str, Any]], title: str) -> bytes:
+    """A PNG of both protocols' accuracy against rounds, megabytes and simulated seconds."""
+    axes_of = (
+        ("round", [r["round"] for r in records]),
+        ("traffic, MB", [(r["bytes_up"] + r["bytes_down"]) / 1e6 for r in records]),
+        ("simulated time, s", [r["simulated_seconds"] for r in records]),
+    )
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    panels = figure.subplots(1, len(axes_of), sharey=True)
+    for axes, (label, values) in zip(panels, axes_of, strict=True):
+        axes.plot(values, [r["accuracy_global"] for r in records], marker=".", label="global")
+        axes.plot(values, [r["accuracy_personalized"] for r in records], marker=".", linestyle="--", label="personalized")
+        axes.set_xlabel(label)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("accuracy")
+    panels[0].legend()
+    figure.suptitle(title, fontsize=10)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,91 @@
+"""Judging a run by both protocols of METHOD.md section 7: one global model, and each device's own."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from fibecfed.federation import Device, ServerState, Site
+from fibecfed.tasks import Counts
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of one evaluation. ``worst_tenth`` is the mean accuracy of the worst tenth of devices."""
+
+    global_: Mapping[str, float]
+    personalized: Mapping[str, float]
+    worst_tenth: float
+    never_sampled: float | None  # accuracy of devices without a model of their own; None if there are none
+
+
+class ResidentEvaluator:
+    """Evaluates on the held-out set with the resident model."""
+
+    def __init__(self, site: Site, global_is_mean_of_devices: bool) -> None:
+        self.site = site
+        self.global_is_mean_of_devices = global_is_mean_of_devices
+        self._owner = site.data.held_out_owners.owner()
+        self._device_metrics: dict[tuple[int, int], dict[str, float]] = {}
+
+    def __call__(self, state: ServerState) -> Evaluation:
+        data, task = self.site.data, self.site.data.task
+        everything = np.arange(len(data.held_out))
+        server = self.site.executor.counts(state.tensors, data.held_out, everything)
+        personal = server
+        if self.site.method.keeps_device_state:
+            personal = self._with_personal_models(state, server)
+        global_metrics = task.metrics(server)
+        if self.global_is_mean_of_devices:
+            global_metrics = self._mean_over_devices(state) or global_metrics
+        has_own = np.isin(self._owner, list(state.device_versions))
+        others = task.metrics(personal.take(np.flatnonzero(~has_own))) if has_own.any() else {}
+        return Evaluation(
+            global_metrics,
+            task.metrics(personal),
+            worst_tenth(self._scores(personal)),
+            others.get("accuracy"),
+        )
+
+    def _with_personal_models(self, state: ServerState, server: Counts) -> Counts:
+        """The server model's counts, replaced where the example's device has a model of its own."""
+        values = {name: array.copy() for name, array in server.values.items()}
+        owners = self.site.data.held_out_owners
+        for number in sorted(state.device_versions):
+            mine = owners.indices(number)
+            if not len(mine):
+                continue
+            device = Device(self.site, number, state.device_versions[number])
+            counts = self.site.executor.counts(device.model(self._received(state)), self.site.data.held_out, mine)
+            for name, array in counts.values.items():
+                values[name][mine] = array
+        return Counts(values)
+
+    def _mean_over_devices(self, state: ServerState) -> dict[str, float]:
+        """Each device's own model on the whole held-out set, metrics averaged; unchanged models are not run again."""
+        everything = np.arange(len(self.site.data.held_out))
+        metrics: list[dict[str, float]] = []
+        for number, version in sorted(state.device_versions.items()):
+            if (number, version) not in self._device_metrics:
+                device = Device(self.site, number, version)
+                counts = self.site.executor.counts(device.model(self._received(state)), self.site.data.held_out, everything)
+                self._device_metrics[number, version] = self.site.data.task.metrics(counts)
+            metrics.append(self._device_metrics[number, version])
+        return {name: float(np.mean([m[name] for m in metrics])) for name in (metrics[0] if metrics else ())}
+
+    def _received(self, state: ServerState) -> dict[str, Tensor]:
+        return {name: state.tensors[name] for name in self.site.method.shared(state)}
+
+    def _scores(self, counts: Counts) -> np.ndarray:
+        """The main metric of each device that has held-out examples."""
+        owners, task = self.site.data.held_out_owners, self.site.data.task
+        shards = (owners.indices(device) for device in np.unique(self._owner))
+        return np.array([next(iter(task.metrics(counts.take(shard)).values())) for shard in shards])
+
+
+def worst_tenth(scores: np.ndarray) -> float:
+    """The mean of the lowest tenth of devices, at least one."""
+    count = max(1, math.ceil(len(scores) / 10))
+    return float(np.sort(scores)[:count].mean())

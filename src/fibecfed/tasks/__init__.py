@@ -1,0 +1,6 @@
+"""What a model is trained for."""
+
+from fibecfed.tasks.base import Batch, Counts, Task
+from fibecfed.tasks.classification import Classification, label_proportions, matthews, to_probabilities
+
+__all__ = ["Batch", "Classification", "Counts", "Task", "label_proportions", "matthews", "to_probabilities"]

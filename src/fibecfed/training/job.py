@@ -1,0 +1,42 @@
+"""One device's local work in one round, as data: what an executor needs and what it returns."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from fibecfed.errors import FibecFedError
+
+
+class DeviceFailed(FibecFedError):
+    """A device could not do its work; the round goes on without it."""
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """Train ``trained`` on ``batches``, starting from ``tensors``.
+
+    ``trained`` maps a parameter name to the sorted rows that move, None for all of them.
+    What is not in it stays bit-identical, weight decay included.
+    """
+
+    device: int
+    round: int
+    tensors: Mapping[str, Tensor]  # every trainable parameter's value at the start
+    trained: Mapping[str, Tensor | None]
+    batches: Sequence[np.ndarray]  # positions in the training set
+    learning_rate: float
+    seed: int  # of dropout
+    optimizer_state: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What local training produced."""
+
+    tensors: Mapping[str, Tensor]  # final values of the trained parameters, whole
+    loss: float  # mean over examples, as seen during training
+    examples: int  # examples trained, repeats counted
+    operations: float  # floating-point operations executed, counted
+    optimizer_state: Mapping[str, Tensor]

@@ -1,0 +1,133 @@
+"""Local training of one device on the resident model."""
+
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fibecfed.config import TrainingConfig
+from fibecfed.tasks import Batch, Task
+from fibecfed.training.job import DeviceFailed, TrainJob
+
+
+class MovingRows:
+    """The parts of a parameter that move, as a compact parameter of their own.
+
+    Clipping, weight decay and optimizer state see only these rows; the others are never written.
+    With all rows it is the parameter itself. Source: METHOD.md section 6.
+    """
+
+    def __init__(self, parameter: nn.Parameter, rows: Tensor | None) -> None:
+        self.parameter = parameter
+        self.rows = None if rows is None else rows.to(parameter.device)
+        self.compact = parameter if self.rows is None else nn.Parameter(parameter.detach()[self.rows].clone())
+
+    def take_gradient(self) -> None:
+        """Bring the gradient from the whole parameter to the compact one."""
+        if self.rows is not None:
+            gradient = self.parameter.grad
+            self.compact.grad = None if gradient is None else gradient[self.rows]
+
+    def write_back(self) -> None:
+        """Bring the moved values from the compact parameter to the whole one."""
+        if self.rows is not None:
+            with torch.no_grad():
+                self.parameter.index_copy_(0, self.rows, self.compact)
+
+
+def train(
+    model: nn.Module,
+    task: Task,
+    job: TrainJob,
+    batches: Iterator[Batch],
+    settings: TrainingConfig,
+) -> tuple[float, dict[str, Tensor]]:
+    """Run the job's steps on a model that already holds its tensors; returns the summed loss and optimizer state.
+
+    Raises DeviceFailed when the loss is NaN or infinite.
+    """
+    parameters = dict(model.named_parameters())
+    moving = {name: MovingRows(parameters[name], rows) for name, rows in job.trained.items()}
+    compact = [m.compact for m in moving.values()]
+    optimizer = make_optimizer(compact, job.learning_rate, settings)
+    load_optimizer_state(optimizer, moving, job.optimizer_state)
+    total = 0.0
+    for step, batch in enumerate(batches):
+        for name in moving:
+            parameters[name].grad = None
+        total += _accumulate(model, task, batch, settings.micro_batch_size, job, step)
+        for part in moving.values():
+            part.take_gradient()
+        if settings.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(compact, settings.max_grad_norm)
+        optimizer.step()
+        for part in moving.values():
+            part.write_back()
+    return total, save_optimizer_state(optimizer, moving) if settings.keep_optimizer else {}
+
+
+def _accumulate(
+    model: nn.Module, task: Task, batch: Batch, micro: int | None, job: TrainJob, step: int
+) -> float:
+    """Gradient of the batch's mean loss, in micro-batches if asked; returns the summed loss."""
+    total, size = 0.0, len(batch)
+    for start in range(0, size, micro or size):
+        losses = task.losses(model, batch.rows(start, start + micro) if micro else batch)
+        loss = losses.sum() / size
+        loss.backward()
+        total += float(loss.detach()) * size
+    if not math.isfinite(total):
+        raise DeviceFailed(
+            f"the loss of device {job.device} became {total} at step {step + 1} of round {job.round}; "
+            "lower training.learning_rate or check the data"
+        )
+    return total
+
+
+def make_optimizer(parameters: list[nn.Parameter], learning_rate: float, settings: TrainingConfig) -> torch.optim.Optimizer:
+    """The device optimizer of the configuration."""
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay, foreach=True
+        )
+    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=settings.weight_decay, foreach=True)
+
+
+def scheduled_rate(settings: TrainingConfig, round: int, rounds: int) -> float:
+    """The learning rate of a 1-based round; linear and cosine end at a tenth of the peak."""
+    progress = (round - 1) / max(1, rounds - 1)
+    if settings.schedule == "linear":
+        factor = 1 - 0.9 * progress
+    elif settings.schedule == "cosine":
+        factor = 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
+    else:
+        factor = 1.0
+    return settings.learning_rate * factor
+
+
+def save_optimizer_state(optimizer: torch.optim.Optimizer, moving: Mapping[str, MovingRows]) -> dict[str, Tensor]:
+    """Optimizer tensors as ``name/key``, copied."""
+    state: dict[str, Tensor] = {}
+    for name, part in moving.items():
+        for key, value in optimizer.state.get(part.compact, {}).items():
+            if isinstance(value, Tensor):
+                state[f"{name}/{key}"] = value.detach().cpu().clone()
+    return state
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, moving: Mapping[str, MovingRows], state: Mapping[str, Tensor]
+) -> None:
+    """The reverse of ``save_optimizer_state``; nothing for an empty state."""
+    for path, value in state.items():
+        name, key = path.rsplit("/", 1)
+        if name in moving:
+            part = moving[name].compact
+            optimizer.state[part][key] = value.clone() if key == "step" else value.clone().to(part.device)
+
+
+def batch_sizes(batches: list[np.ndarray], lengths: np.ndarray) -> list[tuple[int, int]]:
+    """(B, T) of each batch after padding."""
+    return [(len(b), int(lengths[b].max())) for b in batches]

@@ -1,0 +1,62 @@
+"""Counting the floating-point operations of training and prediction."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from fibecfed.tasks import Batch, Task
+
+_SHORT, _LONG = 8, 16
+
+
+class OperationCounter:
+    """Operations of a batch of B examples padded to T tokens: B (a T + b T^2).
+
+    a and b come from counting two real passes once for each set of trained parameters (attention is
+    the only term quadratic in T), so skipped backward passes are counted as skipped.
+    Source: METHOD.md section 9; the two-point count is a project decision.
+    """
+
+    def __init__(self, model: nn.Module, task: Task, device: torch.device) -> None:
+        self._model = model
+        self._task = task
+        self._device = device
+        self._coefficients: dict[frozenset[str] | None, np.ndarray] = {}
+
+    def training(self, sizes: list[tuple[int, int]]) -> float:
+        """Forward and backward over batches of (B, T), with the parameters that now require gradients."""
+        key = frozenset(name for name, p in self._model.named_parameters() if p.requires_grad)
+        return self._total(key, sizes, self._forward_backward)
+
+    def prediction(self, sizes: list[tuple[int, int]]) -> float:
+        """Forward only over batches of (B, T)."""
+        return self._total(None, sizes, self._forward)
+
+    def _total(self, key: frozenset[str] | None, sizes: list[tuple[int, int]], passes: Callable[[Batch], None]) -> float:
+        if key not in self._coefficients:
+            counted = [self._count(width, passes) for width in (_SHORT, _LONG)]
+            system = np.array([[_SHORT, _SHORT**2], [_LONG, _LONG**2]], dtype=np.float64)
+            self._coefficients[key] = np.linalg.solve(system, np.array(counted, dtype=np.float64))
+        linear, quadratic = self._coefficients[key]
+        return float(sum(b * (linear * t + quadratic * t * t) for b, t in sizes))
+
+    def _count(self, width: int, passes: Callable[[Batch], None]) -> int:
+        ones = torch.ones(1, width, dtype=torch.int64, device=self._device)
+        batch = Batch(ones, ones, torch.zeros(1, dtype=torch.int64, device=self._device))
+        kept = {name: p.grad for name, p in self._model.named_parameters()}
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            passes(batch)
+        for name, p in self._model.named_parameters():
+            p.grad = kept[name]
+        return int(counter.get_total_flops())
+
+    def _forward_backward(self, batch: Batch) -> None:
+        self._task.losses(self._model, batch).sum().backward()
+
+    def _forward(self, batch: Batch) -> None:
+        with torch.no_grad():
+            self._model(batch)

@@ -1,0 +1,103 @@
+"""An adapter folder: a plain PEFT adapter, the head, the tokenizer, and task.json."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fibecfed.errors import InputError
+from fibecfed.models import PooledClassifier
+
+TASK_FILE = "task.json"
+HEAD_FILE = "head.safetensors"
+ADAPTER_FILE = "adapter_model.safetensors"
+
+
+def save_adapter(directory: Path, model: Any, tokenizer: Any, description: Mapping[str, Any]) -> None:
+    """Write the model's present trainable tensors into an empty folder.
+
+    ``description`` goes into task.json (labels, pooling, length, pad token, base sha256).
+    """
+    wrapped = model.backbone
+    tensors = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    save_file({name: _plain(t) for name, t in tensors.items()}, directory / ADAPTER_FILE)
+    settings = wrapped.peft_config["default"]
+    before = settings.inference_mode
+    settings.inference_mode = True
+    settings.save_pretrained(str(directory))
+    settings.inference_mode = before
+    if isinstance(model, PooledClassifier):
+        save_file({name: _plain(t) for name, t in model.head.state_dict().items()}, directory / HEAD_FILE)
+    tokenizer.save_pretrained(str(directory))
+    (directory / TASK_FILE).write_text(json.dumps(dict(description), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().clone().contiguous()
+
+
+def load_adapter(directory: Path, model: nn.Module) -> None:
+    """Put a saved adapter (and head) into a model built from the same configuration.
+
+    Raises InputError if a file is missing or a key is missing, unexpected or of another shape:
+    PEFT alone would only warn and leave the model untrained.
+    """
+    if not (directory / ADAPTER_FILE).is_file():
+        raise InputError(f"'{directory}' holds no adapter ({ADAPTER_FILE}).")
+    wrapped = model.backbone
+    expected = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)  # type: ignore[arg-type]
+    found = read_tensors(directory / ADAPTER_FILE)
+    _compare(expected, found, directory / ADAPTER_FILE)
+    peft.set_peft_model_state_dict(wrapped, found)  # type: ignore[arg-type]
+    if isinstance(model, PooledClassifier):
+        head = read_tensors(directory / HEAD_FILE)
+        _compare(model.head.state_dict(), head, directory / HEAD_FILE)
+        model.head.load_state_dict(head)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; InputError if it is missing or broken."""
+    if not path.is_file():
+        raise InputError(f"'{path}' does not exist.")
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors raises its own type, without a public base
+        raise InputError(f"'{path}' is not a valid safetensors file: {error}.") from None
+
+
+def _compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
+    missing, unexpected = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing or unexpected:
+        raise InputError(f"'{path}' does not fit this model: missing keys {missing}, unexpected keys {unexpected}.")
+    for name, tensor in expected.items():
+        if tensor.shape != found[name].shape:
+            raise InputError(
+                f"'{path}' does not fit this model: '{name}' has shape {tuple(found[name].shape)}, expected {tuple(tensor.shape)}."
+            )
+
+
+def read_description(directory: Path) -> dict[str, Any]:
+    """task.json of an adapter folder; InputError if it is missing or no JSON."""
+    path = directory / TASK_FILE
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise InputError(f"'{path}' cannot be read: {error}.") from None
+
+
+def trainable_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the trainable tensors, on the CPU, by name."""
+    return {name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def put_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy tensors into the model's parameters by name. KeyError for an unknown name."""
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            parameters[name].copy_(tensor)

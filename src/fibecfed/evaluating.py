@@ -1,9 +1,9 @@
 """Evaluating a saved run again, from its files."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
+from fibecfed.config import build_config, merge, to_dict
 from fibecfed.errors import InputError
 from fibecfed.federation import DiskStore
 from fibecfed.results import RunDirectory
@@ -19,12 +19,12 @@ def evaluate_run(directory: Path, split: str | None = None) -> dict[str, Any]:
     run = RunDirectory.open(directory)
     config = run.config()
     if split is not None:
-        if split not in ("test", "validation"):
-            raise InputError(f"--split must be test or validation, not '{split}'.")
-        config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, split=split))
+        config = build_config(merge(to_dict(config), {"evaluation": {"split": split}}))
     loaded = run.load_checkpoint()
     if loaded is None:
-        raise InputError(f"'{directory}' has no finished round to evaluate; go on with: fibecfed run --resume {directory}")
+        raise InputError(
+            f"'{directory}' has no finished round to evaluate; go on with: fibecfed run --resume {directory}"
+        )
     state = loaded[0]
     experiment = assemble(config, DiskStore(run.states))
     if run.adapter.is_dir():

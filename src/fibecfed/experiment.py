@@ -21,6 +21,10 @@ from fibecfed.results import (
 from fibecfed.runtime import Experiment, assemble
 from fibecfed.tuning import put_tensors, save_adapter
 
+NO_GLOBAL_MODEL = """
+This method has no global model: `adapter/` is the average of the devices' adapters, and the accuracy
+below is the mean over the devices' models.
+"""
 HEADER = "Written by fibecfed. Run it again with: fibecfed run {path} --out NEW_DIR"
 
 
@@ -123,7 +127,8 @@ def _go_on(
             directory.save_checkpoint(state, progress.extra())
             if record is not None:
                 directory.write_metrics(progress.records)
-        if any([callback.phase_done(done, record) for callback in callbacks]):
+        wishes = [callback.phase_done(done, record) for callback in callbacks]  # every callback sees every phase
+        if any(wishes):
             break
     if not progress.records or progress.records[-1]["round"] != state.round:  # stopped by a callback
         progress.records.append(metrics_record(state.round, experiment.evaluate(state), state.costs, None, failures))
@@ -151,10 +156,12 @@ def _write_results(
             _write_adapter(experiment, directory.device_adapter(number), model, description, directory)
         if experiment.evaluate.global_is_mean_of_devices:
             tensors = _average(experiment, models)
-            note = "\nThis method has no global model: `adapter/` is the average of the devices' adapters, and the accuracy\nbelow is the mean over the devices' models.\n"
+            note = NO_GLOBAL_MODEL
     _write_adapter(experiment, directory.adapter, tensors, description, directory)
     directory.write_metrics(progress.records)
-    directory.write_bytes("curves.png", curves_png(progress.records, f"{experiment.config.method} on {experiment.config.dataset}"))
+    directory.write_bytes(
+        "curves.png", curves_png(progress.records, f"{experiment.config.method} on {experiment.config.dataset}")
+    )
     directory.write_text("README.md", model_card(experiment.config, summary, description, note))
     directory.write_json("summary.json", summary)
 
@@ -172,7 +179,11 @@ def _average(experiment: Experiment, models: dict[int, dict[str, Tensor]]) -> di
 
 
 def _write_adapter(
-    experiment: Experiment, target: Path, tensors: dict[str, Tensor], description: dict[str, Any], directory: RunDirectory
+    experiment: Experiment,
+    target: Path,
+    tensors: dict[str, Tensor],
+    description: dict[str, Any],
+    directory: RunDirectory,
 ) -> None:
     put_tensors(experiment.model, tensors)
     with directory.replace_folder(target) as folder:

@@ -72,8 +72,8 @@ def load(directory: Path | str, device: int | None = None) -> Classifier:
     if not folder.is_dir():
         if device is not None and run.adapter.is_dir():
             raise InputError(
-                f"'{directory}' has no adapter of device {device}: only devices that were sampled by a method with local "
-                "models have one (see its folder adapters/)."
+                f"'{directory}' has no adapter of device {device}: only devices that were sampled by a method with "
+                "local models have one (see its folder adapters/)."
             )
         raise InputError(f"'{directory}' has no adapter yet; finish the run with: fibecfed run --resume {directory}")
     description = read_description(folder)
@@ -81,7 +81,9 @@ def load(directory: Path | str, device: int | None = None) -> Classifier:
     torch.set_num_threads(config.runtime.threads)
     pretrained = load_pretrained(config.model, len(labels))
     if pretrained.sha256 != description["base_sha256"]:
-        raise InputError(f"The weights of '{config.model.name}' are not those that '{directory}' was trained on (sha256 differs).")
+        raise InputError(
+            f"The weights of '{config.model.name}' are not those that '{directory}' was trained on (sha256 differs)."
+        )
     model = TUNINGS[method_class(config.method).tuning].attach(pretrained, len(labels), config, 0)
     load_adapter(folder, model)
     return Classifier(model.eval(), pretrained.tokenizer, labels, config, int(description["max_length"]))

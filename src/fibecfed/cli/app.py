@@ -34,7 +34,9 @@ def explained(directory: Path | None = None) -> Iterator[None]:
     except FibecFedError as error:
         errors.print(f"Error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         if directory is not None and error.exit_code == 1 and (directory / "config.yaml").is_file():
-            errors.print(f"What was done is kept; go on with: fibecfed run --resume {directory}", markup=False, soft_wrap=True)
+            errors.print(
+                f"What was done is kept; go on with: fibecfed run --resume {directory}", markup=False, soft_wrap=True
+            )
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         message = "Interrupted."
@@ -48,7 +50,9 @@ def read_arguments(arguments: list[str]) -> Config:
     """The configuration of ``[CONFIG.yaml] [KEY=VALUE ...]``."""
     files = [a for a in arguments if "=" not in a]
     if len(files) > 1:
-        raise InputError(f"Only one configuration file can be given, not {', '.join(files)}; overrides have the form KEY=VALUE.")
+        raise InputError(
+            f"Only one configuration file can be given, not {', '.join(files)}; overrides have the form KEY=VALUE."
+        )
     return load_config(files[0] if files else None, [a for a in arguments if "=" in a])
 
 
@@ -62,7 +66,9 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Directory for the results.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier run in --out.")] = False,
     resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with a run that was stopped.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be trained and sent, and what it takes.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be trained and sent, and what it takes.")
+    ] = False,
 ) -> None:
     """Fine-tune one model over all devices."""
     with explained(resume or out):
@@ -70,7 +76,9 @@ def run(
 
         if resume is not None:
             if arguments or out is not None or force or dry_run:
-                raise InputError("--resume takes everything from its directory; give no configuration, --out, --force or --dry-run.")
+                raise InputError(
+                    "--resume takes everything from its directory; give no configuration, --out, --force or --dry-run."
+                )
             go_on(resume, console)
             return
         config = read_arguments(arguments or [])
@@ -98,7 +106,9 @@ def evaluate(
 def predict(
     directory: RunDir,
     texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT ...]", show_default=False)] = None,
-    file: Annotated[Path | None, typer.Option(help="A file with one text a line (two texts separated by a tab for pairs).")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="A file with one text a line (two texts separated by a tab for pairs).")
+    ] = None,
     device: Annotated[int | None, typer.Option(help="Use this device's own model.")] = None,
 ) -> None:
     """Label texts (arguments, a file, or standard input) with a run's model: one JSON object a line."""

@@ -37,7 +37,9 @@ class RunProgress:
         """Update; never stops the run."""
         status = self._status(done, record)
         for failure in done.failures:
-            self.console.print(f"round {done.phase.round}: device {failure.device} left out: {failure.reason}", highlight=False)
+            self.console.print(
+                f"round {done.phase.round}: device {failure.device} left out: {failure.reason}", highlight=False
+            )
         if self._bar is not None:
             self._bar.update(self._task, completed=done.state.round, status=status)
         else:

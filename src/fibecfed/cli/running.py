@@ -66,7 +66,11 @@ def go_on(directory: Path, console: Console) -> None:
 def _show(result: RunResult, console: Console) -> None:
     console.print(summary_table(result.summary))
     where = result.directory
-    console.print(f"Results in {where}; the adapter in {where}/adapter. Try: fibecfed predict {where} \"a text\"", highlight=False, soft_wrap=True)
+    console.print(
+        f'Results in {where}; the adapter in {where}/adapter. Try: fibecfed predict {where} "a text"',
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def dry(config: Config, console: Console) -> None:
@@ -85,7 +89,9 @@ def predict_lines(directory: Path, lines: Sequence[str], device: int | None) -> 
     width = max(map(len, parts))
     if width > 2 or len({len(p) for p in parts}) > 1:
         odd = next(i for i, p in enumerate(parts, start=1) if len(p) != len(parts[0]) or len(p) > 2)
-        raise InputError(f"Line {odd} has {len(parts[odd - 1])} tab-separated texts; every line must have one, or every line two.")
+        raise InputError(
+            f"Line {odd} has {len(parts[odd - 1])} tab-separated texts; every line must have one, or every line two."
+        )
     firsts = [p[0] for p in parts]
     seconds = [p[1] for p in parts] if width == 2 else None
     for line, prediction in zip(lines, load(directory, device).predict(firsts, seconds), strict=True):

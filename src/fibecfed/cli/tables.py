@@ -34,7 +34,9 @@ def partition_table(owned: Partition, labels: np.ndarray, label_names: Sequence[
 
 def summary_table(summary: dict[str, Any]) -> Table:
     """The final numbers of one run."""
-    table = Table(title=f"{summary['method']} on {summary['dataset']} ({summary['evaluated_on']} set)", show_header=False)
+    table = Table(
+        title=f"{summary['method']} on {summary['dataset']} ({summary['evaluated_on']} set)", show_header=False
+    )
     table.add_column()
     table.add_column(justify="right")
     rows = {

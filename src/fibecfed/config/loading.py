@@ -47,11 +47,7 @@ class Key:
 
 
 def _sections(cls: type) -> dict[str, type]:
-    return {
-        f.name: typing.cast(type, f.type)
-        for f in dataclasses.fields(cls)
-        if dataclasses.is_dataclass(f.type)
-    }
+    return {f.name: typing.cast(type, f.type) for f in dataclasses.fields(cls) if dataclasses.is_dataclass(f.type)}
 
 
 def keys(cls: type = Config, prefix: str = "") -> Iterator[Key]:

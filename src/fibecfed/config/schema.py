@@ -65,7 +65,9 @@ class DataConfig:
     text: Annotated[str, Field(description="Column with the (first) text of data.file.")] = "text"
     text_pair: Annotated[str | None, Field(description="Column with the second text; None: one text a row.")] = None
     label: Annotated[str, Field(description="Column with the label of data.file.")] = "label"
-    separator: Annotated[str, Field(min_length=1, max_length=1, description="What separates the columns of a CSV file.")] = ","
+    separator: Annotated[
+        str, Field(min_length=1, max_length=1, description="What separates the columns of a CSV file.")
+    ] = ","
     device: Annotated[
         str | None, Field(description="Column that names the device a row belongs to (partition.kind=column).")
     ] = None
@@ -87,7 +89,9 @@ class DataConfig:
     label_noise: Annotated[
         Fraction, Field(description="Fraction of training labels replaced by another label, seeded.")
     ] = 0.0
-    max_length: Annotated[int, Field(ge=4, description="Tokens an example is cut to; how many were cut is printed.")] = 128
+    max_length: Annotated[
+        int, Field(ge=4, description="Tokens an example is cut to; how many were cut is printed.")
+    ] = 128
     partition: PartitionConfig = Field(default_factory=PartitionConfig)
 
 
@@ -101,10 +105,14 @@ class FederationConfig:
     minimum_replies: Annotated[
         int, Field(ge=1, description="Replies without which a round fails and the run stops, resumable.")
     ] = 1
-    deadline_seconds: Annotated[float, Field(gt=0, description="How long the server waits for the replies of a round.")] = 3600.0
+    deadline_seconds: Annotated[
+        float, Field(gt=0, description="How long the server waits for the replies of a round.")
+    ] = 3600.0
     aggregation: Annotated[
         Literal["mean", "median"],
-        Field(description="mean: weighted by training examples; median: per coordinate, unweighted, robust to outliers."),
+        Field(
+            description="mean: weighted by training examples; median: per coordinate, unweighted, robust to outliers."
+        ),
     ] = "mean"
 
 
@@ -127,7 +135,10 @@ class ModelConfig:
         Field(description="How token vectors become one (pooled head). auto: mean for encoders, last for decoders."),
     ] = "auto"
     allow_download: Annotated[
-        bool, Field(description="Whether the model may be fetched from the Hugging Face hub; off, only local files are read.")
+        bool,
+        Field(
+            description="Whether the model may be fetched from the Hugging Face hub; off, only local files are read."
+        ),
     ] = False
 
 
@@ -151,16 +162,21 @@ class TrainingConfig:
     learning_rate: Annotated[float, Field(gt=0, description="Peak learning rate on devices.")] = 1e-3
     batch_size: Annotated[int, Field(ge=1, description="Examples per optimizer step.")] = 8
     micro_batch_size: Annotated[
-        int | None, Field(ge=1, description="Examples per forward pass; gradients accumulate to batch_size. None: batch_size.")
+        int | None,
+        Field(ge=1, description="Examples per forward pass; gradients accumulate to batch_size. None: batch_size."),
     ] = None
     local_epochs: Annotated[int, Field(ge=1, description="Passes over a device's current examples in one round.")] = 1
     local_steps: Annotated[
         int | None, Field(ge=1, description="Stop a device's round after this many optimizer steps. None: no limit.")
     ] = None
-    optimizer: Annotated[Literal["adamw", "sgd"], Field(description="Optimizer on devices, fresh each round.")] = "adamw"
+    optimizer: Annotated[Literal["adamw", "sgd"], Field(description="Optimizer on devices, fresh each round.")] = (
+        "adamw"
+    )
     momentum: Annotated[float, Field(ge=0, lt=1, description="Momentum of sgd.")] = 0.0
     weight_decay: Annotated[float, Field(ge=0, description="Decoupled weight decay (adamw) or L2 (sgd).")] = 0.0
-    max_grad_norm: Annotated[float | None, Field(gt=0, description="Clip the gradient's norm to this. None: no clipping.")] = 1.0
+    max_grad_norm: Annotated[
+        float | None, Field(gt=0, description="Clip the gradient's norm to this. None: no clipping.")
+    ] = 1.0
     schedule: Annotated[
         Literal["constant", "linear", "cosine"],
         Field(description="Learning rate over rounds: constant, or falling to a tenth of the peak."),
@@ -177,7 +193,8 @@ class EvaluationConfig:
 
     every: Annotated[int, Field(ge=1, description="Evaluate every so many rounds; the last round always is.")] = 1
     split: Annotated[
-        Literal["test", "validation"], Field(description="validation for every tuning decision, test for what is reported.")
+        Literal["test", "validation"],
+        Field(description="validation for every tuning decision, test for what is reported."),
     ] = "test"
     batch_size: Annotated[int, Field(ge=1, description="Examples per forward pass in evaluation and prediction.")] = 64
 
@@ -186,7 +203,9 @@ class EvaluationConfig:
 class CostConfig:
     """The cost model behind simulated_seconds (METHOD.md section 9)."""
 
-    device_gflops: Annotated[float, Field(gt=0, description="Throughput of a device of speed 1, in 1e9 operations a second.")] = 50.0
+    device_gflops: Annotated[
+        float, Field(gt=0, description="Throughput of a device of speed 1, in 1e9 operations a second.")
+    ] = 50.0
     speed_spread: Annotated[
         float, Field(ge=0, description="Devices differ: speed = exp(spread x normal), seeded per device. 0: all equal.")
     ] = 0.0
@@ -204,7 +223,8 @@ class RuntimeConfig:
         int, Field(ge=1, description="CPU threads of torch. Gradients differ in the last bits between thread counts.")
     ] = 1
     device: Annotated[
-        Literal["cpu", "cuda", "mps", "auto"], Field(description="Where the model runs; auto: cuda, else mps, else cpu.")
+        Literal["cpu", "cuda", "mps", "auto"],
+        Field(description="Where the model runs; auto: cuda, else mps, else cpu."),
     ] = "cpu"
     precision: Annotated[
         Literal["fp32", "bf16"],

@@ -76,7 +76,9 @@ def load_splits(config: Config) -> Splits:
     if test is None:
         held, rest = stratified(train.labels, round(data.test_fraction * len(train)), stream(seed, "test split"))
         train, test = train.take(rest), train.take(held)
-    held, rest = stratified(train.labels, round(data.validation_fraction * len(train)), stream(seed, "validation split"))
+    held, rest = stratified(
+        train.labels, round(data.validation_fraction * len(train)), stream(seed, "validation split")
+    )
     validation, train = train.take(held), train.take(rest)
     if not len(train) or not len(test):
         raise InputError(f"The data has {len(train)} training and {len(test)} test examples; both are needed.")

@@ -70,7 +70,9 @@ def _paths(location: str) -> list[Path]:
     if path.is_dir():
         found = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
         if not found:
-            raise InputError(f"Folder '{path}' holds no {', '.join(SUFFIXES)} file and is no folder saved by `datasets`.")
+            raise InputError(
+                f"Folder '{path}' holds no {', '.join(SUFFIXES)} file and is no folder saved by `datasets`."
+            )
         return found
     found = sorted(Path(p) for p in glob.glob(location))
     if not found:
@@ -105,9 +107,13 @@ def _read_jsonl(path: Path) -> pd.DataFrame:
             try:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
-                raise InputError(f"'{path}' row {number} is not valid JSON: {error.msg} at column {error.colno}.") from None
+                raise InputError(
+                    f"'{path}' row {number} is not valid JSON: {error.msg} at column {error.colno}."
+                ) from None
             if not isinstance(record, dict):
-                raise InputError(f"'{path}' row {number} must be a JSON object such as {{\"text\": ..., \"label\": ...}}.")
+                raise InputError(
+                    f'\'{path}\' row {number} must be a JSON object such as {{"text": ..., "label": ...}}.'
+                )
             records.append(record)
     return pd.DataFrame.from_records(records)
 
@@ -116,7 +122,9 @@ def _read_datasets_folder(path: Path) -> pd.DataFrame:
     try:
         import datasets
     except ImportError:
-        raise InputError(f"'{path}' was saved by `datasets`; install the extra that reads it: pip install 'fibecfed[hub]'.") from None
+        raise InputError(
+            f"'{path}' was saved by `datasets`; install the extra that reads it: pip install 'fibecfed[hub]'."
+        ) from None
     loaded = datasets.load_from_disk(str(path))
     if not isinstance(loaded, datasets.Dataset):
         raise InputError(f"'{path}' holds several splits ({', '.join(map(str, loaded))}); name one of its sub-folders.")
@@ -134,7 +142,9 @@ def _check_columns(path: Path, frame: pd.DataFrame, columns: Columns) -> None:
             continue
         key = next(k for k in ("text", "text_pair", "label", "device") if getattr(columns, k) == wanted)
         message = f"'{path}' has no column '{wanted}' (data.{key}); its columns are: {', '.join(present)}."
-        other = next((s for s in (";", "\t", "|") if path.suffix == ".csv" and len(present) == 1 and s in present[0]), None)
+        other = next(
+            (s for s in (";", "\t", "|") if path.suffix == ".csv" and len(present) == 1 and s in present[0]), None
+        )
         if other:
             fields = present[0].split(other)
             message += f" The file seems to be separated by {other!r}: set data.separator={other!r}"
@@ -166,7 +176,9 @@ def _check_values(path: Path, frame: pd.DataFrame, columns: Columns) -> None:
         if missing.any():
             row = int(np.flatnonzero(missing.to_numpy())[0]) + 1
             more = f" ({int(missing.sum())} such rows in all)" if missing.sum() > 1 else ""
-            raise InputError(f"'{path}' row {row} has an empty or missing '{column}'{more}; fill it in or remove the row.")
+            raise InputError(
+                f"'{path}' row {row} has an empty or missing '{column}'{more}; fill it in or remove the row."
+            )
 
 
 def _label_text(value: object) -> str:
@@ -184,11 +196,13 @@ def _sorted_labels(labels: set[str]) -> tuple[str, ...]:
 def _check_labels(paths: list[Path], frames: list[pd.DataFrame], columns: Columns, index: dict[str, int]) -> None:
     if len(index) < 2:
         raise InputError(
-            f"'{paths[0]}' has {len(index)} distinct label in column '{columns.label}'; a classifier needs at least two."
+            f"'{paths[0]}' has {len(index)} distinct label in column '{columns.label}'; "
+            "a classifier needs at least two."
         )
     if len(index) > 1000:
         raise InputError(
-            f"'{paths[0]}' has {len(index)} distinct labels in column '{columns.label}'; is it the label column (data.label)?"
+            f"'{paths[0]}' has {len(index)} distinct labels in column '{columns.label}'; "
+            "is it the label column (data.label)?"
         )
     for path, frame in zip(paths, frames, strict=True):
         for row, value in enumerate(frame[columns.label], start=1):

@@ -74,12 +74,17 @@ DATASETS: dict[str, NamedDataset] = {
             "mpqa", _ONE, ("negative", "positive"), "train", None, {"train": 10603},
             "Wiebe et al. 2005", _NO_LICENCE, "Short phrases, 2,265 exact duplicates.",
         ),
-        NamedDataset("subj", _ONE, ("subjective", "objective"), "train", None, {"train": 10000}, "Pang and Lee 2004", _NO_LICENCE),
+        NamedDataset(
+            "subj", _ONE, ("subjective", "objective"), "train", None, {"train": 10000},
+            "Pang and Lee 2004", _NO_LICENCE,
+        ),
         NamedDataset(
             "trec", _ONE, ("ABBR", "ENTY", "DESC", "HUM", "LOC", "NUM"), "train", "test", {"train": 5452, "test": 500},
             "Li and Roth 2002", _NO_LICENCE,
         ),
-        NamedDataset("mr", _ONE, ("negative", "positive"), "train", None, {"train": 10662}, "Pang and Lee 2005", _NO_LICENCE),
+        NamedDataset(
+            "mr", _ONE, ("negative", "positive"), "train", None, {"train": 10662}, "Pang and Lee 2005", _NO_LICENCE,
+        ),
     )
 }  # fmt: skip
 
@@ -159,7 +164,9 @@ def _from_hub(spec: NamedDataset, split: str | None) -> Rows:
 def _rows(spec: NamedDataset, frame: pd.DataFrame, where: str) -> Rows:
     missing = [c for c in (*spec.columns, "label") if c not in frame.columns]
     if missing:
-        raise InputError(f"'{where}' lacks the columns {missing} of data set '{spec.name}'; it has {list(frame.columns)}.")
+        raise InputError(
+            f"'{where}' lacks the columns {missing} of data set '{spec.name}'; it has {list(frame.columns)}."
+        )
     labels = frame["label"].to_numpy(dtype=np.int64)
     if len(labels) and (labels.min() < 0 or labels.max() >= len(spec.labels)):
         raise InputError(f"'{where}' has labels outside 0..{len(spec.labels) - 1}; it is not the '{spec.name}' set.")

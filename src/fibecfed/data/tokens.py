@@ -73,13 +73,17 @@ def tokenize(rows: Rows, tokenizer: "PreTrainedTokenizerBase", max_length: int) 
         encoded = tokenizer(texts, pairs, truncation=True, max_length=limit)
         full = [i for i, sequence in enumerate(encoded["input_ids"]) if len(sequence) >= limit]
         if full:
-            whole = tokenizer([texts[i] for i in full], None if pairs is None else [pairs[i] for i in full], verbose=False)
+            whole = tokenizer(
+                [texts[i] for i in full], None if pairs is None else [pairs[i] for i in full], verbose=False
+            )
             lost = [len(sequence) - limit for sequence in whole["input_ids"]]
             truncated += sum(n > 0 for n in lost)
             cut += sum(n for n in lost if n > 0)
         for i, sequence in enumerate(encoded["input_ids"]):
             if not sequence:
-                raise InputError(f"Text {start + i + 1} ({texts[i]!r}) has no token for this model's tokenizer; remove it.")
+                raise InputError(
+                    f"Text {start + i + 1} ({texts[i]!r}) has no token for this model's tokenizer; remove it."
+                )
             ids.append(np.asarray(sequence, dtype=np.int32))
         if with_types:
             types.extend(np.asarray(sequence, dtype=np.uint8) for sequence in encoded["token_type_ids"])

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -32,9 +32,9 @@ class Phase:
 class Method(Protocol):
     """One federated fine-tuning method. See methods/base.py for what most methods inherit."""
 
-    name: str
-    pooled_data: bool  # one device holds everything
-    keeps_device_state: bool  # devices have models of their own
+    name: ClassVar[str]
+    pooled_data: ClassVar[bool]  # one device holds everything
+    keeps_device_state: ClassVar[bool]  # devices have models of their own
     layout: Layout
 
     def shared(self, state: ServerState) -> Sequence[str]:

@@ -87,7 +87,8 @@ class Server:
         if replies < min(self.config.federation.minimum_replies, len(chosen)):
             raise RunFailed(
                 f"Round {phase.round}: only {replies} of {len(chosen)} devices gave a usable reply "
-                f"(federation.minimum_replies={self.config.federation.minimum_replies}). First reason: {failures[0].reason}."
+                f"(federation.minimum_replies={self.config.federation.minimum_replies}). "
+                f"First reason: {failures[0].reason}."
             )
         finished = self.method.finish(state, phase, accumulator)
         costs += Costs(cpu_seconds=time.process_time() - started, simulated_seconds=slowest)

@@ -63,7 +63,7 @@ class ServerState:
             tensors=dict(_under("model/", tensors)),
             info=content["info"],
             memory=dict(_under("memory/", tensors)),
-            device_versions={d: v for d, v in content["device_versions"]},
+            device_versions=dict(content["device_versions"]),
             costs=Costs(**content["costs"]),
         )
         return state, content["extra"]

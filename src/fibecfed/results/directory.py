@@ -32,7 +32,9 @@ class RunDirectory:
                 advice = f"--resume {path} to go on with it, --force to replace it" if earlier else "another --out"
                 raise InputError(f"'{path}' already exists; use {advice}.")
             if any(path.iterdir()) and not earlier:
-                raise InputError(f"'{path}' holds something other than a run; --force will not delete it. Use another --out.")
+                raise InputError(
+                    f"'{path}' holds something other than a run; --force will not delete it. Use another --out."
+                )
             shutil.rmtree(path)
         path.mkdir(parents=True)
         write_atomically(path / "config.yaml", to_yaml(config, header).encode())

@@ -11,7 +11,9 @@ from fibecfed.runtime import Evaluation
 LAST = 5  # evaluations that a final number is the mean of (METHOD.md section 7)
 
 
-def metrics_record(round: int, evaluation: Evaluation, costs: Costs, loss: float | None, failures: int) -> dict[str, Any]:
+def metrics_record(
+    round: int, evaluation: Evaluation, costs: Costs, loss: float | None, failures: int
+) -> dict[str, Any]:
     """One line of metrics.jsonl: cumulative costs, both protocols; metrics beside accuracy where the task has them."""
     record: dict[str, Any] = {
         "round": round,
@@ -48,7 +50,9 @@ def summarize(
 ) -> dict[str, Any]:
     """summary.json; every number comes from the metrics records."""
     last = records[-1]
-    extra = [k.removesuffix("_global") for k in last if k.endswith("_global") and not k.startswith(("accuracy", "loss"))]
+    extra = [
+        k.removesuffix("_global") for k in last if k.endswith("_global") and not k.startswith(("accuracy", "loss"))
+    ]
     return {
         "method": config.method,
         "dataset": config.dataset,

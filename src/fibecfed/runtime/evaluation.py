@@ -70,7 +70,9 @@ class ResidentEvaluator:
         for number, version in sorted(state.device_versions.items()):
             if (number, version) not in self._device_metrics:
                 device = Device(self.site, number, version)
-                counts = self.site.executor.counts(device.model(self._received(state)), self.site.data.held_out, everything)
+                counts = self.site.executor.counts(
+                    device.model(self._received(state)), self.site.data.held_out, everything
+                )
                 self._device_metrics[number, version] = self.site.data.task.metrics(counts)
             metrics.append(self._device_metrics[number, version])
         return {name: float(np.mean([m[name] for m in metrics])) for name in (metrics[0] if metrics else ())}

@@ -29,9 +29,7 @@ class Batch:
     def rows(self, start: int, stop: int) -> "Batch":
         """A slice of the examples, with the same padding."""
         types = None if self.token_type_ids is None else self.token_type_ids[start:stop]
-        return Batch(
-            self.input_ids[start:stop], self.attention_mask[start:stop], self.labels[start:stop], types
-        )
+        return Batch(self.input_ids[start:stop], self.attention_mask[start:stop], self.labels[start:stop], types)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Classification:
         return functional.cross_entropy(model(batch).float(), batch.labels, reduction="none")
 
     def counts(self, outputs: Tensor, batch: Batch) -> Counts:
-        """"confusion" (B, C, C), one-hot of (true label, predicted label), and "loss" (B,)."""
+        """ "confusion" (B, C, C), one-hot of (true label, predicted label), and "loss" (B,)."""
         classes = self.outputs
         cell = batch.labels * classes + outputs.argmax(dim=-1)
         confusion = functional.one_hot(cell, classes * classes).view(-1, classes, classes)

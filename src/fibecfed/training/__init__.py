@@ -4,4 +4,12 @@ from fibecfed.training.executor import Executor, SequentialExecutor, torch_devic
 from fibecfed.training.job import DeviceFailed, LocalResult, TrainJob
 from fibecfed.training.local import scheduled_rate
 
-__all__ = ["DeviceFailed", "Executor", "LocalResult", "SequentialExecutor", "TrainJob", "scheduled_rate", "torch_device"]
+__all__ = [
+    "DeviceFailed",
+    "Executor",
+    "LocalResult",
+    "SequentialExecutor",
+    "TrainJob",
+    "scheduled_rate",
+    "torch_device",
+]

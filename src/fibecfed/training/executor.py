@@ -94,7 +94,9 @@ class _TrainingMode:
     def __init__(self, model: nn.Module, config: Config) -> None:
         self._modules: list[nn.Module] = []
         if config.lora.dropout:
-            self._modules += [m for n, m in model.named_modules() if ".lora_dropout." in n and isinstance(m, nn.Dropout)]
+            self._modules += [
+                m for n, m in model.named_modules() if ".lora_dropout." in n and isinstance(m, nn.Dropout)
+            ]
         if config.training.gradient_checkpointing:
             backbone = model.backbone
             self._modules += list(blocks(backbone, backbone.config))  # type: ignore[arg-type,union-attr]

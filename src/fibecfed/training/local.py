@@ -68,9 +68,7 @@ def train(
     return total, save_optimizer_state(optimizer, moving) if settings.keep_optimizer else {}
 
 
-def _accumulate(
-    model: nn.Module, task: Task, batch: Batch, micro: int | None, job: TrainJob, step: int
-) -> float:
+def _accumulate(model: nn.Module, task: Task, batch: Batch, micro: int | None, job: TrainJob, step: int) -> float:
     """Gradient of the batch's mean loss, in micro-batches if asked; returns the summed loss."""
     total, size = 0.0, len(batch)
     for start in range(0, size, micro or size):
@@ -86,7 +84,9 @@ def _accumulate(
     return total
 
 
-def make_optimizer(parameters: list[nn.Parameter], learning_rate: float, settings: TrainingConfig) -> torch.optim.Optimizer:
+def make_optimizer(
+    parameters: list[nn.Parameter], learning_rate: float, settings: TrainingConfig
+) -> torch.optim.Optimizer:
     """The device optimizer of the configuration."""
     if settings.optimizer == "sgd":
         return torch.optim.SGD(

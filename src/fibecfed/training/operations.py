@@ -36,7 +36,9 @@ class OperationCounter:
         """Forward only over batches of (B, T)."""
         return self._total(None, sizes, self._forward)
 
-    def _total(self, key: frozenset[str] | None, sizes: list[tuple[int, int]], passes: Callable[[Batch], None]) -> float:
+    def _total(
+        self, key: frozenset[str] | None, sizes: list[tuple[int, int]], passes: Callable[[Batch], None]
+    ) -> float:
         if key not in self._coefficients:
             counted = [self._count(width, passes) for width in (_SHORT, _LONG)]
             system = np.array([[_SHORT, _SHORT**2], [_LONG, _LONG**2]], dtype=np.float64)

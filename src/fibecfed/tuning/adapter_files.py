@@ -34,7 +34,9 @@ def save_adapter(directory: Path, model: Any, tokenizer: Any, description: Mappi
     if isinstance(model, PooledClassifier):
         save_file({name: _plain(t) for name, t in model.head.state_dict().items()}, directory / HEAD_FILE)
     tokenizer.save_pretrained(str(directory))
-    (directory / TASK_FILE).write_text(json.dumps(dict(description), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (directory / TASK_FILE).write_text(
+        json.dumps(dict(description), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -77,7 +79,8 @@ def _compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: 
     for name, tensor in expected.items():
         if tensor.shape != found[name].shape:
             raise InputError(
-                f"'{path}' does not fit this model: '{name}' has shape {tuple(found[name].shape)}, expected {tuple(tensor.shape)}."
+                f"'{path}' does not fit this model: '{name}' has shape {tuple(found[name].shape)}, "
+                f"expected {tuple(tensor.shape)}."
             )
 
 

@@ -30,7 +30,7 @@ class LoraTuning:
         native = config.model.head == "native"
         peft_config = peft.LoraConfig(
             r=settings.rank,
-            lora_alpha=settings.alpha,  # type: ignore[arg-type] - PEFT only multiplies by it
+            lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT only multiplies by it
             lora_dropout=settings.dropout,
             target_modules=lora_targets(pretrained.backbone, settings.targets),
             task_type=peft.TaskType.SEQ_CLS if native else peft.TaskType.FEATURE_EXTRACTION,

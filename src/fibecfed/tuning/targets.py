@@ -48,9 +48,13 @@ def lora_targets(backbone: Any, wanted: str | Sequence[str]) -> list[str]:
         for names in (tuple(listed), *_QUERY_VALUE):
             if names and set(names) <= set(present):
                 return list(names)
-        raise InputError(f"lora.targets=auto knows no query and value maps in this model; choose from {', '.join(present)}.")
+        raise InputError(
+            f"lora.targets=auto knows no query and value maps in this model; choose from {', '.join(present)}."
+        )
     chosen = [wanted] if isinstance(wanted, str) else list(wanted)
     unknown = [name for name in chosen if name not in present]
     if unknown or not chosen:
-        raise InputError(f"lora.targets names {unknown or 'nothing'}; the model's linear maps are {', '.join(present)}.")
+        raise InputError(
+            f"lora.targets names {unknown or 'nothing'}; the model's linear maps are {', '.join(present)}."
+        )
     return chosen

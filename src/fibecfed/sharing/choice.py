@@ -1,0 +1,126 @@
+"""Which layers are shared, how many of them, and whether the choice means anything."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+
+from fibecfed.errors import InputError, RunFailed
+
+Chooser = Literal["sensitivity", "gain", "consensus", "reset_loss", "first", "last", "random", "all"]
+
+INFORMATIVE_OVERLAP = 0.8  # METHOD.md section 5 [D]
+
+_SCORED = ("sensitivity", "gain", "consensus", "reset_loss")
+
+
+def rank_layers(scores: Sequence[float] | np.ndarray) -> tuple[int, ...]:
+    """The L layers by falling score, ties by lower index. Raises RunFailed for a score that is not finite."""
+    values = np.asarray(scores, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise RunFailed("The layer scores are not finite; no layers can be chosen by them.")
+    return tuple(int(layer) for layer in np.argsort(-values, kind="stable"))
+
+
+def choose_layers(
+    kind: Chooser,
+    scores: Sequence[float] | np.ndarray | None,
+    count: int,
+    layers: int,
+    rng: np.random.Generator | None = None,
+) -> tuple[int, ...]:
+    """The global aggregation layers: 0-based, ascending, ``count`` of ``layers`` (``all``: every one).
+
+    sensitivity, gain, consensus and reset_loss (held-out loss when that layer alone is reset) take the
+    largest of ``scores`` (L,), ties by lower index; first, last and random (``rng``) need none.
+    Source: METHOD.md section 5: most noise-sensitive layers [P], the other choosers [D].
+    Raises InputError for an impossible count or missing scores, RunFailed for scores that are not finite.
+    """
+    if kind == "all":
+        return tuple(range(layers))
+    if not 1 <= count <= layers:
+        raise InputError(f"{count} layers cannot be shared; the model has {layers}, choose 1 to {layers}.")
+    if kind == "first":
+        return tuple(range(count))
+    if kind == "last":
+        return tuple(range(layers - count, layers))
+    if kind == "random":
+        if rng is None:
+            raise InputError("Choosing random layers needs a random generator.")
+        return tuple(sorted(int(layer) for layer in rng.choice(layers, size=count, replace=False)))
+    if kind not in _SCORED:
+        raise InputError(f"'{kind}' chooses no layers; use {', '.join((*_SCORED, 'first', 'last', 'random', 'all'))}.")
+    if scores is None or len(scores) != layers:
+        raise InputError(f"Choosing layers by {kind} needs {layers} scores, one per layer.")
+    return tuple(sorted(rank_layers(scores)[:count]))
+
+
+def fixed_count(count: int | float, layers: int) -> int:
+    """How many of L layers: an int as it is, a float as a fraction of L (nearest, halves up, at least 1).
+
+    So 1 is one layer and 1.0 is all of them. Raises InputError outside 1..L and (0, 1].
+    """
+    if isinstance(count, float):
+        if not 0 < count <= 1:
+            raise InputError(f"{count} is no fraction of the layers; give a number above 0 and at most 1.")
+        return max(1, math.floor(count * layers + 0.5))
+    if not 1 <= count <= layers:
+        raise InputError(f"{count} layers cannot be shared; the model has {layers}, choose 1 to {layers}.")
+    return count
+
+
+@dataclass(frozen=True)
+class FunctionalCount:
+    """``count`` layers suffice; ``losses[i]`` is the held-out loss with the i+1 best kept, up to ``count``."""
+
+    count: int
+    full_loss: float
+    losses: tuple[float, ...]
+
+
+def functional_count(
+    order: Sequence[int], loss_with: Callable[[frozenset[int]], float], tolerance: float = 0.01
+) -> FunctionalCount:
+    """The smallest N >= 1 whose N best layers carry the loss: resetting the others raises it by <= ``tolerance``.
+
+    ``order``: the L layers, best first; ``loss_with(kept)``: held-out loss with the LoRA of all other layers
+    reset, asked for all layers once and then for N = 1, 2, ... (the loss need not fall with N, so no
+    bisection): at most L evaluations. Relative: loss <= full * (1 + tolerance).
+    Source: METHOD.md section 5 [D]. Raises InputError for no layers, RunFailed for a full loss that is not finite.
+    """
+    if not order:
+        raise InputError("There are no layers to count.")
+    full = float(loss_with(frozenset(order)))
+    if not math.isfinite(full):
+        raise RunFailed("The held-out loss of the whole model is not finite; layers cannot be counted by it.")
+    losses: list[float] = []
+    for count in range(1, len(order)):
+        losses.append(float(loss_with(frozenset(order[:count]))))
+        if losses[-1] <= full * (1 + tolerance):
+            return FunctionalCount(count, full, tuple(losses))
+    return FunctionalCount(len(order), full, (*losses, full))
+
+
+def jaccard(chosen: Sequence[Sequence[int]]) -> float:
+    """Mean |a & b| / |a | b| over all pairs of chosen layer sets (one set per seed), 0 to 1.
+
+    Two empty sets agree (1). Raises InputError for fewer than two sets.
+    """
+    if len(chosen) < 2:
+        raise InputError("Overlap needs the layers chosen with at least two seeds.")
+    overlaps = []
+    for first, second in combinations([frozenset(layers) for layers in chosen], 2):
+        union = len(first | second)
+        overlaps.append(len(first & second) / union if union else 1.0)
+    return float(np.mean(overlaps))
+
+
+def informative(chosen: Sequence[Sequence[int]]) -> bool:
+    """Whether a layer score picks the same layers over seeds: mean overlap of at least 0.8.
+
+    Source: METHOD.md section 5 [D]. Necessary, not sufficient: sharing all layers always passes.
+    """
+    return jaccard(chosen) >= INFORMATIVE_OVERLAP

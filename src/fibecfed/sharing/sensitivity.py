@@ -1,0 +1,238 @@
+"""How strongly each layer reacts to noise on the embeddings, and how far devices agree on its update."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fibecfed.errors import InputError, RunFailed
+from fibecfed.tasks.base import Batch
+from fibecfed.tuning.layout import Layout
+
+# What the noise follows: a loss gradient (B, T, d) is the worst case, a generator gives Gaussian noise.
+NoiseDirection = Tensor | torch.Generator | np.random.Generator
+
+
+@dataclass(frozen=True)
+class LayerChange:
+    """Sums over examples of how L layers answer a perturbation; additive over batches.
+
+    ``change``: ||h'-h|| / ||h|| of each layer's output; ``gain``: that over the relative change
+    of the layer's input. Both (L,) float64, no unit. ``examples`` is how many were summed.
+    """
+
+    change: np.ndarray
+    gain: np.ndarray
+    examples: int
+
+    def __add__(self, other: "LayerChange") -> "LayerChange":
+        return LayerChange(self.change + other.change, self.gain + other.gain, self.examples + other.examples)
+
+    def scores(self, kind: Literal["sensitivity", "gain"]) -> np.ndarray:
+        """(L,) mean over examples. Raises RunFailed when no example was perturbed."""
+        if not self.examples:
+            raise RunFailed("No example could be perturbed: every loss gradient at the embeddings is zero.")
+        return (self.change if kind == "sensitivity" else self.gain) / self.examples
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode (no dropout) for a while; every module's own mode is put back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def perturbation(hidden: Tensor, mask: Tensor, noise_direction: NoiseDirection, sigma: float) -> Tensor:
+    """Noise eps (B, T, d) with ||eps|| = sigma * ||hidden|| for every example, zero on padding.
+
+    Both norms run over an example's non-padding tokens and all channels. ``mask`` (B, T) is 1 for a
+    real token. Gaussian noise is drawn for real tokens only, example after example, so neither padding
+    nor the cut into batches changes it. An example whose direction is zero gets no noise.
+    Source: METHOD.md section 5 [D]. Raises InputError for sigma <= 0 or a direction of another shape.
+    """
+    if not sigma > 0:
+        raise InputError(f"The noise level sigma is {sigma}; it must be above 0.")
+    real = mask.bool()
+    if tuple(hidden.shape[:2]) != tuple(real.shape):
+        raise InputError(
+            f"Layer 0 receives hidden states of shape {tuple(hidden.shape)} for {tuple(real.shape)} tokens; "
+            "layer sensitivity needs one vector per token (no packed sequences, no virtual tokens)."
+        )
+    wide = _wide(hidden)
+    if isinstance(noise_direction, Tensor):
+        if noise_direction.shape != hidden.shape:
+            raise InputError(f"The gradient has shape {tuple(noise_direction.shape)}, expected {tuple(hidden.shape)}.")
+        direction = torch.where(real[..., None], noise_direction.to(wide), 0.0)
+    else:
+        direction = torch.zeros_like(wide)
+        direction[real] = _normal(noise_direction, int(real.sum()), hidden.shape[-1]).to(wide)
+    wanted, found = sigma * _norms(wide, real), _norms(direction, real)
+    if not bool(torch.isfinite(wanted).all() and torch.isfinite(found).all()):
+        raise RunFailed("The embeddings, or the loss gradient at them, are not finite.")
+    scale = torch.where(found > 0, wanted / found, 0.0)
+    return (direction * scale[:, None, None]).to(hidden.dtype)
+
+
+@torch.no_grad()
+def layer_sensitivity(
+    model: nn.Module, blocks: Iterable[nn.Module], batch: Batch, noise_direction: NoiseDirection, sigma: float
+) -> LayerChange:
+    """The answer of each of L layers to noise on the hidden states that enter layer 0.
+
+    ``blocks`` are the transformer layers, lowest first; each returns (B, T, d) or a tuple that begins with
+    it, taken before any final norm. The noise is ``perturbation``. The input of a layer is the output of
+    the one below. Two forward passes in evaluation mode, no backward; norms in float64, over non-padding
+    tokens. An example that gets no noise is left out of the sums and of ``examples``.
+    Source: METHOD.md section 5: the idea [P], noise, score and gain [D]. Raises InputError as ``perturbation``.
+    """
+    stack = list(blocks)
+    real = batch.attention_mask.bool()
+    clean: list[Tensor] = []
+    relative: list[Tensor] = []  # (B,) for the input of layer 0, then for each layer's output
+    noise: list[Tensor] = []
+
+    def keep_input(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        clean.append(_entering(arguments, keywords))
+
+    def keep_output(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        clean.append(_leaving(output))
+
+    def disturb(
+        _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        noise.append(perturbation(clean[0], batch.attention_mask, noise_direction, sigma))
+        noisy = clean[0] + noise[0]
+        relative.append(_relative_change(noisy, clean[0], real))
+        if arguments:
+            return (noisy, *arguments[1:]), keywords
+        return arguments, {**keywords, "hidden_states": noisy}
+
+    def compare(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        relative.append(_relative_change(_leaving(output), clean[len(relative)], real))
+
+    with evaluating(model):
+        hooks = [stack[0].register_forward_pre_hook(keep_input, with_kwargs=True)]
+        hooks += [block.register_forward_hook(keep_output) for block in stack]
+        _run(model, batch, hooks)
+        hooks = [stack[0].register_forward_pre_hook(disturb, with_kwargs=True)]
+        hooks += [block.register_forward_hook(compare) for block in stack]
+        _run(model, batch, hooks)
+    disturbed = _norms(_wide(noise[0]), real) > 0
+    changes = torch.stack(relative)[:, disturbed]  # (L+1, examples)
+    change, gain = changes[1:].sum(dim=1), (changes[1:] / changes[:-1]).sum(dim=1)
+    return LayerChange(change.double().cpu().numpy(), gain.double().cpu().numpy(), int(disturbed.sum()))
+
+
+def aggregate_scores(scores: Mapping[int, tuple[np.ndarray, int]]) -> np.ndarray:
+    """(L,) float64: S^l = sum_k (n_k / n) s_k^l over devices k with (scores (L,), n_k), in device order.
+
+    Source: METHOD.md section 5 [D]. Raises RunFailed for no scores, no examples, unequal lengths or a
+    score that is not finite.
+    """
+    if not scores:
+        raise RunFailed("No device sent layer scores.")
+    total = sum(count for _, count in scores.values())
+    if total <= 0 or any(count < 0 for _, count in scores.values()):
+        raise RunFailed("Layer scores came with no examples behind them.")
+    length = len(next(iter(scores.values()))[0])
+    result = np.zeros(length)
+    for device in sorted(scores):
+        values, count = np.asarray(scores[device][0], dtype=np.float64), scores[device][1]
+        if values.shape != (length,) or not np.isfinite(values).all():
+            raise RunFailed(f"Device {device} sent layer scores that are not {length} finite numbers.")
+        result += count / total * values
+    return result
+
+
+class ConsensusSum:
+    """Update consensus of each layer, one device at a time; holds one update, however many devices there are.
+
+    Fold in device order: the sums are float64, and their last bits depend on the order.
+    Source: METHOD.md section 5 [D].
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._parameters = [p for p in layout if p.layer is not None]
+        self._layers = layout.layers
+        self._sums: dict[str, Tensor] = {p.name: torch.zeros(p.shape, dtype=torch.float64) for p in self._parameters}
+        self._squares = np.zeros(layout.layers)  # sum_k w_k ||D_k^l||^2
+        self._weight = 0.0
+
+    def fold(self, update: Mapping[str, Tensor], weight: float) -> None:
+        """Add one device's update, tensors by name; those outside the layers are ignored, a missing one is a KeyError."""
+        if not weight > 0:
+            raise RunFailed(f"An update came with weight {weight}; it must be above 0.")
+        for p in self._parameters:
+            value = update[p.name].detach().cpu().double()
+            self._sums[p.name] += weight * value
+            self._squares[p.layer] += weight * float(value.square().sum())
+        self._weight += weight
+
+    def result(self) -> np.ndarray:
+        """(L,) ||sum_k w_k D_k^l||^2 / sum_k w_k ||D_k^l||^2, w normalised: 1 all devices agree, 0 they cancel.
+
+        A layer that no device moved has 0. Raises RunFailed before the first device.
+        """
+        if not self._weight:
+            raise RunFailed("No device sent an update to take the consensus of.")
+        mean = np.zeros(self._layers)
+        for p in self._parameters:
+            mean[p.layer] += float((self._sums[p.name] / self._weight).square().sum())
+        squares = self._squares / self._weight
+        return np.divide(mean, squares, out=np.zeros_like(mean), where=squares > 0)
+
+
+def consensus(updates: Sequence[Mapping[str, Tensor]], weights: Sequence[float], layout: Layout) -> np.ndarray:
+    """(L,) update consensus of several devices at once; see ``ConsensusSum``."""
+    folded = ConsensusSum(layout)
+    for update, weight in zip(updates, weights, strict=True):
+        folded.fold(update, weight)
+    return folded.result()
+
+
+def _run(model: nn.Module, batch: Batch, hooks: Sequence[Any]) -> None:
+    try:
+        model(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _entering(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor:
+    return (arguments[0] if arguments else keywords["hidden_states"]).detach()
+
+
+def _leaving(output: Any) -> Tensor:
+    return (output if isinstance(output, Tensor) else output[0]).detach()
+
+
+def _wide(values: Tensor) -> Tensor:
+    """float64, where the hardware has it."""
+    return values.float() if values.device.type == "mps" else values.double()
+
+
+def _norms(values: Tensor, real: Tensor) -> Tensor:
+    """(B,) norm over non-padding tokens and channels. Selects, not multiplies: padding may hold NaN."""
+    return torch.where(real[..., None], values, 0.0).square().sum(dim=(1, 2)).sqrt()
+
+
+def _relative_change(noisy: Tensor, clean: Tensor, real: Tensor) -> Tensor:
+    """(B,)"""
+    wide = _wide(clean)
+    return _norms(_wide(noisy) - wide, real) / _norms(wide, real)
+
+
+def _normal(generator: torch.Generator | np.random.Generator, tokens: int, width: int) -> Tensor:
+    """(tokens, width) standard normal, one token after another."""
+    if isinstance(generator, torch.Generator):
+        return torch.randn(tokens, width, generator=generator, device=generator.device, dtype=torch.float32)
+    return torch.from_numpy(generator.standard_normal((tokens, width)))

@@ -153,7 +153,8 @@ def _from_hub(spec: NamedDataset, split: str | None) -> Rows:
         import datasets
     except ImportError:
         raise InputError("data.allow_download needs the extra `hub`: pip install 'fibecfed[hub]'.") from None
-    assert spec.hub is not None and split is not None
+    assert spec.hub is not None
+    assert split is not None
     try:
         loaded = datasets.load_dataset(spec.hub[0], spec.hub[1], split=split)
     except (OSError, ValueError) as error:

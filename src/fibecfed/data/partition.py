@@ -135,7 +135,8 @@ def apportion(
         counts[:, c] += taken
         room -= taken
         rest -= fraction[:, c]
-    assert np.array_equal(counts.sum(axis=1), row_sizes) and np.array_equal(counts.sum(axis=0), column_sizes)
+    assert np.array_equal(counts.sum(axis=1), row_sizes)
+    assert np.array_equal(counts.sum(axis=0), column_sizes)
     return counts
 
 

@@ -168,7 +168,7 @@ class ConsensusSum:
         self._weight = 0.0
 
     def fold(self, update: Mapping[str, Tensor], weight: float) -> None:
-        """Add one device's update, tensors by name; those outside the layers are ignored, a missing one is a KeyError."""
+        """Add one device's update, tensors by name; those outside the layers are ignored; a missing one: KeyError."""
         if not weight > 0:
             raise RunFailed(f"An update came with weight {weight}; it must be above 0.")
         for p in self._parameters:

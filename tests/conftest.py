@@ -1,0 +1,65 @@
+"""What tests share: tiny models, a small labelled file, and the data folder where there is one."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+
+from fibecfed import Config, load_config
+
+LABELS = ("billing", "delivery", "praise")
+_PHRASES = {
+    "billing": ["charged twice", "the invoice is wrong", "my money back please", "a refund for the month"],
+    "delivery": ["the parcel never arrived", "where is my kettle", "it came late", "the box was open"],
+    "praise": ["great service", "thank you so much", "I love the blue one", "it works well"],
+}
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny encoder: 2 layers, 16 wide."""
+    return tiny.save("bert", tmp_path_factory.mktemp("models") / "bert")
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny decoder: 2 layers, 16 wide."""
+    return tiny.save("llama", tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture(scope="session")
+def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV of 120 short messages with three labels."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(120):
+        label = LABELS[number % len(LABELS)]
+        words = rng.choice(_PHRASES[label], size=int(rng.integers(1, 4)))
+        rows.append({"text": " and ".join(words), "label": label})
+    path = tmp_path_factory.mktemp("rows") / "messages.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def small(bert: Path, rows_file: Path) -> Config:
+    """Six devices, three a round, two rounds, on the tiny encoder: under a second."""
+    return load_config(
+        model={"name": str(bert)},
+        data={"file": str(rows_file), "max_length": 32},
+        federation={"devices": 6, "sampled": 3, "rounds": 2},
+        training={"learning_rate": 0.01},
+        lora={"rank": 2, "alpha": 4},
+    )
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of the ten public sets; skips where there is none."""
+    folder = Path(os.environ.get("FIBECFED_DATA_DIR", ""))
+    if not os.environ.get("FIBECFED_DATA_DIR") or not folder.is_dir():
+        pytest.skip("FIBECFED_DATA_DIR names no folder of public data sets")
+    return folder

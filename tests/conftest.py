@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 
+import tiny
 from fibecfed import Config, load_config
 
 LABELS = ("billing", "delivery", "praise")

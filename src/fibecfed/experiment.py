@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from fibecfed.config import Config
+from fibecfed.errors import InputError
 from fibecfed.federation import AGGREGATORS, Device, DiskStore, MemoryStore, PhaseDone, ServerState
 from fibecfed.results import (
     RunDirectory,
@@ -95,6 +96,11 @@ def resume(out: Path | str, callbacks: Sequence[Callback] = ()) -> RunResult:
     state, progress = experiment.start, _Progress()
     if loaded is not None:
         state, progress = loaded[0], _Progress(**loaded[1])
+    if state.device_versions and config.runtime.device_states == "memory":
+        raise InputError(
+            f"'{directory.path}' cannot be resumed: its devices kept their states in memory "
+            "(runtime.device_states=memory), and they are gone. Start again with device_states=auto."
+        )
     directory.write_json("partition.json", _partition(experiment))
     return _go_on(experiment, state, progress, directory, callbacks)
 

@@ -1,0 +1,141 @@
+"""The server against a transport under the test's control: order, bad replies, missing replies, cohorts."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+import torch
+
+from fibecfed import RunFailed, load_config
+from fibecfed.federation import Address, Delivery, Failure, Phase, Reply, Request, Server, cohort
+from fibecfed.federation.server import check_reply
+from fibecfed.methods import METHODS
+from fibecfed.tuning import Layout, Parameter
+
+LAYOUT = Layout((Parameter("w", (2,), 0, "head"),), 1)
+
+
+def reply(request: Request, value: float, examples: int = 1) -> Reply:
+    info = {"examples": examples, "examples_trained": examples, "operations": 1e9, "loss": value}
+    return Reply(request.address, {"w": torch.full((2,), value)}, info)
+
+
+class Script:
+    """Answers with what a function of the request says, in the order another one says."""
+
+    def __init__(
+        self,
+        answer: Callable[[Request], Reply | Failure],
+        order: Callable[[Sequence[Request]], Sequence[Request]] = lambda requests: requests,
+    ) -> None:
+        self.answer = answer
+        self.order = order
+
+    def exchange(self, requests: Sequence[Request], deadline: float) -> Iterator[Delivery | Failure]:
+        for request in self.order(requests):
+            answer = self.answer(request)
+            yield answer if isinstance(answer, Failure) else Delivery(answer, 100, 50)
+
+
+def server(transport: Script, devices: int = 4, **federation: int) -> Server:
+    config = load_config(federation={"devices": devices, "sampled": devices, "rounds": 1} | federation)
+    return Server(config, METHODS["fedavg-lora"](config, LAYOUT), transport, devices, "run")
+
+
+def start(of: Server):  # type: ignore[no-untyped-def]
+    return of.method.init({"w": torch.zeros(2)})
+
+
+def test_reply_order_changes_nothing() -> None:
+    values = {0: 0.1, 1: 1e8, 2: -1e8, 3: 0.2}
+    results = []
+    for order in (lambda r: r, lambda r: r[::-1], lambda r: [r[2], r[0], r[3], r[1]]):
+        one = server(Script(lambda request: reply(request, values[request.address.device]), order))
+        (done,) = one.phases(start(one))
+        results.append(done)
+    assert results[0].state.round == 1
+    for other in results[1:]:
+        assert torch.equal(other.state.tensors["w"], results[0].state.tensors["w"])
+        assert other.loss == results[0].loss
+
+
+def test_costs_are_those_of_the_slowest_device_and_the_sum_of_the_bytes() -> None:
+    one = server(Script(lambda request: reply(request, 1.0, 3)))
+    (done,) = one.phases(start(one))
+    costs = done.state.costs
+    assert (costs.bytes_down, costs.bytes_up, costs.examples_trained) == (400, 200, 12)
+    # 1e9 operations at 50 gflops, 50 bytes up at 50 Mbit/s, 100 down at 100 Mbit/s, two latencies of 50 ms
+    assert costs.simulated_seconds == pytest.approx(0.02 + 8e-6 + 8e-6 + 0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda r: Reply(Address("other", 1, "train", r.address.device), r.tensors, r.info), "run other"),
+        (lambda r: Reply(Address("run", 2, "train", r.address.device), r.tensors, r.info), "round 2"),
+        (lambda r: Reply(r.address, {"w": torch.zeros(3)}, r.info), "w"),
+        (lambda r: Reply(r.address, {}, r.info), "w"),
+        (lambda r: Reply(r.address, {**r.tensors, "x": torch.zeros(1)}, r.info), "x"),
+        (lambda r: Reply(r.address, {"w": torch.tensor([0.0, float("nan")])}, r.info), "NaN"),
+        (lambda r: Reply(r.address, {"w": torch.tensor([0.0, float("inf")])}, r.info), "NaN or infinite"),
+    ],
+)
+def test_an_unusable_reply_is_left_out_with_its_reason(change: Callable[[Reply], Reply], reason: str) -> None:
+    def answer(request: Request) -> Reply:
+        good = reply(request, float(request.address.device))
+        return change(good) if request.address.device == 2 else good
+
+    one = server(Script(answer))
+    (done,) = one.phases(start(one))
+    assert [f.device for f in done.failures] == [2]
+    assert reason in done.failures[0].reason
+    assert done.state.tensors["w"].tolist() == pytest.approx([(0 + 1 + 3) / 3] * 2)
+
+
+def test_too_few_replies_stop_the_run_and_say_why() -> None:
+    def answer(request: Request) -> Reply | Failure:
+        return reply(request, 1.0) if request.address.device else Failure(0, "its disk is full")
+
+    one = server(Script(answer), minimum_replies=4)
+    with pytest.raises(RunFailed, match=r"3 of 4 devices.*its disk is full"):
+        list(one.phases(start(one)))
+    enough = server(Script(answer), minimum_replies=3)
+    assert len(list(enough.phases(start(enough)))) == 1
+
+
+def test_a_usable_reply_has_no_problem() -> None:
+    request = Request(Address("run", 1, "train", 0), {})
+    assert check_reply(reply(request, 1.0), "run", Phase("train", 1, 4), {"w": (2,)}) is None
+
+
+def test_cohorts_depend_on_seed_and_round_only() -> None:
+    drawn = [cohort(3, Phase("train", r, 5), 100) for r in range(1, 40)]
+    assert drawn == [cohort(3, Phase("train", r, 5), 100) for r in range(1, 40)]
+    assert drawn == [cohort(3, Phase("another name", r, 5), 100) for r in range(1, 40)]
+    assert all(len(set(c)) == 5 and list(c) == sorted(c) for c in drawn)
+    assert len(set(drawn)) > 30
+    assert drawn != [cohort(4, Phase("train", r, 5), 100) for r in range(1, 40)]
+
+
+def test_every_method_has_the_cohorts_of_its_seed() -> None:
+    seen: dict[str, list[int]] = {}
+    for name, kind in METHODS.items():
+        config = load_config(method=name)
+        method = kind(config, LAYOUT)
+        if method.pooled_data:
+            continue
+        met: list[int] = []
+
+        def answer(request: Request, met: list[int] = met, shared: bool = name != "local-only") -> Reply:
+            met.append(request.address.device)
+            full = reply(request, 1.0)
+            return full if shared else Reply(full.address, {}, full.info)
+
+        one = Server(config, method, Script(answer), 20, "run")
+        state = start(one)
+        while (phase := method.next_phase(state)) is not None and state.round < 3:
+            done = one.run_phase(state, phase)
+            state = done.state
+            if phase.is_round:
+                seen.setdefault(name, []).extend(done.cohort)
+    assert len(seen) >= 2
+    assert len({tuple(v) for v in seen.values()}) == 1

@@ -149,10 +149,12 @@ def _check_keys(content: Mapping[str, Any], cls: type, prefix: str) -> None:
 def nearest_hint(name: str, known: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` for the nearest known name, or an empty string."""
     known = list(known)
+    last = name.rsplit(".", 1)[-1]
+    tails = {k.rsplit(".", 1)[-1]: k for k in known}
+    if last in tails:  # a right key in the wrong section
+        return f" Did you mean '{tails[last]}'?"
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if not close:  # a right key in the wrong section
-        last = name.rsplit(".", 1)[-1]
-        tails = {k.rsplit(".", 1)[-1]: k for k in known}
+    if not close:
         close = [tails[t] for t in difflib.get_close_matches(last, tails, n=1, cutoff=0.5)]
     return f" Did you mean '{close[0]}'?" if close else ""
 

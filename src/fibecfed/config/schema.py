@@ -151,8 +151,11 @@ class LoraConfig:
     dropout: Annotated[float, Field(ge=0, lt=1, description="Dropout before LoRA's A in training.")] = 0.0
     targets: Annotated[
         str | list[str],
-        Field(description="auto: the attention's query and value maps; all-linear; or a list of module name endings."),
-    ] = "auto"
+        Field(
+            description="all-linear: every linear map of the transformer layers; auto: the attention's query and value "
+            "maps; or a list of module name endings."
+        ),
+    ] = "all-linear"
 
 
 @dataclass(config=_STRICT_KEYS, frozen=True)
@@ -180,7 +183,7 @@ class TrainingConfig:
     schedule: Annotated[
         Literal["constant", "linear", "cosine"],
         Field(description="Learning rate over rounds: constant, or falling to a tenth of the peak."),
-    ] = "constant"
+    ] = "linear"
     keep_optimizer: Annotated[bool, Field(description="Keep a device's optimizer state between its rounds.")] = False
     gradient_checkpointing: Annotated[
         bool, Field(description="Recompute activations in the backward pass: less memory, more time.")

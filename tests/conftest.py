@@ -51,7 +51,7 @@ def small(bert: Path, rows_file: Path) -> Config:
         model={"name": str(bert)},
         data={"file": str(rows_file), "max_length": 32},
         federation={"devices": 6, "sampled": 3, "rounds": 2},
-        training={"learning_rate": 0.01},
+        training={"learning_rate": 0.01, "schedule": "constant"},
         lora={"rank": 2, "alpha": 4},
     )
 

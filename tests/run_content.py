@@ -10,6 +10,8 @@ VOLATILE = ("cpu_seconds", "seconds", "peak_memory_bytes", "git_commit", "hardwa
 def settled(record: dict[str, Any]) -> dict[str, Any]:
     """A record without what may differ between two runs of one seed; simulated seconds must not."""
     kept = {k: v for k, v in record.items() if k not in VOLATILE}
+    if "phases" in record:
+        kept["phases"] = {name: settled(spent) for name, spent in record["phases"].items()}
     if "seconds" in record:
         kept["simulated"] = record["seconds"]["simulated"]
     return kept
@@ -22,6 +24,8 @@ def content(directory: Path) -> dict[str, Any]:
         "summary": settled(json.loads((directory / "summary.json").read_text())),
         "partition": json.loads((directory / "partition.json").read_text()),
     }
+    if (directory / "method.json").is_file():
+        found["method"] = json.loads((directory / "method.json").read_text())
     for path in sorted(directory.rglob("*.safetensors")):
         if path.name != "checkpoint.safetensors":  # holds seconds
             found[str(path.relative_to(directory))] = path.read_bytes()

@@ -1,10 +1,19 @@
 """Tiny random models with tokenizers trained on the spot, for tests that exercise code and not quality."""
 
-from collections.abc import Iterator
+import atexit
+import functools
+import math
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
@@ -27,9 +36,24 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from fibecfed import load_config
+from fibecfed.config import Config
+from fibecfed.data import Rows, TokenizedSet, tokenize
+from fibecfed.models import Pretrained, load_pretrained
+from fibecfed.tasks import Batch, Classification
+from fibecfed.tuning import Layout, LoraTuning
+
 ENCODERS = ("bert", "roberta", "deberta", "modernbert", "distilbert")
 DECODERS = ("gpt2", "llama", "qwen2", "qwen3", "mistral", "opt", "gpt_neox")
 KINDS = ENCODERS + DECODERS
+# Every architecture for parametrized tests, alone and with each kind of head; the less usual ones run as slow tests.
+_MARKS = {kind: [pytest.mark.slow] for kind in ("distilbert", "mistral", "opt", "gpt_neox")}
+EVERY_KIND = [pytest.param(kind, id=kind, marks=_MARKS.get(kind, ())) for kind in KINDS]
+EVERY_MODEL = [
+    pytest.param(kind, head, id=f"{kind}-{head}", marks=_MARKS.get(kind, ()))
+    for kind in KINDS
+    for head in ("pooled", "native")
+]
 
 WORDS = [
     "the parcel never arrived and I want my money back",
@@ -39,21 +63,32 @@ WORDS = [
     "great service, thank you so much!",
 ]
 LENGTH = 64  # positions of every model
+WITH_TYPES = ["input_ids", "token_type_ids", "attention_mask"]
 
 
 def tokenizer(decoder: bool) -> PreTrainedTokenizerFast:
     """A word-piece tokenizer of about 200 tokens, with a pad token."""
-    core = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    core.normalizer = normalizers.BertNormalizer()
-    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    core.train_from_iterator(WORDS, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special))
+    # The trainer numbers the pieces inside words in random order, unless it is given them.
+    inner = sorted({f"##{letter}" for word in WORDS for letter in word.lower() if letter != " "})
+    trained = _word_pieces({})
+    trained.train_from_iterator(
+        WORDS, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special + inner, show_progress=False)
+    )
+    core = _word_pieces(trained.get_vocab())
     if not decoder:
         core.post_processor = _bert_template("[CLS]", "[SEP]", core)
     return PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
-        eos_token="[SEP]", model_max_length=LENGTH,
+        eos_token="[SEP]", model_max_length=LENGTH, model_input_names=WITH_TYPES,
     )  # fmt: skip
+
+
+def _word_pieces(vocabulary: dict[str, int]) -> Tokenizer:
+    core = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    core.normalizer = normalizers.BertNormalizer()
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return core
 
 
 def byte_level(decoder: bool) -> PreTrainedTokenizerFast:
@@ -64,7 +99,8 @@ def byte_level(decoder: bool) -> PreTrainedTokenizerFast:
     special = ["<|endoftext|>"] if decoder else ["<s>", "<pad>", "</s>", "<unk>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     core.train_from_iterator(
-        WORDS, trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet)
+        WORDS,
+        trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
     )
     if decoder:
         end = "<|endoftext|>"
@@ -77,19 +113,21 @@ def byte_level(decoder: bool) -> PreTrainedTokenizerFast:
 
 
 def unigram() -> PreTrainedTokenizerFast:
-    """A SentencePiece-like unigram model with word boundaries, as DeBERTa-v3 has it."""
-    core = Tokenizer(models.Unigram())
+    """A SentencePiece-like unigram model of words and letters, scored by frequency, as DeBERTa-v3 has it."""
+    words = Counter(f"▁{word}" for line in WORDS for word in line.split())
+    letters = Counter("".join(words))
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+    scores = {piece: math.log(count / words.total()) for piece, count in words.items()}
+    scores |= {piece: math.log(count / letters.total()) - 10 for piece, count in letters.items()}
+    pieces = [(token, 0.0) for token in special] + sorted(scores.items())
+    core = Tokenizer(models.Unigram(pieces, unk_id=special.index("[UNK]")))
     core.normalizer = normalizers.NFKC()
     core.pre_tokenizer = pre_tokenizers.Metaspace()
     core.decoder = decoders.Metaspace()
-    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
-    core.train_from_iterator(
-        WORDS, trainers.UnigramTrainer(vocab_size=120, special_tokens=special, unk_token="[UNK]", show_progress=False)
-    )
     core.post_processor = _bert_template("[CLS]", "[SEP]", core)
     return PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
-        eos_token="[SEP]", mask_token="[MASK]", model_max_length=LENGTH,
+        eos_token="[SEP]", mask_token="[MASK]", model_max_length=LENGTH, model_input_names=WITH_TYPES,
     )  # fmt: skip
 
 
@@ -99,7 +137,7 @@ def byte_fallback() -> PreTrainedTokenizerFast:
     core.pre_tokenizer = pre_tokenizers.Metaspace()
     core.decoder = decoders.Metaspace()
     special = ["<unk>", "<s>", "</s>"]
-    core.train_from_iterator(WORDS, trainers.BpeTrainer(vocab_size=200, special_tokens=special))
+    core.train_from_iterator(WORDS, trainers.BpeTrainer(vocab_size=200, special_tokens=special, show_progress=False))
     core.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)]
     )
@@ -139,7 +177,9 @@ def config(kind: str, vocabulary: int, layers: int = 2) -> PretrainedConfig:
     if kind == "bert":
         return BertConfig(**common)
     if kind == "roberta":  # its positions start after the pad token's id
-        return RobertaConfig(**{**common, "pad_token_id": 1, "max_position_embeddings": LENGTH + 2, "type_vocab_size": 1})
+        return RobertaConfig(
+            **{**common, "pad_token_id": 1, "max_position_embeddings": LENGTH + 2, "type_vocab_size": 1}
+        )
     if kind == "deberta":  # as DeBERTa-v3: relative positions in log buckets, shared with the content's maps
         return DebertaV2Config(
             **common, relative_attention=True, position_buckets=8, norm_rel_ebd="layer_norm", share_att_key=True,
@@ -204,3 +244,81 @@ def save(kind: str, folder: Path, layers: int = 2, auto: Any = AutoModel) -> Pat
         model.save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
+
+
+_FOLDERS = Path(tempfile.mkdtemp(prefix="tiny-models-"))
+atexit.register(shutil.rmtree, _FOLDERS, ignore_errors=True)
+
+
+@functools.cache
+def folder(kind: str, layers: int = 2, auto: Any = AutoModel) -> Path:
+    """A folder of ``save`` that all tests of this process share; nobody writes into it."""
+    return save(kind, _FOLDERS / f"{kind}-{layers}-{auto.__name__}", layers, auto)
+
+
+TEXTS = (
+    "thank you",
+    "does the blue kettle come with a lid and where is my money",
+    "great service",
+    "how do I change the month of my invoice",
+    "the same parcel never arrived",
+)
+PAIRS = ("the lid", "my account", "how do I change the password and where is the blue kettle", "service", "much")
+LABELS = ("billing", "delivery", "praise")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A tiny model ready to train, and five tokenised examples of different lengths."""
+
+    config: Config
+    pretrained: Pretrained
+    model: Any
+    layout: Layout
+    data: TokenizedSet
+
+    @property
+    def task(self) -> Classification:
+        return Classification(LABELS)
+
+    def batch(self, *positions: int) -> Batch:
+        """The examples at these positions; all without any."""
+        return self.data.batch(np.array(positions or range(len(self.data))))
+
+    @torch.no_grad()
+    def logits(self, *positions: int) -> torch.Tensor:
+        return self.model(self.batch(*positions))
+
+    @torch.no_grad()
+    def randomize(self, roles: Collection[str] = ("lora_A", "lora_B", "head"), std: float = 0.2) -> None:
+        """Draw trained parameters so large that what goes wrong shows in the logits."""
+        generator = torch.Generator().manual_seed(1)
+        parameters = dict(self.model.named_parameters())
+        for entry in self.layout:
+            if entry.role in roles:
+                parameters[entry.name].copy_(std * torch.randn(entry.shape, generator=generator))
+
+
+def build(
+    kind: str,
+    head: str = "pooled",
+    layers: int = 2,
+    *,
+    pairs: bool = False,
+    path: Path | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> Built:
+    """A tiny model with LoRA and a head for three labels; ``settings`` are sections of the configuration.
+
+    ``seed`` draws LoRA and the head.
+    """
+    settings["lora"] = {"rank": 2, "alpha": 4, "targets": "auto", **settings.get("lora", {})}
+    model = {"name": str(path or folder(kind, layers)), "head": head, **settings.pop("model", {})}
+    chosen = load_config(model=model, **settings)
+    pretrained = load_pretrained(chosen.model, len(LABELS), chosen.runtime.precision, seed)
+    tuned = LoraTuning().attach(pretrained, len(LABELS), chosen, seed)
+    labels = np.arange(len(TEXTS)) % len(LABELS)
+    rows = Rows(TEXTS, PAIRS if pairs else None, labels, LABELS)
+    data = tokenize(rows, pretrained.tokenizer, chosen.data.max_length)
+    return Built(chosen, pretrained, tuned, LoraTuning().layout(tuned, pretrained.config), data)

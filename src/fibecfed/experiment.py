@@ -1,5 +1,6 @@
 """Running an experiment from start or checkpoint to its directory of results."""
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,10 +11,11 @@ from torch import Tensor
 
 from fibecfed.config import Config
 from fibecfed.errors import InputError
-from fibecfed.federation import AGGREGATORS, Device, DiskStore, MemoryStore, PhaseDone, ServerState
+from fibecfed.federation import AGGREGATORS, Costs, Device, DiskStore, MemoryStore, PhaseDone, ServerState
 from fibecfed.results import (
     RunDirectory,
     curves_png,
+    decisions_png,
     metrics_record,
     model_card,
     peak_memory_bytes,
@@ -56,9 +58,17 @@ class _Progress:
     records: list[dict[str, Any]] = field(default_factory=list)
     wall_seconds: float = 0.0
     peak_memory: int = 0
+    phases: dict[str, dict[str, float]] = field(default_factory=dict)  # cost of each kind of phase
+
+    def add(self, phase: str, before: Costs, after: Costs) -> None:
+        """Book what one phase cost."""
+        spent = self.phases.setdefault(phase, dict.fromkeys(dataclasses.asdict(after), 0))
+        old = dataclasses.asdict(before)
+        for name, value in dataclasses.asdict(after).items():
+            spent[name] += value - old[name]
 
     def extra(self) -> dict[str, Any]:
-        return {"records": self.records, "wall_seconds": self.wall_seconds, "peak_memory": self.peak_memory}
+        return dict(self.__dict__)
 
 
 def run(
@@ -120,13 +130,14 @@ def _go_on(
     before, started = progress.wall_seconds, time.perf_counter()
     failures = 0
     for done in experiment.server.phases(state):
+        progress.add(done.phase.name, state.costs, done.state.costs)
         state = done.state
         failures += len(done.failures)
         record = None
-        if done.phase.is_round and _due(config, state.round):
+        if done.phase.judged or (done.phase.is_round and _due(config, state.round)):
             record = metrics_record(state.round, experiment.evaluate(state), state.costs, done.loss, failures)
             failures = 0
-            progress.records.append(record)
+            progress.records = [r for r in progress.records if r["round"] != state.round] + [record]
         progress.wall_seconds = before + time.perf_counter() - started
         progress.peak_memory = max(progress.peak_memory, peak_memory_bytes())
         if directory is not None:
@@ -139,6 +150,7 @@ def _go_on(
     if not progress.records or progress.records[-1]["round"] != state.round:  # stopped by a callback
         progress.records.append(metrics_record(state.round, experiment.evaluate(state), state.costs, None, failures))
     summary = summarize(config, progress.records, progress.wall_seconds, progress.peak_memory, data_summary(experiment))
+    summary["phases"] = progress.phases
     if directory is not None:
         _write_results(experiment, state, progress, summary, directory)
     return RunResult(summary, progress.records, state, directory.path if directory else None)
@@ -163,6 +175,10 @@ def _write_results(
         if experiment.evaluate.global_is_mean_of_devices:
             tensors = _average(experiment, models)
             note = NO_GLOBAL_MODEL
+    decided = method.decisions(experiment.site, state)
+    if decided:
+        directory.write_json("method.json", decided)
+        directory.write_bytes("method.png", decisions_png(decided))
     _write_adapter(experiment, directory.adapter, tensors, description, directory)
     directory.write_metrics(progress.records)
     directory.write_bytes(

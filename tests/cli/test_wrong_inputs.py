@@ -32,8 +32,14 @@ def test_the_base_is_right(base: list[str]) -> None:
 WRONG = {
     "unknown key": (["federation.round=3"], "Unknown key 'federation.round'. Did you mean 'federation.rounds'?"),
     "right key, wrong section": (["training.rank=3"], "Did you mean 'lora.rank'?"),
-    "unknown method": (["method=fedavg-lra"], "Unknown method 'fedavg-lra' (key 'method'). Did you mean 'fedavg-lora'?"),
-    "unknown data set": (["data.file=null", "data.name=trek"], "Unknown data set 'trek' (data.name). Did you mean 'trec'"),
+    "unknown method": (
+        ["method=fedavg-lra"],
+        "Unknown method 'fedavg-lra' (key 'method'). Did you mean 'fedavg-lora'?",
+    ),
+    "unknown data set": (
+        ["data.file=null", "data.name=trek"],
+        "Unknown data set 'trek' (data.name). Did you mean 'trec'",
+    ),
     "unknown model": (["model.name=no/such-model"], "Model 'no/such-model' is neither a folder nor in the local"),
     "unknown column": (["data.label=labell"], "has no column 'labell' (data.label); its columns are: text, label."),
     "missing file": (["data.file=nowhere.csv"], "Data file 'nowhere.csv' does not exist."),
@@ -79,7 +85,9 @@ def test_a_label_the_training_data_lacks_names_file_and_row(base: list[str], tmp
 
 
 def test_a_loss_that_becomes_nan_fails_the_run_with_exit_code_one(base: list[str]) -> None:
-    code, output = fibecfed(*base, "training.learning_rate=1e38", "training.max_grad_norm=null", "training.optimizer=sgd")
+    code, output = fibecfed(
+        *base, "training.learning_rate=1e38", "training.max_grad_norm=null", "training.optimizer=sgd"
+    )
     assert code == 1, output
     assert "the loss of device" in output
     assert "lower training.learning_rate" in output

@@ -131,12 +131,49 @@ def predict(
 
 
 @app.command()
+def quickstart(
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", show_default=False)] = None,
+    out: Annotated[Path, typer.Option(help="Directory for the results.")] = Path("runs/quickstart"),
+    force: Annotated[bool, typer.Option("--force", help="Run everything again.")] = False,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs side by side. Default: 2, on one core 1.", show_default=False)
+    ] = None,
+) -> None:
+    """Compare a few methods on the messages shipped with the package, in about two minutes, offline."""
+    with explained():
+        from fibecfed.cli.quickstart_command import quick_start, usual_jobs
+
+        quick_start(overrides or [], out, force, jobs or usual_jobs(), console)
+
+
+@app.command()
 def methods() -> None:
     """List the methods."""
     with explained():
         from fibecfed.cli.tables import methods_table
 
         console.print(methods_table())
+
+
+@app.command()
+def datasets(arguments: Arguments = None) -> None:
+    """List the data sets known by name, and whether they are found in data.dir."""
+    with explained():
+        from fibecfed.cli.data_commands import datasets_table
+
+        console.print(datasets_table(read_arguments(arguments or []).data.dir))
+
+
+@app.command()
+def partition(
+    arguments: Arguments = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Save a picture of it, too.")] = None,
+) -> None:
+    """Print who would hold which training examples; nothing is trained."""
+    with explained():
+        from fibecfed.cli.data_commands import show_partition
+
+        show_partition(read_arguments(arguments or []), plot, console)
 
 
 @app.command()

@@ -1,11 +1,14 @@
 """Tables that the commands print."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from fibecfed.config import keys
 from fibecfed.data import Partition
@@ -13,23 +16,82 @@ from fibecfed.estimate import Estimate
 from fibecfed.methods import METHODS
 
 _MOST_DEVICES = 20
+_MOST_LABELS = 4
+_WIDEST = 10_000  # columns; room enough to see how wide a table would like to be
 
 
-def partition_table(owned: Partition, labels: np.ndarray, label_names: Sequence[str]) -> Table:
-    """Who holds what: a row for each device (the first twenty), a column for each label."""
-    counts = owned.label_counts(labels, len(label_names))
-    table = Table(title=f"{owned.devices} devices, {len(labels)} training examples")
-    table.add_column("device")
+@dataclass(frozen=True)
+class PartitionTable:
+    """Who holds what. With room for a column for each label it shows counts, else each device's largest labels."""
+
+    owned: Partition
+    labels: np.ndarray  # (N,)
+    label_names: Sequence[str]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        counts = self.owned.label_counts(self.labels, len(self.label_names))
+        wide = _counts_table(self.owned, counts, self.label_names)
+        fits = Measurement.get(console, options.update(width=_WIDEST), wide).maximum <= options.max_width
+        yield wide if fits else _largest_labels_table(self.owned, counts, self.label_names)
+        sizes, kinds = counts.sum(axis=1), (counts > 0).sum(axis=1)
+        if self.owned.devices > 1:
+            yield Text(f"A device holds {spread(sizes)} examples of {spread(kinds)} labels.")
+
+
+def partition_table(owned: Partition, labels: np.ndarray, label_names: Sequence[str]) -> PartitionTable:
+    """Who holds what: a row for each device (the first twenty), laid out for the width it is printed at."""
+    return PartitionTable(owned, labels, label_names)
+
+
+def _partition_heading(owned: Partition, total: int) -> Table:
+    table = Table(title=f"{owned.devices:,} device{'s' * (owned.devices > 1)}, {total:,} training examples")
+    table.add_column("device", overflow="fold")
+    return table
+
+
+def _shown(owned: Partition) -> list[tuple[int, Text]]:
+    """The first devices, by number and name."""
+    return [(k, Text(owned.names[k] if owned.names else str(k))) for k in range(min(owned.devices, _MOST_DEVICES))]
+
+
+def _counts_table(owned: Partition, counts: np.ndarray, label_names: Sequence[str]) -> Table:
+    table = _partition_heading(owned, int(counts.sum()))
     for name in label_names:
-        table.add_column(name, justify="right")
-    table.add_column("all", justify="right")
-    for device in range(min(owned.devices, _MOST_DEVICES)):
-        name = owned.names[device] if owned.names else str(device)
-        table.add_row(name, *map(str, counts[device]), str(counts[device].sum()))
+        table.add_column(Text(name), justify="right", no_wrap=True)
+    table.add_column("all", justify="right", no_wrap=True)
+    for device, device_name in _shown(owned):
+        table.add_row(device_name, *map(str, counts[device]), str(counts[device].sum()))
     if owned.devices > _MOST_DEVICES:
-        table.add_row(f"... {owned.devices - _MOST_DEVICES} more", *[""] * (len(label_names) + 1))
+        table.add_row(f"... {owned.devices - _MOST_DEVICES:,} more", *[""] * (len(label_names) + 1))
     table.add_row("all", *map(str, counts.sum(axis=0)), str(counts.sum()), style="bold")
     return table
+
+
+def _largest_labels_table(owned: Partition, counts: np.ndarray, label_names: Sequence[str]) -> Table:
+    table = _partition_heading(owned, int(counts.sum()))
+    table.add_column("all", justify="right", no_wrap=True)
+    table.add_column("labels", justify="right", no_wrap=True)
+    table.add_column("most of them", overflow="fold")
+    for device, device_name in _shown(owned):
+        held = counts[device]
+        table.add_row(device_name, str(held.sum()), str((held > 0).sum()), _largest(held, label_names))
+    if owned.devices > _MOST_DEVICES:
+        table.add_row(f"... {owned.devices - _MOST_DEVICES:,} more", "", "", "")
+    total = counts.sum(axis=0)
+    table.add_row("all", str(total.sum()), str((total > 0).sum()), _largest(total, label_names), style="bold")
+    return table
+
+
+def _largest(held: np.ndarray, label_names: Sequence[str]) -> Text:
+    order = np.argsort(-held, kind="stable")
+    shown = [f"{label_names[c]}:{held[c]}" for c in order[:_MOST_LABELS] if held[c]]
+    return Text(", ".join(shown) + (", ..." if (held > 0).sum() > _MOST_LABELS else ""))
+
+
+def spread(values: np.ndarray) -> str:
+    """``3``, or ``1 to 5 (median 3)`` where values differ."""
+    low, high = values.min(), values.max()
+    return f"{low:,}" if low == high else f"{low:,} to {high:,} (median {np.median(values):,g})"
 
 
 def summary_table(summary: dict[str, Any]) -> Table:

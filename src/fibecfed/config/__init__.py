@@ -12,6 +12,7 @@ from fibecfed.config.loading import (
     to_dict,
     to_yaml,
 )
+from fibecfed.config.parts import CurriculumConfig, SharingConfig, WarmUpConfig
 from fibecfed.config.schema import (
     Config,
     CostConfig,
@@ -28,6 +29,7 @@ from fibecfed.config.schema import (
 __all__ = [
     "Config",
     "CostConfig",
+    "CurriculumConfig",
     "DataConfig",
     "EvaluationConfig",
     "FederationConfig",
@@ -36,7 +38,9 @@ __all__ = [
     "ModelConfig",
     "PartitionConfig",
     "RuntimeConfig",
+    "SharingConfig",
     "TrainingConfig",
+    "WarmUpConfig",
     "build_config",
     "config_hash",
     "keys",

@@ -2,8 +2,10 @@
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
+import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,13 +22,23 @@ _ADAPTER = TypeAdapter(Config)
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, which plain YAML would silently drop."""
+    """Safe YAML that refuses a key given twice, which plain YAML would silently drop, and knows Python's None."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what _Loader reads back: the text "None" in quotation marks."""
+
+
+for _yaml in (_Loader, _Dumper):
+    _yaml.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^None$"), ["N"])
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     result: dict[Any, Any] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str):
+            raise InputError(f"Key {key!r} (line {key_node.start_mark.line + 1}) is no name; keys are plain words.")
         if key in result:
             raise InputError(f"Key '{key}' is given twice (line {key_node.start_mark.line + 1}); remove one.")
         result[key] = loader.construct_object(value_node, deep=True)
@@ -44,6 +56,7 @@ class Key:
     default: Any
     meaning: str
     choices: str
+    is_text: bool = False
 
 
 def _sections(cls: type) -> dict[str, type]:
@@ -58,13 +71,15 @@ def keys(cls: type = Config, prefix: str = "") -> Iterator[Key]:
         if name in sections:
             yield from keys(sections[name], f"{prefix}{name}.")
         else:
-            yield Key(prefix + name, getattr(default, name), info.description or "", _choices(info.annotation))
+            text = info.annotation in (str, str | None)
+            yield Key(prefix + name, getattr(default, name), info.description or "", _choices(info.annotation), text)
 
 
 def _choices(annotation: Any) -> str:
+    """The words a key may be, also where it may be a number or None instead."""
     if typing.get_origin(annotation) is typing.Literal:
         return " | ".join(map(str, typing.get_args(annotation)))
-    return ""
+    return " | ".join(filter(None, map(_choices, typing.get_args(annotation))))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -76,6 +91,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"Configuration file '{path}' does not exist.")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - subclass of SafeLoader
+    except InputError as error:
+        raise InputError(f"'{path}': {error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"'{path}' is not valid YAML: {' '.join(str(error).split())}.") from None
     if content is None:
@@ -95,20 +112,38 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
-    """``["federation.rounds=3"]`` as ``{"federation": {"rounds": 3}}``; values are read as YAML."""
+    """``["federation.rounds=3"]`` as ``{"federation": {"rounds": 3}}``; values are read as YAML.
+
+    A value that YAML has no use for (``|``, ``#1``), and any value of a key that holds text, stays text;
+    only nothing, ``null``, ``~`` and ``None`` are None. Raises InputError where there is no ``=``.
+    """
     result: dict[str, Any] = {}
     for text in overrides:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
             raise InputError(f"Override '{text}' must have the form KEY=VALUE, such as federation.rounds=10.")
-        try:
-            parsed: Any = yaml.safe_load(value) if value else None
-        except yaml.YAMLError:
-            parsed = value
+        parsed: Any = _override_value(name.strip(), value)
         for part in reversed(name.strip().split(".")):
             parsed = {part: parsed}
         result = merge(result, parsed)
     return result
+
+
+def _override_value(name: str, text: str) -> Any:
+    try:
+        parsed: Any = yaml.load(text, Loader=_Loader)  # noqa: S506 - subclass of SafeLoader
+    except yaml.YAMLError:
+        return text
+    if parsed in (None, "") and text.strip() not in ("", "null", "~", "None", "''", '""'):
+        return text
+    if name in _text_keys() and not isinstance(parsed, str | None):
+        return text  # data.label=1 is the column "1"
+    return parsed
+
+
+@functools.cache
+def _text_keys() -> frozenset[str]:
+    return frozenset(k.name for k in keys() if k.is_text)
 
 
 def load_config(path: Path | str | None = None, overrides: Iterable[str] = (), **values: Any) -> Config:
@@ -150,11 +185,14 @@ def nearest_hint(name: str, known: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` for the nearest known name, or an empty string."""
     known = list(known)
     last = name.rsplit(".", 1)[-1]
-    tails = {k.rsplit(".", 1)[-1]: k for k in known}
-    if last in tails:  # a right key in the wrong section
-        return f" Did you mean '{tails[last]}'?"
+    same = [k for k in known if k.rsplit(".", 1)[-1] == last]  # a right key in the wrong section
+    if same:
+        section = name.split(".", 1)[0] + "."
+        same.sort(key=lambda k: not k.startswith(section))
+        return f" Did you mean {' or '.join(repr(k) for k in same[:3])}?"
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if not close:
+        tails = {k.rsplit(".", 1)[-1]: k for k in known}
         close = [tails[t] for t in difflib.get_close_matches(last, tails, n=1, cutoff=0.5)]
     return f" Did you mean '{close[0]}'?" if close else ""
 
@@ -167,7 +205,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 def to_yaml(config: Config, header: str = "") -> str:
     """The configuration as YAML; ``load_config`` reads it back to an equal object."""
     head = "".join(f"# {line}\n" for line in header.splitlines())
-    return head + yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    return head + yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def config_hash(config: Config) -> str:

@@ -3,6 +3,7 @@
 ``None`` always has a meaning that the description states; there is no key that does nothing.
 """
 
+import itertools
 import os
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from fibecfed.config.parts import CurriculumConfig, SharingConfig, WarmUpConfig
 from fibecfed.errors import InputError
 
 _STRICT_KEYS = ConfigDict(extra="forbid")
@@ -130,6 +132,16 @@ class ModelConfig:
             "AutoModelForSequenceClassification head."
         ),
     ] = "pooled"
+    head_init: Annotated[
+        Literal["random", "ridge", "class_means"],
+        Field(
+            description="random; ridge or class_means: solved by the server in closed form from sums that every device "
+            "sends once (pooled head)."
+        ),
+    ] = "random"
+    ridge_penalty: Annotated[
+        float, Field(gt=0, description="Penalty of head_init=ridge, relative to the features' mean square.")
+    ] = 0.01
     pooling: Annotated[
         Literal["auto", "mean", "cls", "last"],
         Field(description="How token vectors become one (pooled head). auto: mean for encoders, last for decoders."),
@@ -184,6 +196,13 @@ class TrainingConfig:
         Literal["constant", "linear", "cosine"],
         Field(description="Learning rate over rounds: constant, or falling to a tenth of the peak."),
     ] = "linear"
+    loss: Annotated[
+        Literal["cross_entropy", "prior_corrected"],
+        Field(
+            description="prior_corrected: cross-entropy of z + log(device's label proportions / all devices'), so that "
+            "the model need not learn who it is trained by; plain z when judged."
+        ),
+    ] = "cross_entropy"
     keep_optimizer: Annotated[bool, Field(description="Keep a device's optimizer state between its rounds.")] = False
     gradient_checkpointing: Annotated[
         bool, Field(description="Recompute activations in the backward pass: less memory, more time.")
@@ -250,6 +269,9 @@ class Config:
     model: ModelConfig = Field(default_factory=ModelConfig)
     lora: LoraConfig = Field(default_factory=LoraConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
+    curriculum: CurriculumConfig = Field(default_factory=CurriculumConfig)
+    sharing: SharingConfig = Field(default_factory=SharingConfig)
+    warm_up: WarmUpConfig = Field(default_factory=WarmUpConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     cost: CostConfig = Field(default_factory=CostConfig)
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
@@ -268,10 +290,24 @@ class Config:
             )
         if self.training.momentum and self.training.optimizer != "sgd":
             raise InputError("training.momentum only applies to training.optimizer=sgd; adamw has its own momentum.")
+        if self.model.head_init != "random" and self.model.head != "pooled":
+            raise InputError(f"model.head_init={self.model.head_init} needs model.head=pooled.")
+        if self.curriculum.fresh and self.curriculum.score != "random":
+            raise InputError("curriculum.fresh only applies to curriculum.score=random.")
+        if self.curriculum.unit == "batch" and self.curriculum.fresh:
+            raise InputError("curriculum.fresh draws single examples; use curriculum.unit=example.")
+        if (self.curriculum.refresh or self.curriculum.importance) and self.curriculum.score not in (None, "fisher"):
+            raise InputError("curriculum.refresh and curriculum.importance need curriculum.score=fisher.")
         if self.evaluation.split == "validation" and not self.data.validation_fraction:
             raise InputError("evaluation.split=validation needs data.validation_fraction above 0.")
 
     @property
     def dataset(self) -> str:
-        """The name results are filed under: the data set's name or the stem of the user's file."""
-        return Path(self.data.file).stem if self.data.file else self.data.name
+        """The name results are filed under: the data set's name, or the stem of the user's file or folder."""
+        if not self.data.file:
+            return self.data.name
+        path = Path(self.data.file)
+        fixed = list(itertools.takewhile(lambda part: not set("*?[") & set(part), path.parts))
+        if len(fixed) == len(path.parts):
+            return path.stem
+        return fixed[-1] if fixed else "files"  # a glob: the folder it starts in

@@ -1,11 +1,10 @@
-"""Difficulty of examples: the squared norm of each example's own gradient, for a whole batch in one backward pass.
+"""Difficulty of examples: the trace of each one's Fisher information, for a whole batch in one backward pass.
 
-For a linear map with input a (B, T, i) and output gradient g (B, T, o), the weight gradient of one example is
-sum_t g_t a_t^T. Hooks keep a, autograd gives g, and everything else is a small product per map
-(METHOD.md section 3; the same identity as in Goodfellow 2015 and Opacus).
+Hooks keep the inputs of the scored layers, autograd gives the gradients at their outputs, and the kernels do the
+rest (METHOD.md section 3: the trace [P], one pass for a batch [D]).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -15,89 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
-from transformers.pytorch_utils import Conv1D
 
+from fibecfed.curriculum.kernels import NotByExample, ScoredParameters, Use
 from fibecfed.errors import InputError
 from fibecfed.tasks import Batch, Task
 
-# (module, the parameter's name in it, inputs (B, T, i), output gradients (B, T, o), weights (B,) or None)
-# -> squared gradient norm of each example (B,), and the (weighted) sum of the examples' gradients.
-Kernel = Callable[[nn.Module, str, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
-
 _Args = tuple[Any, ...]
 _Kwargs = dict[str, Any]
-_Use = tuple[Tensor, Tensor]  # inputs and output gradients of a module
 
-_KERNELS: dict[type[nn.Module], Kernel] = {}
-
-# Squaring one entry of a materialised gradient takes memory traffic worth about this many multiplications of a
-# matrix product (measured on one CPU core with 384 x 384 and 384 x 1536 maps).
-_ENTRY_COST = 8
-_MOST_ENTRIES = 2**24  # entries of per-example gradients held at once: 64 MiB in fp32
 _NORMALIZED = 1e-3  # how far the probabilities of all labels may sum from one
-
-
-def register_kernel(*types: type[nn.Module]) -> Callable[[Kernel], Kernel]:
-    """Give a layer type its kernel. Only the exact type matches: a subclass may compute something else."""
-
-    def keep(kernel: Kernel) -> Kernel:
-        _KERNELS.update(dict.fromkeys(types, kernel))
-        return kernel
-
-    return keep
-
-
-@register_kernel(nn.Linear, Conv1D)
-def _linear(
-    module: nn.Module, name: str, inputs: Tensor, gradients: Tensor, weights: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    if name == "bias":
-        each = gradients.sum(dim=1)
-        return _squares(each), _total(each, weights)
-    # Conv1D stores its weight as (in, out), Linear as (out, in).
-    rows, columns = (inputs, gradients) if isinstance(module, Conv1D) else (gradients, inputs)
-    examples, positions, height = rows.shape
-    width = columns.shape[2]
-    if positions**2 * (height + width) < _ENTRY_COST * height * width:
-        # sum over pairs of positions: (g_t . g_t') (a_t . a_t')
-        pairs = (rows @ rows.mT) * (columns @ columns.mT)
-        scaled = rows if weights is None else rows * weights[:, None, None]
-        return pairs.sum(dim=(1, 2)).clamp_min(0), scaled.flatten(0, 1).mT @ columns.flatten(0, 1)
-    step = max(1, _MOST_ENTRIES // (height * width))
-    squares, total = [], None
-    for start in range(0, examples, step):
-        part = slice(start, start + step)
-        each = rows[part].mT @ columns[part]
-        squares.append(_squares(each))
-        subtotal = _total(each, None if weights is None else weights[part])
-        total = subtotal if total is None else total + subtotal
-    assert total is not None  # a batch has at least one example
-    return torch.cat(squares), total
-
-
-@register_kernel(nn.Embedding)
-def _embedding(
-    module: nn.Module, name: str, inputs: Tensor, gradients: Tensor, weights: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    assert isinstance(module, nn.Embedding)
-    if module.max_norm is not None or module.scale_grad_by_freq:
-        raise InputError("Fisher scores do not support embeddings with max_norm or scale_grad_by_freq.")
-    ids = inputs.squeeze(2)
-    if module.padding_idx is not None:
-        gradients = gradients * (ids != module.padding_idx).unsqueeze(2)
-    # Rows of different tokens are different parameters, so only pairs of equal tokens meet.
-    same = (ids.unsqueeze(1) == ids.unsqueeze(2)).to(gradients.dtype)
-    scaled = gradients if weights is None else gradients * weights[:, None, None]
-    total = gradients.new_zeros(module.weight.shape).index_add_(0, ids.flatten(), scaled.flatten(0, 1))
-    return ((gradients @ gradients.mT) * same).sum(dim=(1, 2)).clamp_min(0), total
-
-
-def _squares(each: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(each.flatten(1), dim=1).square()
-
-
-def _total(each: Tensor, weights: Tensor | None) -> Tensor:
-    return each.sum(dim=0) if weights is None else (weights @ each.flatten(1)).view(each.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -111,19 +36,10 @@ class FisherPass:
 
 
 @dataclass(frozen=True)
-class _Parameter:
-    """A parameter that counts, and every module that holds it (several when weights are tied)."""
-
-    name: str
-    tensor: nn.Parameter
-    kernel: Kernel
-    holders: tuple[tuple[nn.Module, str], ...]
-
-
-@dataclass(frozen=True)
 class _Call:
     """One use of a module in the forward pass."""
 
+    module: nn.Module
     inputs: Tensor
     version: int  # of the inputs, to notice changes in place
     output: GradientEdge
@@ -134,14 +50,8 @@ class _Recording:
     """What the hooks see in one forward pass."""
 
     examples: int
-    calls: dict[nn.Module, list[_Call]] = field(default_factory=dict)
+    calls: list[_Call] = field(default_factory=list)
     hidden: GradientEdge | None = None
-
-    @property
-    def edges(self) -> list[GradientEdge]:
-        """Where gradients are wanted: every call's output, then the first block's input if recorded."""
-        outputs = [call.output for calls in self.calls.values() for call in calls]
-        return outputs if self.hidden is None else [*outputs, self.hidden]
 
 
 class FisherScorer:
@@ -150,19 +60,21 @@ class FisherScorer:
     ``names`` are the parameters that count (the caller leaves the head out), trainable or not.
     ``first_block`` is the lowest transformer layer; given, passes carry the gradient at its input.
     A pass changes no parameter, no ``.grad``, no ``requires_grad`` and no mode: switch to ``eval()`` first,
-    because dropout makes scores random.
-    Raises InputError for an unknown name and for a parameter of a module type without a kernel.
+    because dropout makes scores random. A model with a scored layer that serves all examples at once (DeBERTa's
+    relative positions) or flattens them (OPT's feed-forward) is scored one example at a time, which is slower.
+    Raises InputError as ``ScoredParameters`` does.
     """
 
     def __init__(self, model: nn.Module, names: Iterable[str], first_block: nn.Module | None = None) -> None:
         self._model = model
-        self._parameters, self._modules = _resolve(model, tuple(names))
+        self._scored = ScoredParameters(model, names)
         self._first_block = first_block
         self._handles: list[RemovableHandle] = []
         self._recording: _Recording | None = None
+        self._one_by_one = False
 
     def __enter__(self) -> "FisherScorer":
-        for module in self._modules:
+        for module in self._scored.modules:
             # First, so that what other hooks make of the output is not taken for the map's own output.
             self._handles.append(module.register_forward_hook(self._record, prepend=True, with_kwargs=True))
         if self._first_block is not None:
@@ -179,13 +91,9 @@ class FisherScorer:
     def score(self, task: Task, batch: Batch) -> FisherPass:
         """Empirical Fisher, with the examples' own labels: one forward and one backward pass.
 
-        Raises InputError if the maps cannot be told apart by example, or were not used at all.
+        Raises InputError if the scored parameters were not used at all.
         """
-        with self._record_forward(len(batch)) as recording:
-            losses = task.losses(self._model, batch)
-        found = self._backward(recording, losses, retain=False)
-        difficulty, gradients = self._reduce(recording, found, None)
-        return FisherPass(difficulty, gradients, None if recording.hidden is None else found[-1], losses.detach())
+        return self._by_example(self._score, task, batch)
 
     def score_model(self, task: Task, batch: Batch) -> FisherPass:
         """Fisher information under the model's own label distribution: one forward, C backward passes.
@@ -193,30 +101,45 @@ class FisherScorer:
         difficulty = sum_y p(y|x) ||grad log p(y|x)||^2 over the task's C labels; the other fields are those of
         ``score``. Raises InputError as ``score`` does, and if the task is not a choice of one label.
         """
+        return self._by_example(self._score_model, task, batch)
+
+    def _by_example(self, way: Callable[[Task, Batch], FisherPass], task: Task, batch: Batch) -> FisherPass:
+        if not self._one_by_one:
+            try:
+                return way(task, batch)
+            except NotByExample:
+                self._one_by_one = True
+        return _joined([way(task, batch.rows(i, i + 1)) for i in range(len(batch))])
+
+    def _score(self, task: Task, batch: Batch) -> FisherPass:
         with self._record_forward(len(batch)) as recording:
-            outputs = self._model(batch)
-            fixed = _Fixed(outputs)
+            losses = task.losses(self._model, batch)
+        found, hidden = _backward(recording, losses, retain=False)
+        difficulty, gradients = self._reduce(recording, found)
+        return FisherPass(difficulty, gradients, hidden, losses.detach())
+
+    def _score_model(self, task: Task, batch: Batch) -> FisherPass:
+        with self._record_forward(len(batch)) as recording:
+            outputs = _Fixed(self._model(batch))
             relabelled = [replace(batch, labels=torch.full_like(batch.labels, y)) for y in range(task.outputs)]
-            losses = torch.stack([task.losses(fixed, other) for other in relabelled])  # (C, B)
-        chances = torch.exp(-losses.detach())
+            by_label = [task.losses(outputs, other) for other in relabelled]
+        losses = torch.stack([loss.detach() for loss in by_label])  # (C, B)
+        chances = torch.exp(-losses)
         if not torch.allclose(chances.sum(dim=0), chances.new_ones(()), atol=_NORMALIZED):
             raise InputError(
                 "fisher: model needs finite outputs and a task that gives each example one label out of a fixed set; "
                 "use the true labels instead."
             )
         difficulty = torch.zeros(len(batch), dtype=torch.float64)
-        gradients: dict[str, Tensor] = {}
-        hidden: Tensor | None = None
-        for label, loss in enumerate(losses):
-            found = self._backward(recording, loss, retain=label < len(losses) - 1)
-            own = (batch.labels == label).to(loss.dtype)
-            part, totals = self._reduce(recording, found, own)
-            difficulty += chances[label].cpu().double() * part
-            gradients = {name: gradients[name] + total for name, total in totals.items()} if gradients else totals
-            if recording.hidden is not None and (slope := found[-1]) is not None:
-                slope = slope * own[:, None, None].to(slope.dtype)
-                hidden = slope if hidden is None else hidden + slope
-        return FisherPass(difficulty, gradients, hidden, losses.detach().gather(0, batch.labels[None])[0])
+        own: list[Tensor | None] = [None] * (len(recording.calls) + 1)
+        for label, loss in enumerate(by_label):
+            found, hidden = _backward(recording, loss, retain=label < len(by_label) - 1)
+            difficulty += chances[label].cpu().double() * self._reduce(recording, found)[0]
+            # The gradients under the true labels, put together example by example, cost no further backward pass.
+            rows = batch.labels == label
+            own = [_put_rows(old, new, rows) for old, new in zip(own, (*found, hidden), strict=True)]
+        gradients = self._reduce(recording, own[:-1])[1]
+        return FisherPass(difficulty, gradients, own[-1], losses.gather(0, batch.labels[None])[0])
 
     @contextmanager
     def _record_forward(self, examples: int) -> Iterator[_Recording]:
@@ -237,22 +160,17 @@ class FisherScorer:
         if recording is None:
             return None
         inputs: Tensor = args[0] if args else next(iter(kwargs.values()))
-        if not inputs.ndim or inputs.shape[0] != recording.examples or output.shape[0] != recording.examples:
-            raise InputError(
-                f"'{self._modules[module]}' ({type(module).__name__}) received {tuple(inputs.shape)} for "
-                f"{recording.examples} examples, so its gradient cannot be split by example; "
-                "leave it out of the scores."
-            )
+        self._scored.check(module, inputs, output, recording.examples)
         if not torch.is_grad_enabled():
             raise InputError(
-                f"'{self._modules[module]}' runs without gradients; set use_reentrant=False for gradient checkpointing."
+                f"'{self._scored.modules[module]}' runs without gradients, so it cannot be scored "
+                "(reentrant gradient checkpointing does this; set use_reentrant=False)."
             )
         replaced = None
         if not output.requires_grad:  # a frozen map above frozen inputs: start the graph here
             output = replaced = output.detach().requires_grad_()
         # The edge, not the tensor: it stays right if the output is changed in place, and frees its memory.
-        call = _Call(inputs.detach(), inputs._version, get_gradient_edge(output))
-        recording.calls.setdefault(module, []).append(call)
+        recording.calls.append(_Call(module, inputs.detach(), inputs._version, get_gradient_edge(output)))
         return replaced
 
     def _record_hidden(self, module: nn.Module, args: _Args, kwargs: _Kwargs) -> tuple[_Args, _Kwargs] | None:
@@ -267,48 +185,15 @@ class FisherScorer:
         recording.hidden = get_gradient_edge(hidden)
         return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
-    def _backward(self, recording: _Recording, losses: Tensor, retain: bool) -> list[Tensor | None]:
-        """Gradients at the recording's edges. Weights are not among them, so autograd computes no weight gradient."""
-        return list(torch.autograd.grad(losses.sum(), recording.edges, retain_graph=retain, allow_unused=True))
-
-    def _reduce(
-        self, recording: _Recording, found: list[Tensor | None], weights: Tensor | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Squared norm of each example's gradient (B,), and the weighted total gradient of each parameter."""
-        used = self._by_module(recording, found)
-        squares, totals = [], {}
-        device = next(iter(recording.calls.values()))[0].inputs.device
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            for parameter in self._parameters:
-                uses = [use for module, _ in parameter.holders for use in used.get(module, ())]
-                if not uses:
-                    totals[parameter.name] = torch.zeros_like(parameter.tensor)
-                    continue
-                # Uses add up before squaring: their positions side by side are the positions of one map.
-                inputs, gradients = uses[0]
-                if len(uses) > 1:
-                    inputs, gradients = (torch.cat(part, dim=1) for part in zip(*uses, strict=True))
-                module, local = parameter.holders[0]
-                scale = None if weights is None else weights.to(gradients.dtype)
-                square, totals[parameter.name] = parameter.kernel(module, local, inputs, gradients, scale)
-                squares.append(square)
-        if not squares:
-            return torch.zeros(recording.examples, dtype=torch.float64), totals
-        # Added up in float64, on the CPU because not every accelerator has it.
-        return torch.stack(squares).cpu().double().sum(dim=0), totals
-
-    def _by_module(self, recording: _Recording, found: list[Tensor | None]) -> dict[nn.Module, list[_Use]]:
-        """The (inputs, output gradients) of each use that the loss depends on, each (B, positions, features)."""
-        used: dict[nn.Module, list[_Use]] = {}
-        remaining = iter(found)
-        for module, calls in recording.calls.items():
-            for call in calls:
-                gradient = next(remaining)
-                if call.inputs._version != call.version:
-                    raise InputError(f"'{self._modules[module]}' cannot be scored: its input was changed in place.")
-                if gradient is not None:
-                    used.setdefault(module, []).append(_by_position(call.inputs, gradient))
-        return used
+    def _reduce(self, recording: _Recording, found: list[Tensor | None]) -> tuple[Tensor, dict[str, Tensor]]:
+        uses: dict[nn.Module, list[Use]] = {}
+        for call, gradient in zip(recording.calls, found, strict=True):
+            if call.inputs._version != call.version:
+                label = self._scored.modules[call.module]
+                raise InputError(f"'{label}' cannot be scored: its input was changed in place.")
+            if gradient is not None:
+                uses.setdefault(call.module, []).append((call.inputs, gradient))
+        return self._scored.reduce(uses, recording.examples)
 
 
 class _Fixed(nn.Module):
@@ -322,49 +207,33 @@ class _Fixed(nn.Module):
         return self.outputs
 
 
-def _resolve(model: nn.Module, names: tuple[str, ...]) -> tuple[list[_Parameter], dict[nn.Module, str]]:
-    """The named parameters with their kernels, and the modules that hold them with their names for messages."""
-    known = dict(model.named_parameters(remove_duplicate=False))
-    holders: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
-    labels: dict[nn.Module, str] = {}
-    for label, module in model.named_modules():
-        labels[module] = label
-        for local, tensor in module.named_parameters(recurse=False, remove_duplicate=False):
-            holders.setdefault(tensor, []).append((module, local))
-    parameters: dict[nn.Parameter, _Parameter] = {}
-    for name in dict.fromkeys(names):
-        if name not in known:
-            raise InputError(f"There is no parameter '{name}' to score in {type(model).__name__}.")
-        tensor = known[name]
-        if tensor in parameters:
-            raise InputError(f"'{name}' and '{parameters[tensor].name}' are one parameter; name it once.")
-        kinds = {(type(module), local) for module, local in holders[tensor]}
-        if len(kinds) > 1:
-            tied = ", ".join(f"'{labels[module]}' ({type(module).__name__})" for module, _ in holders[tensor])
-            raise InputError(f"'{name}' is shared by {tied}, which use it differently; leave it out of the scores.")
-        module = holders[tensor][0][0]
-        parameters[tensor] = _Parameter(name, tensor, _kernel(labels[module], module), tuple(holders[tensor]))
-    if not parameters:
-        raise InputError("Fisher scores need at least one parameter.")
-    scored = list(parameters.values())
-    return scored, {module: labels[module] for parameter in scored for module, _ in parameter.holders}
+def _joined(passes: Sequence[FisherPass]) -> FisherPass:
+    """One pass of several examples out of their passes, all padded alike."""
+    hidden = [p.embedding_gradient for p in passes if p.embedding_gradient is not None]
+    return FisherPass(
+        torch.cat([p.difficulty for p in passes]),
+        {name: torch.stack([p.gradients[name] for p in passes]).sum(dim=0) for name in passes[0].gradients},
+        torch.cat(hidden) if len(hidden) == len(passes) else None,
+        torch.cat([p.losses for p in passes]),
+    )
 
 
-def _kernel(label: str, module: nn.Module) -> Kernel:
-    kernel = _KERNELS.get(type(module))
-    if kernel is None:
-        kinds = ", ".join(kind.__name__ for kind in _KERNELS)
-        raise InputError(
-            f"Fisher scores do not support '{label}' ({type(module).__name__}); supported: {kinds}. "
-            "Leave its parameters out of the scores, or choose another curriculum."
-        )
-    return kernel
+def _backward(recording: _Recording, losses: Tensor, retain: bool) -> tuple[list[Tensor | None], Tensor | None]:
+    """Gradients at the calls' outputs and at the first block's input; None where the loss does not depend on them.
+
+    Weights are not asked for, so autograd computes no weight gradient.
+    """
+    edges = [call.output for call in recording.calls]
+    if recording.hidden is not None:
+        edges.append(recording.hidden)
+    ones = torch.ones_like(losses)
+    found: list[Tensor | None] = list(torch.autograd.grad(losses, edges, ones, retain_graph=retain, allow_unused=True))
+    return (found, None) if recording.hidden is None else (found[:-1], found[-1])
 
 
-def _by_position(inputs: Tensor, gradients: Tensor) -> _Use:
-    """Both as (B, positions, features), half precision widened to fp32; token ids keep their type."""
-    gradients = gradients.reshape(len(gradients), -1, gradients.shape[-1])
-    inputs = inputs.reshape(len(gradients), gradients.shape[1], -1)
-    if inputs.is_floating_point():
-        inputs = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
-    return inputs, gradients.to(torch.promote_types(gradients.dtype, torch.float32))
+def _put_rows(old: Tensor | None, new: Tensor | None, rows: Tensor) -> Tensor | None:
+    """``new`` where ``rows`` (B,) is true, else ``old``; None counts as zero."""
+    if new is None:
+        return old
+    chosen = rows.view(-1, *[1] * (new.ndim - 1))
+    return torch.where(chosen, new, torch.zeros_like(new) if old is None else old)

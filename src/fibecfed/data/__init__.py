@@ -2,7 +2,7 @@
 
 from fibecfed.data.batches import evaluation_batches, training_batches
 from fibecfed.data.federated import FederatedData, Splits, build_data, load_splits, partition_rows
-from fibecfed.data.named import DATASETS, SUPPORT, NamedDataset, dataset_names
+from fibecfed.data.named import DATASETS, SUPPORT, NamedDataset, dataset_names, find_dataset
 from fibecfed.data.partition import Partition
 from fibecfed.data.rows import Rows
 from fibecfed.data.tokens import TokenizedSet, tokenize
@@ -19,6 +19,7 @@ __all__ = [
     "build_data",
     "dataset_names",
     "evaluation_batches",
+    "find_dataset",
     "load_splits",
     "partition_rows",
     "tokenize",

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fibecfed.config import Config, nearest_hint
-from fibecfed.data.files import Columns, read_rows
+from fibecfed.data.columns import Columns
+from fibecfed.data.files import read_rows
 from fibecfed.data.named import DATASETS, SUPPORT, dataset_names, read_named
 from fibecfed.data.partition import Partition, partition, partition_like
-from fibecfed.data.rows import Rows, draw, flip_labels, stratified
+from fibecfed.data.rows import Rows, draw, flip_labels, hold_out
 from fibecfed.data.tokens import TokenizedSet, tokenize
 from fibecfed.errors import InputError
 from fibecfed.seeding import stream
@@ -52,19 +53,15 @@ class FederatedData:
 def load_splits(config: Config) -> Splits:
     """Read the data that a configuration names and split it; all draws are seeded.
 
-    The validation part is taken out of the training rows first, so that it is the same whatever
-    ``train_examples`` and ``label_noise`` are. Raises InputError; see ``read_rows`` and ``read_named``.
+    The validation part is taken out of the training rows first, so that it is the same whatever ``train_examples`` and
+    ``label_noise`` are. With partition.kind=column every device gives its share to each part (see ``hold_out``).
+    Raises InputError; see ``read_rows`` and ``read_named``.
     """
     data, seed = config.data, config.seed
+    by_device = data.partition.kind == "column"
     extra: tuple[str, ...] = ()
-    test: Rows | None
     if data.file:
-        columns = Columns(data.text, data.text_pair, data.label, data.device, data.separator)
-        train = read_rows(data.file, columns)
-        test = read_rows(data.test_file, columns, train.label_names) if data.test_file else None
-        origin = f"{data.file}; " + (
-            f"tested on {data.test_file}" if data.test_file else "a seeded stratified part is held out for testing"
-        )
+        train, test, origin = _read_files(config)
     elif data.name in dataset_names():
         train, test, origin = read_named(data.name, data.dir, data.allow_download)
         extra = DATASETS[data.name].extra_metrics if data.name != SUPPORT.name else ()
@@ -74,18 +71,38 @@ def load_splits(config: Config) -> Splits:
             f"Known: {', '.join(dataset_names())}; for your own file set data.file."
         )
     if test is None:
-        held, rest = stratified(train.labels, round(data.test_fraction * len(train)), stream(seed, "test split"))
-        train, test = train.take(rest), train.take(held)
-    held, rest = stratified(
-        train.labels, round(data.validation_fraction * len(train)), stream(seed, "validation split")
+        total = round(data.test_fraction * len(train))
+        test, train = hold_out(train, total, stream(seed, "test split"), by_device)
+        origin += (
+            f", a seeded stratified part ({len(test)} of {len(test) + len(train)} examples) is held out for testing"
+        )
+    validation, train = hold_out(
+        train, round(data.validation_fraction * len(train)), stream(seed, "validation split"), by_device
     )
-    validation, train = train.take(held), train.take(rest)
-    if not len(train) or not len(test):
-        raise InputError(f"The data has {len(train)} training and {len(test)} test examples; both are needed.")
-    train = draw(train, data.train_examples, "train_examples", stream(seed, "training draw"))
-    test = draw(test, data.test_examples, "test_examples", stream(seed, "test draw"))
+    held_out = validation if config.evaluation.split == "validation" else test
+    if not len(train) or not len(held_out):
+        raise InputError(
+            f"The data has {len(train)} training and {len(held_out)} {config.evaluation.split} examples; both are "
+            "needed (data.test_fraction and data.validation_fraction say how many are held out)."
+        )
+    train = draw(train, data.train_examples, "train_examples", stream(seed, "training draw"), by_device)
+    test = draw(test, data.test_examples, "test_examples", stream(seed, "test draw"), by_device)
     train = flip_labels(train, data.label_noise, stream(seed, "label noise"))
     return Splits(train, validation, test, origin, extra)
+
+
+def _read_files(config: Config) -> tuple[Rows, Rows | None, str]:
+    data = config.data
+    assert data.file is not None
+    columns = Columns(data.text, data.text_pair, data.label, data.device, data.separator)
+    train = read_rows(data.file, columns)
+    if data.test_file is None:
+        return train, None, f"{data.file}; no test file"
+    test = read_rows(data.test_file, columns, train.label_names)
+    origin = f"{data.file}; tested on {data.test_file}"
+    if data.partition.kind == "column" and train.devices is not None and test.devices is None:
+        origin += ", which names no devices: each device is tested on a part of it with the device's own label mix"
+    return train, test, origin
 
 
 def partition_rows(config: Config, train: Rows, held_out: Rows, pooled: bool = False) -> tuple[Partition, Partition]:
@@ -103,16 +120,23 @@ def partition_rows(config: Config, train: Rows, held_out: Rows, pooled: bool = F
     settings, devices = config.data.partition, config.federation.devices
     owned = partition(train.labels, classes, settings, devices, stream(config.seed, "partition"), train.devices)
     if settings.kind == "column" and held_out.devices is not None and owned.names is not None:
-        position = {name: i for i, name in enumerate(owned.names)}
-        unknown = sorted(set(held_out.devices) - set(position))
-        if unknown:
-            raise InputError(f"Held-out rows belong to the device '{unknown[0]}', which has no training rows.")
-        owner = np.array([position[name] for name in held_out.devices])
-        order = np.argsort(owner, kind="stable")
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=owned.devices))])
-        return owned, Partition(order, offsets, owned.names)
+        return owned, _partition_by_names(held_out.devices, owned.names)
     counts = owned.label_counts(train.labels, classes)
     return owned, partition_like(counts, held_out.labels, classes, stream(config.seed, "held-out partition"))
+
+
+def _partition_by_names(devices: np.ndarray, names: tuple[str, ...]) -> Partition:
+    position = {name: i for i, name in enumerate(names)}
+    unknown = sorted(set(devices.tolist()) - set(position))
+    if unknown:
+        rows = int((devices == unknown[0]).sum())
+        raise InputError(
+            f"The test data names the device '{unknown[0]}' ({rows} rows), which has no training rows; "
+            f"devices with training rows: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}."
+        )
+    owner = np.array([position[name] for name in devices.tolist()], dtype=np.int64)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(names)))])
+    return Partition(np.argsort(owner, kind="stable"), offsets, names)
 
 
 def build_data(

@@ -1,213 +1,152 @@
-"""Reading a user's own labelled text: CSV, TSV, JSONL, Parquet, a `datasets` folder, or one file per device."""
+"""Reading a user's own labelled text: one file, or one file per device."""
 
-import difflib
 import glob
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
+from fibecfed.data.columns import Columns
+from fibecfed.data.formats import SUFFIXES, Table, read_table
 from fibecfed.data.rows import Rows
 from fibecfed.errors import InputError
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns hold what, and how a CSV file separates them."""
-
-    text: str
-    text_pair: str | None
-    label: str
-    device: str | None = None
-    separator: str = ","
-
-    @property
-    def needed(self) -> list[str]:
-        return [c for c in (self.text, self.text_pair, self.label, self.device) if c]
+_MOST_LABELS = 1000
+_FEW_ROWS = 20  # below this many, every row may well have a label of its own
 
 
 def read_rows(location: str, columns: Columns, label_names: Sequence[str] | None = None) -> Rows:
     """The rows of a file, or of one file per device (a folder or glob).
 
-    ``label_names`` fixes the labels (a test file uses those of training); None takes the sorted
-    distinct labels found, numbers in numeric order.
-    Raises InputError naming file and row for a missing file or column, empty text or label, or an unknown label.
+    ``label_names`` fixes the labels: a test file uses those of training, and may lack the device column. None takes
+    the sorted distinct labels found, numbers in numeric order.
+    Raises InputError for a missing or unreadable file, a missing column, an empty cell or one that is no text, an
+    unknown label, and fewer than two labels; it names file and row, counted from 1 without the header, and the line.
     """
-    paths = _paths(location)
-    several = len(paths) > 1
-    frames = [_read_frame(path, columns) for path in paths]
-    for path, frame in zip(paths, frames, strict=True):
-        _check_columns(path, frame, columns)
-        _check_values(path, frame, columns)
-    labels = [label for frame in frames for label in map(_label_text, frame[columns.label])]
-    names = tuple(label_names) if label_names is not None else _sorted_labels(set(labels))
-    index = {name: i for i, name in enumerate(names)}
-    _check_labels(paths, frames, columns, index)
-    devices: np.ndarray | None = None
-    if columns.device:
-        devices = np.array([str(d) for frame in frames for d in frame[columns.device]])
-    elif several:
-        devices = np.concatenate([np.full(len(f), p.stem) for p, f in zip(paths, frames, strict=True)])
-    pair = columns.text_pair
+    optional = ("device",) if label_names is not None else ()
+    paths, one_each = _paths(location)
+    tables = [read_table(path, columns, optional) for path in paths]
+    texts = [text for table in tables for text in _column(table, columns.text)]
+    pairs = [text for table in tables for text in _column(table, columns.text_pair)] if columns.text_pair else None
+    labels = [[_name(value) for value in _column(table, columns.label)] for table in tables]
+    if label_names is None:
+        label_names = _sorted_labels({label for part in labels for label in part})
+        _check_label_names(location, columns.label, label_names, len(texts))
+    index = {name: i for i, name in enumerate(label_names)}
+    _check_known(tables, labels, index)
     return Rows(
-        texts=[str(t) for frame in frames for t in frame[columns.text]],
-        pairs=[str(t) for frame in frames for t in frame[pair]] if pair else None,
-        labels=np.array([index[label] for label in labels], dtype=np.int64),
-        label_names=names,
-        devices=devices,
+        texts=texts,
+        pairs=pairs,
+        labels=np.array([index[label] for part in labels for label in part], dtype=np.int64),
+        label_names=tuple(label_names),
+        devices=_devices(tables, columns.device, _device_names(location, paths) if one_each else None),
     )
 
 
-def _paths(location: str) -> list[Path]:
-    path = Path(location)
-    if path.is_file() or (path / "dataset_info.json").is_file():
-        return [path]
+def _paths(location: str) -> tuple[list[Path], bool]:
+    """The files meant, and whether each belongs to a device of its own."""
+    path = Path(location).expanduser()
+    if path.is_file() or _saved_by_datasets(path):
+        return [path], False
+    found = sorted(path.iterdir() if path.is_dir() else map(Path, glob.glob(str(path), recursive=True)))
+    usable = [p for p in found if _saved_by_datasets(p) or (p.is_file() and p.suffix.lower() in SUFFIXES)]
+    if usable:
+        return usable, True
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
-        if not found:
-            raise InputError(
-                f"Folder '{path}' holds no {', '.join(SUFFIXES)} file and is no folder saved by `datasets`."
-            )
-        return found
-    found = sorted(Path(p) for p in glob.glob(location))
-    if not found:
-        raise InputError(f"Data file '{location}' does not exist.")
-    return found
+        raise InputError(f"Folder '{path}' holds no {', '.join(SUFFIXES)} file and is no folder saved by `datasets`.")
+    if found:
+        raise InputError(f"'{location}' matches {found[0]}; data files are {', '.join(SUFFIXES)}.")
+    raise InputError(f"Data file '{location}' does not exist.")
 
 
-def _read_frame(path: Path, columns: Columns) -> pd.DataFrame:
-    if path.is_dir():
-        return _read_datasets_folder(path)
-    try:
-        if path.suffix in (".csv", ".tsv"):
-            separator = "\t" if path.suffix == ".tsv" else columns.separator
-            return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        if path.suffix == ".jsonl":
-            return _read_jsonl(path)
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-    except UnicodeDecodeError as error:
-        raise InputError(f"'{path}' is not UTF-8 text (byte {error.start}); save it as UTF-8.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError) as error:
-        raise InputError(f"'{path}' cannot be read as {path.suffix[1:]}: {' '.join(str(error).split())}.") from None
-    raise InputError(f"'{path}' has the ending '{path.suffix}'; data files are {', '.join(SUFFIXES)}.")
+def _saved_by_datasets(path: Path) -> bool:
+    return any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
 
 
-def _read_jsonl(path: Path) -> pd.DataFrame:
-    records = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(
-                    f"'{path}' row {number} is not valid JSON: {error.msg} at column {error.colno}."
-                ) from None
-            if not isinstance(record, dict):
-                raise InputError(
-                    f'\'{path}\' row {number} must be a JSON object such as {{"text": ..., "label": ...}}.'
-                )
-            records.append(record)
-    return pd.DataFrame.from_records(records)
+def _device_names(location: str, paths: Sequence[Path]) -> list[str]:
+    """A device for each file: sites/north.csv and sites/north/data.csv (from ``sites/*/data.csv``) are both north."""
+    by_folder = not Path(location).expanduser().is_dir() and not set("*?[") & set(Path(location).name)
+    names = [path.parent.name if by_folder else path.stem for path in paths]
+    if len(set(names)) < len(names):
+        common = os.path.commonpath([path.parent for path in paths])
+        whole = [path.relative_to(common).with_suffix("") for path in paths]
+        names = [(path.parent if by_folder else path).as_posix() for path in whole]
+    doubled = next((name for name in names if names.count(name) > 1), None)
+    if doubled is not None:
+        first, second = [path for path, name in zip(paths, names, strict=True) if name == doubled][:2]
+        raise InputError(f"'{first}' and '{second}' would both be the device '{doubled}'; rename one.")
+    return names
 
 
-def _read_datasets_folder(path: Path) -> pd.DataFrame:
-    try:
-        import datasets
-    except ImportError:
-        raise InputError(
-            f"'{path}' was saved by `datasets`; install the extra that reads it: pip install 'fibecfed[hub]'."
-        ) from None
-    loaded = datasets.load_from_disk(str(path))
-    if not isinstance(loaded, datasets.Dataset):
-        raise InputError(f"'{path}' holds several splits ({', '.join(map(str, loaded))}); name one of its sub-folders.")
-    frame = loaded.to_pandas()
-    for name, feature in loaded.features.items():
-        if isinstance(feature, datasets.ClassLabel):
-            frame[name] = [feature.int2str(int(value)) for value in frame[name]]
-    return frame
-
-
-def _check_columns(path: Path, frame: pd.DataFrame, columns: Columns) -> None:
-    present = [str(c) for c in frame.columns]
-    for wanted in columns.needed:
-        if wanted in present:
-            continue
-        key = next(k for k in ("text", "text_pair", "label", "device") if getattr(columns, k) == wanted)
-        message = f"'{path}' has no column '{wanted}' (data.{key}); its columns are: {', '.join(present)}."
-        other = next(
-            (s for s in (";", "\t", "|") if path.suffix == ".csv" and len(present) == 1 and s in present[0]), None
-        )
-        if other:
-            fields = present[0].split(other)
-            message += f" The file seems to be separated by {other!r}: set data.separator={other!r}"
-            message += "".join(
-                f" data.{name}={match}"
-                for name in ("text", "text_pair", "label", "device")
-                if (match := _same_word(getattr(columns, name), fields)) and match != getattr(columns, name)
-            )
-            raise InputError(message + ".")
-        nearest = _same_word(wanted, present)
-        if nearest:
-            message += f" Set data.{key}={nearest}."
-        raise InputError(message)
-    if frame.empty:
-        raise InputError(f"'{path}' has no rows.")
-
-
-def _same_word(wanted: str | None, present: Sequence[str]) -> str | None:
-    if not wanted:
+def _devices(tables: Sequence[Table], column: str | None, names: Sequence[str] | None) -> np.ndarray | None:
+    """The device of each row: from its column, else from its file, else unknown."""
+    having = [column is not None and column in table.cells for table in tables]
+    if column is not None and any(having):
+        if not all(having):
+            lacking = tables[having.index(False)].path
+            raise InputError(f"'{lacking}' has no column '{column}' (data.device), which the other files have.")
+        return np.array([_name(value) for table in tables for value in _column(table, column)])
+    if names is None:
         return None
-    folded = {p.strip().strip('"').lower(): p for p in present}
-    near = difflib.get_close_matches(wanted.lower(), folded, n=1, cutoff=0.6)
-    return folded[near[0]] if near else None
+    return np.repeat(np.array(names), [len(table) for table in tables])
 
 
-def _check_values(path: Path, frame: pd.DataFrame, columns: Columns) -> None:
-    for column in columns.needed:
-        missing = frame[column].isna() | (frame[column].astype(str).str.strip() == "")
-        if missing.any():
-            row = int(np.flatnonzero(missing.to_numpy())[0]) + 1
-            more = f" ({int(missing.sum())} such rows in all)" if missing.sum() > 1 else ""
-            raise InputError(
-                f"'{path}' row {row} has an empty or missing '{column}'{more}; fill it in or remove the row."
-            )
+def _column(table: Table, column: str) -> list[str]:
+    """The cells of a column as text. Raises InputError naming the first that is empty or no text."""
+    cells = table.cells[column]
+    empty = [row for row, value in enumerate(cells) if _is_empty(value)]
+    if empty:
+        more = f" ({len(empty)} such rows in all)" if len(empty) > 1 else ""
+        raise InputError(
+            f"{table.place(empty[0])} has an empty or missing '{column}'{more}; fill it in or remove the row."
+        )
+    for row, value in enumerate(cells):
+        if not isinstance(value, str) and isinstance(value, bytes | Mapping | Sequence | np.ndarray):
+            kind = type(value).__name__
+            raise InputError(f"{table.place(row)} has a {kind} as '{column}'; one text or number is needed.")
+    return [_text(value) for value in cells]
 
 
-def _label_text(value: object) -> str:
-    """A label as text; 1.0, which pandas makes of 1 beside a gap, is "1"."""
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        return str(int(value))
-    return str(value).strip()
+def _is_empty(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value)) or not str(value).strip()
+
+
+def _text(value: object) -> str:
+    """A cell as text; 1.0, which a format without gaps in whole numbers makes of 1, is "1"."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _name(text: str) -> str:
+    return text.strip()
 
 
 def _sorted_labels(labels: set[str]) -> tuple[str, ...]:
-    numeric = all(label.lstrip("-").isdigit() for label in labels)
-    return tuple(sorted(labels, key=int) if numeric else sorted(labels))
+    if all(re.fullmatch(r"-?[0-9]+", label) for label in labels):
+        return tuple(sorted(labels, key=lambda label: (int(label), label)))
+    return tuple(sorted(labels))
 
 
-def _check_labels(paths: list[Path], frames: list[pd.DataFrame], columns: Columns, index: dict[str, int]) -> None:
-    if len(index) < 2:
+def _check_label_names(location: str, column: str, names: Sequence[str], rows: int) -> None:
+    if len(names) < 2:
         raise InputError(
-            f"'{paths[0]}' has {len(index)} distinct label in column '{columns.label}'; "
-            "a classifier needs at least two."
+            f"'{location}' has one label only in column '{column}': '{names[0]}'; a classifier needs at least two."
         )
-    if len(index) > 1000:
+    if len(names) > _MOST_LABELS or (len(names) == rows and rows > _FEW_ROWS):
         raise InputError(
-            f"'{paths[0]}' has {len(index)} distinct labels in column '{columns.label}'; "
+            f"'{location}' has {len(names)} distinct labels in {rows} rows in column '{column}'; "
             "is it the label column (data.label)?"
         )
-    for path, frame in zip(paths, frames, strict=True):
-        for row, value in enumerate(frame[columns.label], start=1):
-            if _label_text(value) not in index:
-                raise InputError(
-                    f"'{path}' row {row} has the label '{_label_text(value)}', which the training data does not have; "
-                    f"known labels: {', '.join(index)}."
-                )
+
+
+def _check_known(tables: Sequence[Table], labels: Sequence[Sequence[str]], index: Mapping[str, int]) -> None:
+    for table, part in zip(tables, labels, strict=True):
+        row = next((row for row, label in enumerate(part) if label not in index), None)
+        if row is not None:
+            known = ", ".join(list(index)[:20]) + (f" and {len(index) - 20} more" if len(index) > 20 else "")
+            raise InputError(
+                f"{table.place(row)} has the label '{part[row]}', which the training data does not have; "
+                f"known labels: {known}."
+            )

@@ -1,13 +1,16 @@
 """The data sets that are known by name: ten public benchmarks and the support messages shipped with the package."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
+import pyarrow
+import pyarrow.parquet
 
-from fibecfed.data.files import Columns, read_rows
 from fibecfed.data.rows import Rows
 from fibecfed.errors import InputError
 
@@ -32,6 +35,16 @@ class NamedDataset:
     extra_metrics: tuple[str, ...] = ()
     hub: tuple[str, str | None] | None = None  # hub repository and configuration
     hub_columns: Mapping[str, str] = field(default_factory=dict)  # hub column -> ours
+
+    @property
+    def only(self) -> str:
+        """The first split."""
+        return next(iter(self.sizes))
+
+    @property
+    def first_file(self) -> str:
+        """The file without which the set is not there."""
+        return f"{self.train or self.only}.parquet"
 
 
 _GLUE_LICENCE = "none stated by the source; GLUE's own terms apply"
@@ -107,69 +120,93 @@ def dataset_names() -> list[str]:
 
 
 def read_named(name: str, folder: str, allow_download: bool) -> tuple[Rows, Rows | None, str]:
-    """Training rows, test rows (None: to be split off) and a sentence on where they come from.
+    """Training rows, test rows (None: to be split off) and where they come from, for a sentence.
 
     Reads ``folder/name/SPLIT.parquet``; the hub only when ``allow_download``.
     Raises InputError if the files are missing or do not hold the columns and labels expected.
     """
     if name == SUPPORT.name:
-        train, test = _support("train"), _support("test")
-        return train, test, "support: shipped with the package, its own test split"
+        return _support("train"), _support("test"), "support: shipped with the package, its own test split"
     spec = DATASETS[name]
-    directory = Path(folder) / name
-    only = next(iter(spec.sizes))
-    if (directory / f"{spec.train or only}.parquet").is_file():
-        read = lambda split: _from_parquet(spec, directory / f"{split}.parquet")  # noqa: E731
+    if find_dataset(name, folder):
+        read: Callable[[str], Rows] = partial(_from_parquet, spec, Path(folder) / name)
         origin = f"{name}: parquet files of the data folder"
     elif allow_download and spec.hub:
-        read = lambda split: _from_hub(spec, split)  # noqa: E731
+        read = partial(_from_hub, spec)
         origin = f"{name}: Hugging Face hub, {spec.hub[0]}"
     else:
         advice = " or set data.allow_download=true to fetch it from the hub" if spec.hub else ""
         raise InputError(
-            f"Data set '{name}' is not in '{folder}' (expected '{directory / ((spec.train or only) + '.parquet')}'); "
+            f"Data set '{name}' is not in '{folder}' (expected '{Path(folder) / name / spec.first_file}'); "
             f"set data.dir (or FIBECFED_DATA_DIR) to the folder that holds it{advice}."
         )
+    if spec.train is None:
+        return read(spec.only), None, f"{origin}; only its {spec.only} split is used"
     if spec.test is None:
-        return read(spec.train or only), None, f"{origin}; no official test split: a seeded stratified part is held out"
+        return read(spec.train), None, f"{origin}; no official test split"
     return read(spec.train), read(spec.test), f"{origin}; tested on its {spec.test} split"
 
 
+def find_dataset(name: str, folder: str) -> bool:
+    """Whether a named data set can be read without the network."""
+    return name == SUPPORT.name or (Path(folder) / name / DATASETS[name].first_file).is_file()
+
+
 def _support(split: str) -> Rows:
-    rows = read_rows(str(SUPPORT_DIR), Columns("text", None, "intent"), SUPPORT.labels)
-    frames = [pd.read_json(path, lines=True) for path in sorted(SUPPORT_DIR.glob("*.jsonl"))]
-    splits = np.concatenate([frame["split"].to_numpy() for frame in frames])
-    return rows.take(np.flatnonzero(splits == split))
+    records = [
+        (path.stem, record)
+        for path in sorted(SUPPORT_DIR.glob("*.jsonl"))
+        for record in map(json.loads, path.read_text(encoding="utf-8").strip().split("\n"))
+        if record["split"] == split
+    ]
+    return Rows(
+        texts=[record["text"] for _, record in records],
+        pairs=None,
+        labels=np.array([SUPPORT.labels.index(record["intent"]) for _, record in records], dtype=np.int64),
+        label_names=SUPPORT.labels,
+        devices=np.array([company for company, _ in records]),
+    )
 
 
-def _from_parquet(spec: NamedDataset, path: Path) -> Rows:
+def _from_parquet(spec: NamedDataset, directory: Path, split: str) -> Rows:
+    path = directory / f"{split}.parquet"
     if not path.is_file():
         raise InputError(f"Data set '{spec.name}' lacks its file '{path}'.")
-    return _rows(spec, pd.read_parquet(path), str(path))
+    try:
+        table = pyarrow.parquet.read_table(path, partitioning=None)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise InputError(f"'{path}' cannot be read as parquet: {' '.join(str(error).split())}") from None
+    return _rows(spec, table.column_names, lambda name: table[name].to_pylist(), str(path))
 
 
-def _from_hub(spec: NamedDataset, split: str | None) -> Rows:
+def _from_hub(spec: NamedDataset, split: str) -> Rows:
     try:
         import datasets
     except ImportError:
         raise InputError("data.allow_download needs the extra `hub`: pip install 'fibecfed[hub]'.") from None
     assert spec.hub is not None
-    assert split is not None
     try:
         loaded = datasets.load_dataset(spec.hub[0], spec.hub[1], split=split)
     except (OSError, ValueError) as error:
         raise InputError(f"Data set '{spec.name}' could not be fetched from the hub: {error}") from None
-    return _rows(spec, loaded.to_pandas().rename(columns=dict(spec.hub_columns)), f"hub:{spec.hub[0]}")
+    loaded = loaded.rename_columns(dict(spec.hub_columns))
+    return _rows(spec, loaded.column_names, lambda name: list(loaded[name]), f"hub:{spec.hub[0]}")
 
 
-def _rows(spec: NamedDataset, frame: pd.DataFrame, where: str) -> Rows:
-    missing = [c for c in (*spec.columns, "label") if c not in frame.columns]
+def _rows(spec: NamedDataset, present: Sequence[str], column: Callable[[str], list[Any]], where: str) -> Rows:
+    missing = [c for c in (*spec.columns, "label") if c not in present]
     if missing:
+        raise InputError(f"'{where}' lacks the columns {missing} of data set '{spec.name}'; it has {list(present)}.")
+    labels = column("label")
+    row = next((i for i, label in enumerate(labels, 1) if label not in range(len(spec.labels))), None)
+    if row is not None:
         raise InputError(
-            f"'{where}' lacks the columns {missing} of data set '{spec.name}'; it has {list(frame.columns)}."
+            f"'{where}' row {row} has the label {labels[row - 1]!r}, not one of 0..{len(spec.labels) - 1}; "
+            f"it is not the '{spec.name}' set."
         )
-    labels = frame["label"].to_numpy(dtype=np.int64)
-    if len(labels) and (labels.min() < 0 or labels.max() >= len(spec.labels)):
-        raise InputError(f"'{where}' has labels outside 0..{len(spec.labels) - 1}; it is not the '{spec.name}' set.")
-    texts = [frame[c].astype(str).tolist() for c in spec.columns]
-    return Rows(texts[0], texts[1] if len(texts) > 1 else None, labels, spec.labels)
+    texts = [column(c) for c in spec.columns]
+    for name, cells in zip(spec.columns, texts, strict=True):
+        row = next((i for i, cell in enumerate(cells, 1) if not isinstance(cell, str) or not cell.strip()), None)
+        if row is not None:
+            raise InputError(f"'{where}' row {row} has no text in '{name}'; it is not the '{spec.name}' set.")
+    return Rows(texts[0], texts[1] if len(texts) > 1 else None, np.array(labels, dtype=np.int64), spec.labels)

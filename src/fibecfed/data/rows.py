@@ -56,13 +56,56 @@ def stratified(labels: np.ndarray, total: int, rng: np.random.Generator) -> tupl
     return chosen, np.setdiff1d(np.arange(len(labels)), chosen, assume_unique=True)
 
 
-def draw(rows: Rows, total: int | None, what: str, rng: np.random.Generator) -> Rows:
-    """A stratified draw of ``total`` rows; None keeps all. Raises InputError when there are fewer."""
+def hold_out(rows: Rows, total: int, rng: np.random.Generator, by_device: bool = False) -> tuple[Rows, Rows]:
+    """A seeded draw of ``total`` rows, and the rest; both in their old order.
+
+    Stratified by label, or ``by_device``: every device gives its share, stratified by label within it, and keeps at
+    least one row (so fewer than ``total`` are drawn where devices are that small). Source: project decision.
+    """
+    if not by_device or rows.devices is None:
+        chosen, rest = stratified(rows.labels, total, rng)
+        return rows.take(chosen), rows.take(rest)
+    order = _by_device_and_label(rows.devices, rows.labels, rng)
+    free = order[~np.isin(order, _one_of_each(rows.devices, rng))]
+    chosen = np.sort(_systematic(free, min(total, len(free)), rng))
+    return rows.take(chosen), rows.take(np.setdiff1d(np.arange(len(rows)), chosen, assume_unique=True))
+
+
+def draw(rows: Rows, total: int | None, what: str, rng: np.random.Generator, by_device: bool = False) -> Rows:
+    """A draw of ``total`` rows, stratified as in ``hold_out``; None keeps all.
+
+    ``by_device``, every device is in it where ``total`` allows. Raises InputError when there are fewer rows.
+    """
     if total is None:
         return rows
     if total > len(rows):
         raise InputError(f"data.{what}={total}, but the data has only {len(rows)} such examples.")
-    return rows.take(stratified(rows.labels, total, rng)[0])
+    if not by_device or rows.devices is None:
+        return rows.take(stratified(rows.labels, total, rng)[0])
+    order = _by_device_and_label(rows.devices, rows.labels, rng)
+    sure = _one_of_each(rows.devices, rng)
+    if total < len(sure):
+        return rows.take(np.sort(_systematic(order, total, rng)))
+    others = _systematic(order[~np.isin(order, sure)], total - len(sure), rng)
+    return rows.take(np.sort(np.concatenate([sure, others])))
+
+
+def _by_device_and_label(devices: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Positions sorted by device, then label, in random order within both."""
+    shuffled = rng.permutation(len(labels))
+    return shuffled[np.lexsort((labels[shuffled], devices[shuffled]))]
+
+
+def _one_of_each(devices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The position of one row of every device, at random."""
+    shuffled = rng.permutation(len(devices))
+    return shuffled[np.unique(devices[shuffled], return_index=True)[1]]
+
+
+def _systematic(order: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:
+    """``total`` entries at equal steps from a random start, so that every stretch of ``order`` gives its share."""
+    steps = (np.arange(total) + rng.random()) * (len(order) / max(1, total))
+    return order[np.minimum(steps.astype(np.int64), len(order) - 1)]
 
 
 def flip_labels(rows: Rows, fraction: float, rng: np.random.Generator) -> Rows:

@@ -1,6 +1,6 @@
 """Messages, devices, the server, and what each remembers."""
 
-from fibecfed.federation.aggregation import AGGREGATORS, Aggregator, CoordinateMedian, WeightedMean, in_order
+from fibecfed.federation.aggregation import AGGREGATORS, Aggregator, CoordinateMedian, Sum, WeightedMean, in_order
 from fibecfed.federation.codec import Undecodable, decode, encode
 from fibecfed.federation.device import Device, Site
 from fibecfed.federation.messages import Address, Delivery, Failure, Reply, Request
@@ -30,6 +30,7 @@ __all__ = [
     "Server",
     "ServerState",
     "Site",
+    "Sum",
     "Transport",
     "Undecodable",
     "WeightedMean",

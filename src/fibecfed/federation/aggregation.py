@@ -44,6 +44,13 @@ class WeightedMean:
         return {name: (total / self._weight).to(self._dtypes[name]) for name, total in self._sums.items()}
 
 
+class Sum(WeightedMean):
+    """sum w_k x_k in float64."""
+
+    def result(self) -> dict[str, Tensor]:
+        return {name: total.to(self._dtypes[name]) for name, total in self._sums.items()}
+
+
 class CoordinateMedian:
     """The unweighted median of each coordinate (Yin et al. 2018); the mean of the middle two when even."""
 

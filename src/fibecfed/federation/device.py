@@ -36,6 +36,8 @@ class Device:
         self.site = site
         self.number = number
         self.state_version = state_version
+        self.examples_scored = 0
+        self.operations = 0.0  # beside training
 
     @cached_property
     def state(self) -> DeviceState | None:
@@ -48,14 +50,25 @@ class Device:
         return self.site.data.devices.indices(self.number)
 
     @property
+    def label_counts(self) -> np.ndarray:
+        """(C,) its training examples of each label."""
+        data = self.site.data
+        return np.bincount(data.train.labels[self.indices], minlength=data.task.outputs)
+
+    @property
     def examples(self) -> int:
         """n_k."""
         return len(self.indices)
 
+    def count_scored(self, examples: int, operations: float) -> None:
+        """Note passes that train nothing; their cost goes into the next reply."""
+        self.examples_scored += examples
+        self.operations += operations
+
     def model(self, received: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Every trainable parameter here: initial values, over them what was received, over them what is local."""
+        """Every trainable parameter here: initial values, over them what is local, over them what was received."""
         local = self.state.local if self.state else {}
-        return {**self.site.initial, **received, **local}
+        return {**self.site.initial, **local, **received}
 
     def prepare(self, request: Request) -> TrainJob | Reply:
         """The local training a request asks for, or the reply if it asks for none."""

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import Tensor
 
-from fibecfed.federation.aggregation import Aggregator
 from fibecfed.federation.messages import Delivery, Failure, Reply, Request
 from fibecfed.federation.state import DeviceState, ServerState
 from fibecfed.training import LocalResult, TrainJob
 from fibecfed.tuning import Layout
 
 if TYPE_CHECKING:
-    from fibecfed.federation.device import Device
+    from fibecfed.federation.device import Device, Site
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,8 @@ class Phase:
     round: int  # the 1-based round it is, or prepares
     devices: int  # how many devices take part
     is_round: bool = True
+    members: tuple[int, ...] | None = None  # exactly these devices, ascending; None: drawn by the seed
+    judged: bool = False  # not a round, but the model is evaluated after it; replaces the round's own evaluation
 
 
 class Method(Protocol):
@@ -34,7 +35,7 @@ class Method(Protocol):
 
     name: ClassVar[str]
     pooled_data: ClassVar[bool]  # one device holds everything
-    keeps_device_state: ClassVar[bool]  # devices have models of their own
+    keeps_device_state: bool  # devices have models of their own
     layout: Layout
 
     def shared(self, state: ServerState) -> Sequence[str]:
@@ -49,16 +50,16 @@ class Method(Protocol):
     def request(self, state: ServerState, phase: Phase, device: int) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
         """Tensors and info to send to one device."""
 
-    def accumulator(self, state: ServerState, phase: Phase) -> Aggregator:
-        """A fresh accumulator for the phase's replies."""
+    def accumulator(self, state: ServerState, phase: Phase) -> Any:
+        """A fresh accumulator for the phase's replies; only this method looks inside."""
 
     def expected(self, state: ServerState, phase: Phase) -> Mapping[str, tuple[int, ...]]:
         """Names and shapes of the tensors that a reply must hold."""
 
-    def fold(self, accumulator: Aggregator, reply: Reply) -> None:
+    def fold(self, accumulator: Any, reply: Reply) -> None:
         """Take one reply; they come in device order."""
 
-    def finish(self, state: ServerState, phase: Phase, accumulator: Aggregator) -> ServerState:
+    def finish(self, state: ServerState, phase: Phase, accumulator: Any) -> ServerState:
         """The state after the phase; ``round`` goes up by one if it was a round."""
 
     def prepare(self, device: "Device", request: Request) -> TrainJob | Reply:
@@ -66,6 +67,9 @@ class Method(Protocol):
 
     def conclude(self, device: "Device", request: Request, result: LocalResult) -> tuple[Reply, DeviceState | None]:
         """Device half: the reply after training, and the state to keep (None: nothing is kept)."""
+
+    def decisions(self, site: "Site", state: ServerState) -> Mapping[str, Any]:
+        """What the method decided in a run, for showing and saving; {} when it decides nothing."""
 
 
 class Transport(Protocol):

@@ -29,7 +29,9 @@ class PhaseDone:
 
 
 def cohort(seed: int, phase: Phase, devices: int) -> tuple[int, ...]:
-    """The devices of a phase, ascending: f(seed, round), the same for every method."""
+    """The devices of a phase, ascending: f(seed, round), the same for every method, unless the phase names them."""
+    if phase.members is not None:
+        return phase.members
     if phase.devices >= devices:
         return tuple(range(devices))
     purpose = "cohort" if phase.is_round else f"cohort of {phase.name}"

@@ -1,14 +1,16 @@
 """The methods by name. To add one, write a file with a class and list it here."""
 
-from fibecfed.config import nearest_hint
+from fibecfed.config import Config, build_config, merge, nearest_hint, to_dict
 from fibecfed.errors import InputError
 from fibecfed.methods.base import FederatedAveraging
 from fibecfed.methods.centralized_lora import CentralizedLora
+from fibecfed.methods.fibecfed import FibecFed
 from fibecfed.methods.local_only import LocalOnly
 
 METHODS: dict[str, type[FederatedAveraging]] = {
     m.name: m
     for m in (
+        FibecFed,
         FederatedAveraging,
         CentralizedLora,
         LocalOnly,
@@ -24,4 +26,19 @@ def method_class(name: str) -> type[FederatedAveraging]:
     return METHODS[name]
 
 
-__all__ = ["METHODS", "FederatedAveraging", "method_class"]
+_OFF = {"curriculum": {"score": "none"}, "sharing": {"layers": "all", "rows": "dense"}}
+
+
+def resolve(config: Config) -> Config:
+    """The configuration with every key that is left to the method set to what the method says.
+
+    Raises InputError for an unknown method.
+    """
+    content, changes = to_dict(config), {}
+    for section, keys in merge(_OFF, method_class(config.method).parts).items():
+        left = {key: value for key, value in keys.items() if content[section][key] is None}
+        changes[section] = left
+    return build_config(merge(content, changes))
+
+
+__all__ = ["METHODS", "FederatedAveraging", "method_class", "resolve"]

@@ -2,8 +2,11 @@
 
 from typing import ClassVar
 
+from fibecfed.config import Config
+from fibecfed.errors import InputError
 from fibecfed.federation import ServerState
 from fibecfed.methods.base import FederatedAveraging
+from fibecfed.tuning import Layout
 
 
 class LocalOnly(FederatedAveraging):
@@ -13,8 +16,16 @@ class LocalOnly(FederatedAveraging):
     paper: ClassVar[str] = "control"
     trains: ClassVar[str] = "LoRA of every layer, and the head, on each device alone"
     sends: ClassVar[str] = "nothing"
-    keeps_device_state: ClassVar[bool] = True
     global_is_mean_of_devices: ClassVar[bool] = True
+
+    def __init__(self, config: Config, layout: Layout) -> None:
+        super().__init__(config, layout)
+        self.keeps_device_state = True
+        if config.model.head_init != "random" or config.training.loss != "cross_entropy":
+            raise InputError(
+                "method=local-only exchanges nothing, so model.head_init and training.loss=prior_corrected, "
+                "which need sums over all devices, cannot be had with it."
+            )
 
     def shared(self, state: ServerState) -> tuple[str, ...]:
         return ()

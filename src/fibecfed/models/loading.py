@@ -4,11 +4,13 @@ import hashlib
 import importlib.util
 import logging
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as hf_logging
@@ -18,6 +20,8 @@ from fibecfed.errors import InputError
 
 MINILM_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# What modules with one learned vector per position are called.
+_POSITION_TABLES = ("position_embeddings", "position_embedding", "positions_embed", "embed_positions", "wpe")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Pretrained:
     name: str  # what an adapter's config names as its base: a hub name or a folder
     sha256: str  # over the weight tensors
     decoder: bool
+    head_modules: tuple[str, ...] = ()  # a native head: the modules that are trained and saved whole
 
     @property
     def config(self) -> Any:
@@ -61,25 +66,70 @@ def resolve(config: ModelConfig) -> tuple[str, str]:
 def load_pretrained(config: ModelConfig, labels: int, precision: str = "fp32", head_seed: int = 0) -> Pretrained:
     """The backbone with frozen weights in evaluation mode, and its tokenizer with a pad token.
 
-    ``labels`` is the width of a native head; ``head_seed`` initialises one that the checkpoint lacks.
-    Raises InputError if the model cannot be found or read.
+    ``labels`` is the width of a native head; ``head_seed`` initialises what of it the checkpoint lacks.
+    Raises InputError if the model cannot be found or read, is no encoder or decoder, or if its checkpoint
+    lacks weights of the backbone (transformers alone would draw them at random).
     """
     location, name = resolve(config)
-    options: dict[str, Any] = {"local_files_only": not config.allow_download}
+    native = config.head == "native"
+    source: dict[str, Any] = {"local_files_only": not config.allow_download, "trust_remote_code": False}
     try:
-        with _quiet():
-            hf_config = AutoConfig.from_pretrained(location, **options)
-            tokenizer = AutoTokenizer.from_pretrained(location, **options)
-            options["dtype"] = torch.bfloat16 if precision == "bf16" else torch.float32
-            if config.head == "native":
+        with _quiet(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(head_seed)
+            hf_config = AutoConfig.from_pretrained(location, **source)
+            decoder = is_decoder(hf_config)
+            tokenizer = AutoTokenizer.from_pretrained(location, **source)
+            if native:
                 hf_config.num_labels = labels
-                with torch.random.fork_rng():
-                    torch.manual_seed(head_seed)
-                    backbone = AutoModelForSequenceClassification.from_pretrained(location, config=hf_config, **options)
-            else:
-                backbone = AutoModel.from_pretrained(location, config=hf_config, **options)
-    except (OSError, ValueError, KeyError) as error:
+            backbone, report = (AutoModelForSequenceClassification if native else AutoModel).from_pretrained(
+                location,
+                config=hf_config,
+                dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # a head of another width; checked below
+                **source,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise InputError(_explain(config, location, error)) from None
+    fresh = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    _check_complete(config, backbone, fresh)
+    _prepare_tokenizer(config, backbone, tokenizer)
+    if native and decoder:
+        _check_last_token(config, tokenizer)
+    backbone.config.pad_token_id = tokenizer.pad_token_id
+    backbone.config.use_cache = False
+    backbone.requires_grad_(False)
+    backbone.eval()
+    head_modules = _native_head(backbone, fresh) if native else ()
+    return Pretrained(backbone, tokenizer, name, weights_sha256(backbone, fresh), decoder, head_modules)
+
+
+def _check_complete(config: ModelConfig, backbone: Any, fresh: Collection[str]) -> None:
+    """Refuse random weights in the backbone; a pooler may be missing, since only native heads read it."""
+    base = _base_prefix(backbone)
+    lacking = sorted(key for key in fresh if key.startswith(base) and "pooler" not in key.split("."))
+    if lacking:
+        raise InputError(
+            f"Model '{config.name}' lacks weights that a {type(backbone).__name__} needs, or has them in another shape "
+            f"({len(lacking)}, such as '{lacking[0]}'); its config.json and its weights do not belong together."
+        )
+
+
+def _base_prefix(backbone: Any) -> str:
+    """What the names of the base model's tensors begin with: nothing where there is no head around it."""
+    return "" if backbone.base_model is backbone else f"{backbone.base_model_prefix}."
+
+
+def _native_head(backbone: Any, fresh: Collection[str]) -> tuple[str, ...]:
+    """The modules outside the base model, and a pooler in it that the checkpoint lacks."""
+    base = _base_prefix(backbone)
+    outside = {name.split(".")[0] for name, _ in backbone.named_parameters() if not name.startswith(base)}
+    poolers = {key[: key.index("pooler") + len("pooler")] for key in fresh if key.startswith(base)}
+    return (*sorted(outside), *sorted(poolers))
+
+
+def _prepare_tokenizer(config: ModelConfig, backbone: Any, tokenizer: Any) -> None:
+    """Right padding, a pad token, and no text longer than the model's table of positions."""
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise InputError(
@@ -87,11 +137,20 @@ def load_pretrained(config: ModelConfig, labels: int, precision: str = "fp32", h
             )
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
-    backbone.config.pad_token_id = tokenizer.pad_token_id
-    backbone.config.use_cache = False
-    backbone.requires_grad_(False)
-    backbone.eval()
-    return Pretrained(backbone, tokenizer, name, weights_sha256(backbone), is_decoder(backbone.config))
+    for name, module in backbone.named_modules():
+        if isinstance(module, nn.Embedding) and name.rsplit(".", 1)[-1] in _POSITION_TABLES:
+            taken = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa counts from there
+            limit = backbone.config.max_position_embeddings - taken
+            tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
+
+
+def _check_last_token(config: ModelConfig, tokenizer: Any) -> None:
+    """A native decoder head reads the last token that is not the pad token."""
+    if tokenizer("a")["input_ids"][-1:] == [tokenizer.pad_token_id]:
+        raise InputError(
+            f"The tokenizer of '{config.name}' ends every text with its pad token '{tokenizer.pad_token}', which the "
+            "model's own head takes for padding; use model.head=pooled, or set another pad_token in its config."
+        )
 
 
 def is_decoder(config: Any) -> bool:
@@ -109,16 +168,19 @@ def is_decoder(config: Any) -> bool:
     return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 
-def weights_sha256(model: nn.Module) -> str:
-    """One digest over every pretrained tensor: names, shapes and bytes, in name order; a native head is left out."""
+def weights_sha256(model: Any, leave_out: Collection[str] = ()) -> str:
+    """One digest over the base model's tensors, in name order: names, shapes and values.
+
+    Floating-point values are rounded to bfloat16, so that a checkpoint has one digest at every precision.
+    ``leave_out`` names tensors that did not come from the checkpoint.
+    """
     digest = hashlib.sha256()
-    head = ("score.", "classifier.")
+    base = _base_prefix(model)
     for name, tensor in sorted(model.state_dict().items()):
-        if not name.startswith(head):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(
-                tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else repr(tensor.item()).encode()
-            )
+        if name.startswith(base) and name not in leave_out:
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            values = tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
+            digest.update(values.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -129,6 +191,8 @@ def _sha256_file(path: Path) -> str:
 
 def _explain(config: ModelConfig, location: str, error: Exception) -> str:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if "trust_remote_code" in str(error):
+        return f"Model '{config.name}' comes with code of its own, which is never run; use one that transformers has."
     if Path(location).is_dir():
         return f"Model folder '{location}' cannot be loaded: {first}"
     if not config.allow_download:

@@ -45,7 +45,11 @@ class PooledClassifier(nn.Module):
 
 
 class NativeClassifier(nn.Module):
-    """AutoModelForSequenceClassification as it is; calling it gives logits (B, C) in fp32."""
+    """AutoModelForSequenceClassification as it is; calling it gives logits (B, C) in fp32.
+
+    Decoders read the last token that is not the pad token, so a pad token that a text itself ends with is
+    passed over, alone as in a batch.
+    """
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from fibecfed.results.card import loading_code, model_card
 from fibecfed.results.curves import curves_png
+from fibecfed.results.decisions_plot import decisions_png
 from fibecfed.results.directory import RunDirectory
 from fibecfed.results.environment import git_commit, hardware, peak_memory_bytes, versions
 from fibecfed.results.summary import final_mean, metrics_record, summarize
@@ -9,6 +10,7 @@ from fibecfed.results.summary import final_mean, metrics_record, summarize
 __all__ = [
     "RunDirectory",
     "curves_png",
+    "decisions_png",
     "final_mean",
     "git_commit",
     "hardware",

@@ -9,7 +9,7 @@ from torch import nn
 from fibecfed.config import Config, config_hash
 from fibecfed.data import FederatedData, build_data, load_splits
 from fibecfed.federation import DeviceStore, MemoryStore, Server, ServerState, Site
-from fibecfed.methods import method_class
+from fibecfed.methods import method_class, resolve
 from fibecfed.models import Pretrained, load_pretrained
 from fibecfed.runtime.evaluation import ResidentEvaluator
 from fibecfed.runtime.in_process import InProcessTransport
@@ -52,6 +52,7 @@ def assemble(config: Config, store: DeviceStore | None = None) -> Experiment:
 
     Sets torch's thread count to ``runtime.threads``, since gradients depend on it.
     """
+    config = resolve(config)
     torch.set_num_threads(config.runtime.threads)
     method_type = method_class(config.method)
     torch_device(config.runtime.device)
@@ -64,7 +65,7 @@ def assemble(config: Config, store: DeviceStore | None = None) -> Experiment:
     layout = tuning.layout(model, pretrained.config)
     initial = trainable_tensors(model)
     method = method_type(config, layout)
-    executor = SequentialExecutor(model, data.task, data.train, config)
+    executor = SequentialExecutor(model, layout, data.task, data.train, config)
     site = Site(config, method, data, executor, store or MemoryStore(), initial)
     server = Server(config, method, InProcessTransport(site), data.devices.devices, config_hash(config))
     evaluator = ResidentEvaluator(site, method_type.global_is_mean_of_devices)

@@ -1,7 +1,7 @@
 """Which layers are shared, how many of them, and whether the choice means anything."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -102,6 +102,41 @@ def functional_count(
         if losses[-1] <= full * (1 + tolerance):
             return FunctionalCount(count, full, tuple(losses))
     return FunctionalCount(len(order), full, (*losses, full))
+
+
+@dataclass(frozen=True)
+class LosslessCount:
+    """N by the lossless rule, or None where no device found a gap; ``reason`` says so in a sentence."""
+
+    count: int | None
+    found: int  # devices whose spectrum has a gap
+    without: int  # devices left out because theirs has none
+    reason: str
+
+
+def lossless_count(fractions: Mapping[int, tuple[float | None, int]], layers: int) -> LosslessCount:
+    """N = L * sum_k (n_k / n) r_k to the nearest integer, halves up, at least 1, from devices with (r_k, n_k).
+
+    A device with r_k = None found no gap: it is left out of the mean and counted. If all did, there is no N, and
+    it is for the caller to say what is used instead.
+    Source: FedDUAP and FedPepTAO [L]; leaving devices out, and at least 1, are project decisions (METHOD.md section 5).
+    Raises RunFailed for no devices, a fraction outside 0..1, or no examples behind them.
+    """
+    found = {device: (r, n) for device, (r, n) in sorted(fractions.items()) if r is not None}
+    for device, (r, n) in found.items():
+        if not 0 <= r <= 1 or n < 0:
+            raise RunFailed(f"Device {device} sent {r} as its lossless fraction, from {n} examples.")
+    examples, without = sum(n for _, n in found.values()), len(fractions) - len(found)
+    if not fractions or (found and not examples):
+        raise RunFailed("No lossless fraction with an example behind it was sent; layers cannot be counted by it.")
+    if not found:
+        reason = f"The lossless rule gives no count: no gap in the spectrum of any of {without} devices."
+        return LosslessCount(None, 0, without, reason)
+    mean = sum(n / examples * r for r, n in found.values())
+    count = max(1, math.floor(mean * layers + 0.5))
+    reason = f"{count} of {layers} layers: the mean lossless fraction of {len(found)} devices is {mean:.3g}"
+    reason += f"; {without} more found no gap and were left out." if without else "."
+    return LosslessCount(count, len(found), without, reason)
 
 
 def jaccard(chosen: Sequence[Sequence[int]]) -> float:

@@ -36,7 +36,10 @@ class MomentumFisher:
 
     @torch.no_grad()
     def fold(self, gradients: Mapping[str, Tensor]) -> None:
-        """Take in one mini-batch's gradients by parameter name; others are ignored. KeyError if one is missing."""
+        """Take in one mini-batch's gradients by parameter name; others are ignored. KeyError if one is missing.
+
+        Gradients of a mean loss: those of a sum would count a short last batch for less than it should.
+        """
         for name, gradient in self._layout.select(gradients).items():
             # At least float32: squares of small bf16 gradients would vanish.
             square = gradient.detach().to(torch.promote_types(gradient.dtype, torch.float32)).square()
@@ -159,7 +162,8 @@ def _rows(
         drawn = rng.choice(rows, size=kept_rows(rows, density), replace=False)
         return torch.from_numpy(np.sort(drawn).astype(np.int64))
     if kind == "fisher":
-        if fisher is None or tuple(fisher[parameter.name].shape) != parameter.shape:
+        found = None if fisher is None else fisher.get(parameter.name)
+        if found is None or tuple(found.shape) != parameter.shape:
             raise InputError(f"Choosing rows by Fisher needs the Fisher diagonal of '{parameter.name}'.")
-        return top_rows(neuron_scores(fisher[parameter.name]), density)
+        return top_rows(neuron_scores(found), density)
     raise InputError(f"'{kind}' chooses no rows; use fisher, random, dense or none.")

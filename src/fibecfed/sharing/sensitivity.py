@@ -13,8 +13,9 @@ from fibecfed.errors import InputError, RunFailed
 from fibecfed.tasks.base import Batch
 from fibecfed.tuning.layout import Layout
 
-# What the noise follows: a loss gradient (B, T, d) is the worst case, a generator gives Gaussian noise.
-NoiseDirection = Tensor | torch.Generator | np.random.Generator
+# What the noise follows: a loss gradient (B, T, d) is the worst case, a generator gives Gaussian noise. Of numpy:
+# torch's normal numbers depend on how many are drawn at once, so they would change with the batch size.
+NoiseDirection = Tensor | np.random.Generator
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def perturbation(hidden: Tensor, mask: Tensor, noise_direction: NoiseDirection, 
         direction = torch.where(real[..., None], noise_direction.to(wide), 0.0)
     else:
         direction = torch.zeros_like(wide)
-        direction[real] = _normal(noise_direction, int(real.sum()), hidden.shape[-1]).to(wide)
+        drawn = noise_direction.standard_normal((int(real.sum()), hidden.shape[-1]))
+        direction[real] = torch.from_numpy(drawn).to(wide.dtype).to(wide.device)
     wanted, found = sigma * _norms(wide, real), _norms(direction, real)
     if not bool(torch.isfinite(wanted).all() and torch.isfinite(found).all()):
         raise RunFailed("The embeddings, or the loss gradient at them, are not finite.")
@@ -95,41 +97,15 @@ def layer_sensitivity(
     Source: METHOD.md section 5: the idea [P], noise, score and gain [D]. Raises InputError as ``perturbation``.
     """
     stack = list(blocks)
-    real = batch.attention_mask.bool()
-    clean: list[Tensor] = []
-    relative: list[Tensor] = []  # (B,) for the input of layer 0, then for each layer's output
-    noise: list[Tensor] = []
-
-    def keep_input(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        clean.append(_entering(arguments, keywords))
-
-    def keep_output(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        clean.append(_leaving(output))
-
-    def disturb(
-        _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        noise.append(perturbation(clean[0], batch.attention_mask, noise_direction, sigma))
-        noisy = clean[0] + noise[0]
-        relative.append(_relative_change(noisy, clean[0], real))
-        if arguments:
-            return (noisy, *arguments[1:]), keywords
-        return arguments, {**keywords, "hidden_states": noisy}
-
-    def compare(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        relative.append(_relative_change(_leaving(output), clean[len(relative)], real))
-
     with evaluating(model):
-        hooks = [stack[0].register_forward_pre_hook(keep_input, with_kwargs=True)]
-        hooks += [block.register_forward_hook(keep_output) for block in stack]
-        _run(model, batch, hooks)
-        hooks = [stack[0].register_forward_pre_hook(disturb, with_kwargs=True)]
-        hooks += [block.register_forward_hook(compare) for block in stack]
-        _run(model, batch, hooks)
-    disturbed = _norms(_wide(noise[0]), real) > 0
-    changes = torch.stack(relative)[:, disturbed]  # (L+1, examples)
-    change, gain = changes[1:].sum(dim=1), (changes[1:] / changes[:-1]).sum(dim=1)
-    return LayerChange(change.double().cpu().numpy(), gain.double().cpu().numpy(), int(disturbed.sum()))
+        clean = _hidden_states(model, stack, batch, None)
+        noise = perturbation(clean[0], batch.attention_mask, noise_direction, sigma)
+        noisy = _hidden_states(model, stack, batch, noise)
+    real = batch.attention_mask.bool()
+    relative = torch.stack([_relative_change(*pair, real) for pair in zip(noisy, clean, strict=True)])  # (L+1, B)
+    relative = relative[:, relative[0] > 0]
+    change, gain = relative[1:].sum(dim=1), (relative[1:] / relative[:-1]).sum(dim=1)
+    return LayerChange(change.double().cpu().numpy(), gain.double().cpu().numpy(), relative.shape[1])
 
 
 def aggregate_scores(scores: Mapping[int, tuple[np.ndarray, int]]) -> np.ndarray:
@@ -191,28 +167,32 @@ class ConsensusSum:
         return np.divide(mean, squares, out=np.zeros_like(mean), where=squares > 0)
 
 
-def consensus(updates: Sequence[Mapping[str, Tensor]], weights: Sequence[float], layout: Layout) -> np.ndarray:
-    """(L,) update consensus of several devices at once; see ``ConsensusSum``."""
-    folded = ConsensusSum(layout)
-    for update, weight in zip(updates, weights, strict=True):
-        folded.fold(update, weight)
-    return folded.result()
+def _hidden_states(model: nn.Module, stack: Sequence[nn.Module], batch: Batch, noise: Tensor | None) -> list[Tensor]:
+    """L+1 times (B, T, d): what enters layer 0, noise added if there is any, then each layer's output."""
+    found: list[Tensor] = []
 
+    def enter(
+        _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        hidden: Tensor = arguments[0] if arguments else keywords["hidden_states"]
+        found.append(hidden if noise is None else hidden + noise)
+        if arguments:
+            return (found[-1], *arguments[1:]), keywords
+        return arguments, {**keywords, "hidden_states": found[-1]}
 
-def _run(model: nn.Module, batch: Batch, hooks: Sequence[Any]) -> None:
+    def leave(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        found.append(output if isinstance(output, Tensor) else output[0])
+
+    hooks = [stack[0].register_forward_pre_hook(enter, with_kwargs=True)]
+    hooks += [block.register_forward_hook(leave) for block in stack]
     try:
         model(batch)
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _entering(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor:
-    return (arguments[0] if arguments else keywords["hidden_states"]).detach()
-
-
-def _leaving(output: Any) -> Tensor:
-    return (output if isinstance(output, Tensor) else output[0]).detach()
+    if len(found) != len(stack) + 1:
+        raise InputError(f"The model's {len(stack)} layers ran {len(found) - 1} times; each must run exactly once.")
+    return found
 
 
 def _wide(values: Tensor) -> Tensor:
@@ -229,10 +209,3 @@ def _relative_change(noisy: Tensor, clean: Tensor, real: Tensor) -> Tensor:
     """(B,)"""
     wide = _wide(clean)
     return _norms(_wide(noisy) - wide, real) / _norms(wide, real)
-
-
-def _normal(generator: torch.Generator | np.random.Generator, tokens: int, width: int) -> Tensor:
-    """(tokens, width) standard normal, one token after another."""
-    if isinstance(generator, torch.Generator):
-        return torch.randn(tokens, width, generator=generator, device=generator.device, dtype=torch.float32)
-    return torch.from_numpy(generator.standard_normal((tokens, width)))

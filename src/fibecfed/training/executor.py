@@ -1,21 +1,27 @@
 """Running devices' work on one resident model."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fibecfed.config import Config
+from fibecfed.curriculum import GradientRecorder, RunningDifficulty, ScoreKind, Scores, score
+from fibecfed.curriculum.scoring import OnGradients, OnNoiseGradient
 from fibecfed.data import TokenizedSet, evaluation_batches
 from fibecfed.errors import InputError
 from fibecfed.models import blocks
-from fibecfed.tasks import Counts, Task
+from fibecfed.tasks import Batch, Counts, Task
 from fibecfed.training.job import LocalResult, TrainJob
 from fibecfed.training.local import batch_sizes, train
 from fibecfed.training.operations import OperationCounter
-from fibecfed.tuning import put_tensors
+from fibecfed.tuning import Layout, put_tensors
 
 
 class Executor(Protocol):
@@ -28,13 +34,16 @@ class Executor(Protocol):
 class SequentialExecutor:
     """One device after another on one resident backbone."""
 
-    def __init__(self, model: nn.Module, task: Task, data: TokenizedSet, config: Config) -> None:
+    def __init__(self, model: nn.Module, layout: Layout, task: Task, data: TokenizedSet, config: Config) -> None:
+        self.layout = layout
         self.device = torch_device(config.runtime.device)
         self.model = model.to(self.device)
         self.task = task
         self.data = data
         self.config = config
         self.operations = OperationCounter(self.model, task, self.device)
+        backbone: Any = model.backbone
+        self.blocks = list(blocks(backbone, backbone.config))  # lowest first
         self._trainable = [name for name, p in model.named_parameters() if p.requires_grad]
 
     def train(self, jobs: Iterable[TrainJob]) -> Iterator[LocalResult]:
@@ -43,19 +52,85 @@ class SequentialExecutor:
         for job in jobs:
             put_tensors(self.model, job.tensors)
             self._require_gradients(job.trained)
-            batches = (self.data.batch(indices).to(self.device) for indices in job.batches)
+            batches: Iterator[Batch] = (self.data.batch(indices).to(self.device) for indices in job.batches)
             with torch.random.fork_rng(devices=[]), self._training_mode():
                 torch.manual_seed(job.seed)
-                total, optimizer_state = train(self.model, self.task, job, batches, settings)
+                with self._refreshed(job, batches) as followed:
+                    total, optimizer_state = train(self.model, self.task, job, followed.batches, settings)
+                # Here and not later: recomputed activations count, and what records gradients does not.
+                operations = self.operations.training(batch_sizes(list(job.batches), self.data.lengths))
             parameters = dict(self.model.named_parameters())
             examples = sum(map(len, job.batches))
             yield LocalResult(
                 tensors={name: parameters[name].detach().cpu().clone() for name in job.trained},
                 loss=total / max(1, examples),
                 examples=examples,
-                operations=self.operations.training(batch_sizes(list(job.batches), self.data.lengths)),
+                operations=operations,
                 optimizer_state=optimizer_state,
+                difficulty=None if followed.running is None else followed.running.values,
             )
+
+    @contextmanager
+    def _refreshed(self, job: TrainJob, batches: Iterator[Batch]) -> Iterator["_Followed"]:
+        """The batches, and scores that follow their training if the job asks for it."""
+        if job.difficulty is None:
+            yield _Followed(batches, None)
+            return
+        running = RunningDifficulty(*job.difficulty)
+        names = [p.name for p in self.layout if p.layer is not None and p.name in job.trained]
+        with GradientRecorder(self.model, names) as recorder:
+            yield _Followed(running.follow(recorder, job.batches, batches), running)
+
+    def score(
+        self,
+        tensors: Mapping[str, Tensor],
+        kind: ScoreKind,
+        indices: np.ndarray,
+        rng: np.random.Generator,
+        on_gradients: OnGradients | None = None,
+        on_noise_gradient: OnNoiseGradient | None = None,
+    ) -> tuple[Scores, float]:
+        """Difficulty of training examples over all parameters in the layers, in one pass; and its operations."""
+        put_tensors(self.model, tensors)
+        names = [p.name for p in self.layout if p.layer is not None]
+        scores = score(
+            kind,
+            self.model,
+            self.task,
+            self.data,
+            indices,
+            names,
+            self.config.training.batch_size,
+            first_block=None if on_noise_gradient is None else self.blocks[0],
+            on_gradients=on_gradients,
+            on_noise_gradient=on_noise_gradient,
+            rng=rng,
+        )
+        self._require_gradients(dict.fromkeys(names))
+        sizes = list(scores.sizes)
+        forward = self.operations.prediction(sizes)
+        if kind == "loss" and on_gradients is None and on_noise_gradient is None:
+            return scores, forward
+        both = self.operations.training(sizes)
+        backwards = self.task.outputs if kind == "fisher-model" else 1
+        return scores, forward + backwards * (both - forward)
+
+    def features(self, tensors: Mapping[str, Tensor], indices: np.ndarray) -> tuple[Tensor, float]:
+        """(n, d) pooled vectors of training examples, in order, and the operations they took (pooled head only)."""
+        put_tensors(self.model, tensors)
+        model: Any = self.model
+        found: Tensor | None = None
+        position = np.empty(len(self.data), dtype=np.int64)
+        position[indices] = np.arange(len(indices))
+        batches = list(evaluation_batches(indices, self.data.lengths[indices], self.config.evaluation.batch_size))
+        with torch.no_grad():
+            for chosen in batches:
+                vectors = model.features(self.data.batch(chosen).to(self.device)).cpu()
+                if found is None:
+                    found = torch.empty(len(indices), vectors.shape[1])
+                found[torch.from_numpy(position[chosen])] = vectors
+        assert found is not None  # a device holds at least one example
+        return found, self.operations.prediction(batch_sizes(batches, self.data.lengths))
 
     def counts(self, tensors: Mapping[str, Tensor], data: TokenizedSet, indices: np.ndarray) -> Counts:
         """Evaluation counts of the examples at ``indices``, in that order."""
@@ -81,33 +156,53 @@ class SequentialExecutor:
             parameters[name].grad = None
 
     def _training_mode(self) -> "_TrainingMode":
-        return _TrainingMode(self.model, self.config)
+        return _TrainingMode(self.model, self.blocks, self.config)
+
+
+@dataclass(frozen=True)
+class _Followed:
+    batches: Iterator[Batch]
+    running: RunningDifficulty | None
 
 
 class _TrainingMode:
-    """Evaluation mode, but LoRA dropout on if asked, and the blocks told to checkpoint if asked.
+    """Evaluation mode, but LoRA dropout on if asked, and activations of the blocks recomputed if asked.
 
     The backbone's own dropout stays off: frozen layers then give the same values each time, which caching
-    hidden states relies on (project decision).
+    hidden states relies on (project decision). That is why the blocks are checkpointed here: transformers
+    does it only for blocks in training mode, and some have dropout of their own.
     """
 
-    def __init__(self, model: nn.Module, config: Config) -> None:
-        self._modules: list[nn.Module] = []
+    def __init__(self, model: nn.Module, stack: list[nn.Module], config: Config) -> None:
+        self._dropouts: list[nn.Module] = []
+        self._blocks: list[nn.Module] = []
         if config.lora.dropout:
-            self._modules += [
+            self._dropouts = [
                 m for n, m in model.named_modules() if ".lora_dropout." in n and isinstance(m, nn.Dropout)
             ]
         if config.training.gradient_checkpointing:
-            backbone = model.backbone
-            self._modules += list(blocks(backbone, backbone.config))  # type: ignore[arg-type,union-attr]
+            self._blocks = stack
 
     def __enter__(self) -> None:
-        for module in self._modules:
+        for module in self._dropouts:
             module.training = True
+        for block in self._blocks:
+            block.forward = _recomputed(block.forward)  # type: ignore[method-assign]
 
     def __exit__(self, *details: object) -> None:
-        for module in self._modules:
+        for module in self._dropouts:
             module.training = False
+        for block in self._blocks:
+            del block.forward  # the class's own shows again
+
+
+def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A block's forward that keeps its inputs only, and runs again in the backward pass with the same dropout."""
+
+    def checkpointed(*inputs: Any, **settings: Any) -> Any:
+        return checkpoint(partial(forward, **settings), *inputs, use_reentrant=False)
+
+    return checkpointed
 
 
 def torch_device(name: str) -> torch.device:

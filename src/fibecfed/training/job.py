@@ -29,6 +29,9 @@ class TrainJob:
     learning_rate: float
     seed: int  # of dropout
     optimizer_state: Mapping[str, Tensor] = field(default_factory=dict)
+    logit_offset: Tensor | None = None  # (C,) added to the logits in training only
+    weights: Mapping[int, float] | None = None  # of examples' losses, by position; None: all 1
+    difficulty: tuple[np.ndarray, np.ndarray] | None = None  # positions and scores to keep up to date
 
 
 @dataclass(frozen=True)
@@ -40,3 +43,4 @@ class LocalResult:
     examples: int  # examples trained, repeats counted
     operations: float  # floating-point operations executed, counted
     optimizer_state: Mapping[str, Tensor]
+    difficulty: np.ndarray | None = None  # refreshed scores, in the order of the job's

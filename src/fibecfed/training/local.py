@@ -37,6 +37,18 @@ class MovingRows:
                 self.parameter.index_copy_(0, self.rows, self.compact)
 
 
+class ShiftedLogits(nn.Module):
+    """A model whose logits are moved by a constant (C,), in training only."""
+
+    def __init__(self, model: nn.Module, offset: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.offset = offset
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.model(batch) + self.offset.to(batch.labels.device)
+
+
 def train(
     model: nn.Module,
     task: Task,
@@ -53,11 +65,13 @@ def train(
     compact = [m.compact for m in moving.values()]
     optimizer = make_optimizer(compact, job.learning_rate, settings)
     load_optimizer_state(optimizer, moving, job.optimizer_state)
+    forward = model if job.logit_offset is None else ShiftedLogits(model, job.logit_offset)
     total = 0.0
-    for step, batch in enumerate(batches):
+    for step, (chosen, batch) in enumerate(zip(job.batches, batches, strict=True)):
         for name in moving:
             parameters[name].grad = None
-        total += _accumulate(model, task, batch, settings.micro_batch_size, job, step)
+        weights = None if job.weights is None else torch.tensor([job.weights[int(i)] for i in chosen])
+        total += _accumulate(forward, task, batch, weights, settings.micro_batch_size, job, step)
         for part in moving.values():
             part.take_gradient()
         if settings.max_grad_norm is not None:
@@ -68,11 +82,15 @@ def train(
     return total, save_optimizer_state(optimizer, moving) if settings.keep_optimizer else {}
 
 
-def _accumulate(model: nn.Module, task: Task, batch: Batch, micro: int | None, job: TrainJob, step: int) -> float:
-    """Gradient of the batch's mean loss, in micro-batches if asked; returns the summed loss."""
+def _accumulate(
+    model: nn.Module, task: Task, batch: Batch, weights: Tensor | None, micro: int | None, job: TrainJob, step: int
+) -> float:
+    """Gradient of the batch's (weighted) mean loss, in micro-batches if asked; returns the summed loss."""
     total, size = 0.0, len(batch)
     for start in range(0, size, micro or size):
         losses = task.losses(model, batch.rows(start, start + micro) if micro else batch)
+        if weights is not None:
+            losses = losses * weights[start : start + (micro or size)].to(losses)
         loss = losses.sum() / size
         loss.backward()
         total += float(loss.detach()) * size
@@ -124,8 +142,11 @@ def load_optimizer_state(
     for path, value in state.items():
         name, key = path.rsplit("/", 1)
         if name in moving:
-            part = moving[name].compact
-            optimizer.state[part][key] = value.clone() if key == "step" else value.clone().to(part.device)
+            part = moving[name]
+            kept = value.clone() if key == "step" else value.clone().to(part.compact.device)
+            if part.rows is not None and kept.shape == part.parameter.shape != part.compact.shape:
+                kept = kept[part.rows]  # the whole matrix trained before, only these rows do now
+            optimizer.state[part.compact][key] = kept
 
 
 def batch_sizes(batches: list[np.ndarray], lengths: np.ndarray) -> list[tuple[int, int]]:

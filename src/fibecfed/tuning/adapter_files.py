@@ -1,5 +1,6 @@
 """An adapter folder: a plain PEFT adapter, the head, the tokenizer, and task.json."""
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,11 +27,12 @@ def save_adapter(directory: Path, model: Any, tokenizer: Any, description: Mappi
     wrapped = model.backbone
     tensors = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     save_file({name: _plain(t) for name, t in tensors.items()}, directory / ADAPTER_FILE)
-    settings = wrapped.peft_config["default"]
-    before = settings.inference_mode
+    settings = copy.copy(wrapped.peft_config["default"])
     settings.inference_mode = True
+    for names in ("target_modules", "exclude_modules"):  # sets, whose order differs from process to process
+        if (value := getattr(settings, names)) is not None:
+            setattr(settings, names, sorted(value))
     settings.save_pretrained(str(directory))
-    settings.inference_mode = before
     if isinstance(model, PooledClassifier):
         save_file({name: _plain(t) for name, t in model.head.state_dict().items()}, directory / HEAD_FILE)
     tokenizer.save_pretrained(str(directory))
@@ -46,20 +48,20 @@ def _plain(tensor: Tensor) -> Tensor:
 def load_adapter(directory: Path, model: nn.Module) -> None:
     """Put a saved adapter (and head) into a model built from the same configuration.
 
-    Raises InputError if a file is missing or a key is missing, unexpected or of another shape:
-    PEFT alone would only warn and leave the model untrained.
+    Raises InputError, with the model as it was, if a file is missing or a key is missing, unexpected or of
+    another shape: PEFT alone would only warn and leave the model untrained.
     """
     if not (directory / ADAPTER_FILE).is_file():
         raise InputError(f"'{directory}' holds no adapter ({ADAPTER_FILE}).")
-    wrapped = model.backbone
-    expected = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)  # type: ignore[arg-type]
+    wrapped: Any = model.backbone
+    expected = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     found = read_tensors(directory / ADAPTER_FILE)
     _compare(expected, found, directory / ADAPTER_FILE)
-    peft.set_peft_model_state_dict(wrapped, found)  # type: ignore[arg-type]
     if isinstance(model, PooledClassifier):
         head = read_tensors(directory / HEAD_FILE)
         _compare(model.head.state_dict(), head, directory / HEAD_FILE)
         model.head.load_state_dict(head)
+    peft.set_peft_model_state_dict(wrapped, found)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -1,19 +1,29 @@
 """LoRA through PEFT: attach, describe, save and load."""
 
+import warnings
 from typing import Any
 
 import peft
 import torch
-from torch import nn
+from peft.utils import ModulesToSaveWrapper
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from fibecfed.config import Config
+from fibecfed.errors import InputError
 from fibecfed.models import NativeClassifier, PooledClassifier, Pretrained, blocks_path, layer_of
 from fibecfed.tuning.layout import Layout, Parameter
-from fibecfed.tuning.targets import lora_targets
+from fibecfed.tuning.targets import linear_maps, lora_targets, named_by, outside_layers
+
+_SAVED_BY_PEFT = ("classifier", "score")  # PEFT adds these to modules_to_save by itself
 
 
 def pooling_of(config: Config, decoder: bool) -> str:
-    """The pooling that model.pooling=auto stands for."""
+    """The pooling that model.pooling=auto stands for. Raises InputError for cls on a decoder."""
+    if config.model.pooling == "cls" and decoder:
+        raise InputError(
+            "model.pooling=cls reads the first token, which in a decoder sees no other token; use last or mean."
+        )
     if config.model.pooling != "auto":
         return config.model.pooling
     return "last" if decoder else "mean"
@@ -28,20 +38,26 @@ class LoraTuning:
         """The model with trainable LoRA and head; everything random comes from ``seed``."""
         settings = config.lora
         native = config.model.head == "native"
+        backbone: Any = pretrained.backbone
+        targets = lora_targets(backbone, settings.targets)
         peft_config = peft.LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT only multiplies by it
             lora_dropout=settings.dropout,
-            target_modules=lora_targets(pretrained.backbone, settings.targets),
+            target_modules=targets,
+            exclude_modules=outside_layers(backbone, targets) or None,
+            fan_in_fan_out=any(
+                isinstance(module, Conv1D) and named_by(name, targets) for name, module in linear_maps(backbone).items()
+            ),
+            modules_to_save=[name for name in pretrained.head_modules if name not in _SAVED_BY_PEFT] or None,
             task_type=peft.TaskType.SEQ_CLS if native else peft.TaskType.FEATURE_EXTRACTION,
             base_model_name_or_path=pretrained.name,
         )
-        if config.training.gradient_checkpointing:
-            pretrained.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
-            pretrained.backbone.enable_input_require_grads()  # type: ignore[operator]
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            # PEFT asks transformers by an old name; the executor checkpoints by itself.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             torch.manual_seed(seed)
-            wrapped = peft.get_peft_model(pretrained.backbone, peft_config)  # type: ignore[arg-type]
+            wrapped = peft.get_peft_model(backbone, peft_config)
             wrapped.peft_config["default"].base_model_name_or_path = pretrained.name
             model: nn.Module
             if native:
@@ -52,6 +68,9 @@ class LoraTuning:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
+        for module in model.modules():
+            if isinstance(module, ModulesToSaveWrapper):
+                module.register_forward_pre_hook(_in_fp32)
         return model.eval()
 
     def layout(self, model: nn.Module, config: Any) -> Layout:
@@ -63,6 +82,11 @@ class LoraTuning:
             if p.requires_grad
         )
         return Layout(parameters, config.num_hidden_layers)
+
+
+def _in_fp32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A native head is trained in fp32, whatever precision the backbone below it has."""
+    return tuple(value.float() if isinstance(value, Tensor) else value for value in inputs)
 
 
 def _role(name: str) -> str:

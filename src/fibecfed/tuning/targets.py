@@ -8,7 +8,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from fibecfed.errors import InputError
-from fibecfed.models import blocks
+from fibecfed.models import blocks, blocks_path, layer_of
 
 # Names that attention's query and value (or a fused map holding them) have, for model types PEFT does not list.
 _QUERY_VALUE = (
@@ -24,20 +24,35 @@ _QUERY_VALUE = (
 )
 
 
-def linear_names(backbone: nn.Module) -> list[str]:
+def linear_maps(backbone: Any) -> dict[str, nn.Module]:
+    """The linear maps inside the transformer layers, by dotted name within the stack (``0.attention.query``)."""
+    stack = blocks(backbone, backbone.config).named_modules()
+    return {name: module for name, module in stack if isinstance(module, nn.Linear | Conv1D)}
+
+
+def linear_names(backbone: Any) -> list[str]:
     """Distinct last names of the linear maps inside the transformer layers."""
-    found: dict[str, None] = {}
-    for name, module in blocks(backbone, backbone.config).named_modules():
-        if isinstance(module, nn.Linear | Conv1D):
-            found.setdefault(name.rsplit(".", 1)[-1])
-    return list(found)
+    return list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in linear_maps(backbone)))
+
+
+def named_by(name: str, targets: Sequence[str]) -> bool:
+    """Whether PEFT takes a module for one of the targets: its dotted name is one, or ends with one."""
+    return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def outside_layers(backbone: Any, targets: Sequence[str]) -> list[str]:
+    """Modules above or below the transformer layers that the targets' names would also catch, such as a pooler."""
+    path = blocks_path(backbone, backbone.config)
+    return [
+        name for name, _ in backbone.named_modules() if named_by(name, targets) and layer_of(f"{name}.", path) is None
+    ]
 
 
 def lora_targets(backbone: Any, wanted: str | Sequence[str]) -> list[str]:
     """Module names for PEFT's ``target_modules``.
 
     "auto": query and value as PEFT lists them for the model type, else by their usual names;
-    "all-linear": every linear map in the layers; a list: those names, which must exist.
+    "all-linear": every linear map in the layers; a list: those endings of names, which must exist.
     Raises InputError naming the linear maps that there are.
     """
     present = linear_names(backbone)
@@ -52,7 +67,8 @@ def lora_targets(backbone: Any, wanted: str | Sequence[str]) -> list[str]:
             f"lora.targets=auto knows no query and value maps in this model; choose from {', '.join(present)}."
         )
     chosen = [wanted] if isinstance(wanted, str) else list(wanted)
-    unknown = [name for name in chosen if name not in present]
+    maps = linear_maps(backbone)
+    unknown = [target for target in chosen if not any(named_by(name, [target]) for name in maps)]
     if unknown or not chosen:
         raise InputError(
             f"lora.targets names {unknown or 'nothing'}; the model's linear maps are {', '.join(present)}."

@@ -1,0 +1,124 @@
+"""The settings of the method's parts: curriculum, sharing, warm-up. Each can be switched off or replaced.
+
+Marks as in METHOD.md: [P] stated by the paper, [D] decided by this project. A default of None: the method decides.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+_STRICT_KEYS = ConfigDict(extra="forbid")
+_OpenFraction = Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass(config=_STRICT_KEYS, frozen=True)
+class CurriculumConfig:
+    """Which of its examples a device trains on in a round."""
+
+    score: Annotated[
+        Literal["none", "fisher", "fisher-model", "loss", "length", "rarity", "random"] | None,
+        Field(
+            description="Difficulty of an example. fisher: trace of its Fisher information with the true label [P]; "
+            "fisher-model: its mean over the model's own labels; loss; length; rarity of its tokens; random; "
+            "none: no curriculum. None: the method decides."
+        ),
+    ] = None
+    stratified: Annotated[
+        bool, Field(description="Rank inside each label, so that the easy part keeps the device's label mix [D].")
+    ] = True
+    pacing: Annotated[
+        Literal["linear", "sqrt", "exp"], Field(description="How the used part of the data grows with the round [D].")
+    ] = "linear"
+    start: Annotated[_OpenFraction, Field(description="Part of the data in the first round [D].")] = 0.6
+    full_at: Annotated[_OpenFraction, Field(description="Part of the rounds after which all data is used [D].")] = 0.8
+    unit: Annotated[
+        Literal["example", "batch"], Field(description="What is ordered: single examples or fixed batches [D].")
+    ] = "example"
+    cap: Annotated[
+        _OpenFraction, Field(description="Most of the data ever used; below 1 the hardest is dropped for good [D].")
+    ] = 1.0
+    fresh: Annotated[
+        bool, Field(description="score=random only: a fresh draw each round instead of one nested order [D].")
+    ] = False
+    refresh: Annotated[
+        bool, Field(description="Keep Fisher scores up to date from the training steps' own gradients [D].")
+    ] = False
+    importance: Annotated[
+        bool,
+        Field(description="Once all data is used: draw with chance ~ sqrt(difficulty), with importance weights [D]."),
+    ] = False
+
+
+@dataclass(config=_STRICT_KEYS, frozen=True)
+class SharingConfig:
+    """Which parameters travel, and what devices do with those that do not."""
+
+    layers: Annotated[
+        Literal["sensitivity", "gain", "consensus", "reset_loss", "first", "last", "random", "all"] | None,
+        Field(
+            description="How the global aggregation layers are chosen. sensitivity: the most noise-sensitive [P]; "
+            "gain: relative change out over in; consensus: devices agree on the update; reset_loss: loss without the "
+            "layer's LoRA; all: every layer travels. None: the method decides."
+        ),
+    ] = None
+    count: Annotated[
+        int | float | Literal["functional", "lossless", "plateau"],
+        Field(
+            description="How many layers: a number, a fraction (with a decimal point), functional (the fewest that "
+            "keep the held-out loss within 1 %), lossless or plateau (from the Hessian's spectrum)."
+        ),
+    ] = 0.5
+    noise: Annotated[
+        Literal["gaussian", "worst_case"],
+        Field(description="Noise on the embeddings: random, or along the loss gradient [D]."),
+    ] = "worst_case"
+    sigma: Annotated[float, Field(gt=0, description="Norm of the noise over the norm of the embeddings [D].")] = 0.05
+    devices: Annotated[
+        int | None,
+        Field(ge=1, description="Devices that give layer scores. None: as many as a round samples [D]."),
+    ] = None
+    head: Annotated[Literal["shared", "local"], Field(description="Whether the head travels [D].")] = "shared"
+    rows: Annotated[
+        Literal["fisher", "random", "dense", "none"] | None,
+        Field(
+            description="What trains in the layers that stay on a device: the rows of highest momentum Fisher [P], as "
+            "many at random, all, or none. None: the method decides."
+        ),
+    ] = None
+    density: Annotated[_OpenFraction, Field(description="Part of each matrix's rows that trains [D].")] = 0.5
+    momentum: Annotated[float, Field(ge=0, lt=1, description="gamma of the momentum Fisher [D].")] = 0.9
+    freeze_a: Annotated[
+        bool, Field(description="Freeze and do not send LoRA A of shared layers: averages become exact [D].")
+    ] = False
+    average_local: Annotated[
+        bool, Field(description="At the end, average the devices' local layers into the global model once [D].")
+    ] = False
+    lanczos_steps: Annotated[int, Field(ge=2, description="Lanczos steps of count=lossless and plateau [D].")] = 30
+    lanczos_examples: Annotated[
+        int, Field(ge=1, description="Examples of a device that its spectrum is taken from [D].")
+    ] = 32
+    radius: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="Radius on which the Lipschitz constant of count=lossless is estimated. None: the median "
+            "distance that LoRA moved on a device in the last round of warm-up [D].",
+        ),
+    ] = None
+
+
+@dataclass(config=_STRICT_KEYS, frozen=True)
+class WarmUpConfig:
+    """Ordinary federated rounds before difficulty is judged; counted in every cost [D]."""
+
+    rounds: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            description="Rounds of warm-up. None: until the shared model's balanced accuracy on training data reaches "
+            "max(warm_up.accuracy, 2/C), within warm_up.most of the rounds; 0 if the head is solved in closed form.",
+        ),
+    ] = None
+    accuracy: Annotated[float, Field(ge=0, le=1, description="Balanced training accuracy that ends it.")] = 0.6
+    most: Annotated[_OpenFraction, Field(description="Part of all rounds it may take, at least one round.")] = 0.2

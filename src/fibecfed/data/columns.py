@@ -1,0 +1,103 @@
+"""Which columns of a user's file hold what, and what to set when they are not found."""
+
+import difflib
+import shlex
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from fibecfed.errors import InputError
+
+_SEPARATORS = (",", ";", "\t", "|")
+_MOST_NAMES = 20
+_LONGEST_NAME = 60
+_ONE_LINE = 2**30
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns hold what, and how a CSV file separates them."""
+
+    text: str
+    text_pair: str | None
+    label: str
+    device: str | None = None
+    separator: str = ","
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """Column by configuration key, for the columns that are asked for."""
+        names = {"text": self.text, "text_pair": self.text_pair, "label": self.label, "device": self.device}
+        return {key: name for key, name in names.items() if name}
+
+
+def check_header(path: Path, present: Sequence[str], columns: Columns, optional: Collection[str] = ()) -> None:
+    """Raise InputError if a column is missing or there twice; it says which settings would fit the file.
+
+    ``optional`` holds configuration keys whose columns may be missing.
+    """
+    twice = next((name for name in columns.keys.values() if list(present).count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"'{path}' has more than one column '{twice}'; rename all but one.")
+    missing = {k: name for k, name in columns.keys.items() if name not in present and k not in optional}
+    if not missing:
+        return
+    what = "no column" if len(missing) == 1 else "no columns"
+    named = ", ".join(f"'{name}' (data.{key})" for key, name in missing.items())
+    raise InputError(
+        f"'{path}' has {what} {named}; its columns are: {_listed(present)}."
+        + (_other_separator(path, present, columns) or _renamed(path, present, missing))
+    )
+
+
+def setting(key: str, value: str) -> str:
+    """``key=value`` as an argument that a shell and the YAML reader of overrides both leave as it is."""
+    try:
+        plain = yaml.safe_load(value) == value
+    except yaml.YAMLError:
+        plain = False
+    if not plain:
+        value = yaml.safe_dump(value, default_style='"', allow_unicode=True, width=_ONE_LINE).strip()
+    return shlex.quote(f"{key}={value}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..." for name in names[:_MOST_NAMES]]
+    return ", ".join(shown) + (f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else "")
+
+
+def _other_separator(path: Path, present: Sequence[str], columns: Columns) -> str:
+    """The settings for a file whose whole header was read as one column; empty if it is not one."""
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".tsv") or len(present) != 1:
+        return ""
+    used = "\t" if suffix == ".tsv" else columns.separator
+    other = next((s for s in _SEPARATORS if s != used and s in present[0]), None)
+    if other is None:
+        return ""
+    found = _matches(columns.keys, [name.strip().strip('"') for name in present[0].split(other)])
+    settings = [setting("data.separator", other)]
+    settings += [setting(f"data.{key}", name) for key, name in found.items() if name != columns.keys[key]]
+    rename = " give it the ending .csv and" if suffix == ".tsv" else ""
+    return f" The file seems to be separated by {other!r}:{rename} set {' '.join(settings)}"
+
+
+def _renamed(path: Path, present: Sequence[str], missing: dict[str, str]) -> str:
+    found = _matches(missing, present)
+    if found:
+        return f" Set {' '.join(setting(f'data.{key}', name) for key, name in found.items())}"
+    first_line = " (its first line must name them)" if path.suffix.lower() in (".csv", ".tsv") else ""
+    return f" Say which of them{first_line} to use: {' '.join(f'data.{key}=COLUMN' for key in missing)}"
+
+
+def _matches(wanted: dict[str, str], present: Sequence[str]) -> dict[str, str]:
+    """The column that each key probably means; none is given twice."""
+    found: dict[str, str] = {}
+    for key, name in wanted.items():
+        folded = {p.strip().lower(): p for p in present if p not in found.values()}
+        near = difflib.get_close_matches(name.strip().lower(), folded, n=1, cutoff=0.6)
+        if near:
+            found[key] = folded[near[0]]
+    return found

@@ -1,0 +1,241 @@
+"""One file of labelled text as columns of cells: CSV, TSV, JSONL, Parquet, or a folder saved by `datasets`."""
+
+import codecs
+import csv
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+
+from fibecfed.data.columns import Columns, check_header
+from fibecfed.errors import InputError
+
+_LONGEST_CELL = 2**31 - 1  # characters; the csv module's own limit is 131,072
+_ADVICE = {
+    ".json": "write one JSON object a line and call it .jsonl",
+    ".ndjson": "call it .jsonl",
+    ".xlsx": "save the sheet as CSV UTF-8",
+    ".xls": "save the sheet as CSV UTF-8",
+    ".ods": "save the sheet as CSV UTF-8",
+    ".txt": "call it .csv or .tsv if it has columns",
+    ".gz": "unpack it first",
+    ".zip": "unpack it first",
+    ".pq": "call it .parquet",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """The columns that were asked for, N cells each, and the line each row begins on."""
+
+    path: Path
+    cells: Mapping[str, Sequence[object]]
+    lines: Sequence[int] | None = None  # (N,) counted from 1; None where the file has no lines
+
+    def __len__(self) -> int:
+        return len(next(iter(self.cells.values())))
+
+    def place(self, row: int) -> str:
+        """Where row number ``row`` (from 0) is: rows counted from 1 without a header, and the line an editor shows."""
+        return _place(self.path, row, self.lines[row] if self.lines is not None else None)
+
+
+def _place(path: Path, row: int, line: int | None) -> str:
+    return f"'{path}' row {row + 1}" + (f" (line {line})" if line is not None and line != row + 1 else "")
+
+
+def read_table(path: Path, columns: Columns, optional: Collection[str] = ()) -> Table:
+    """The needed columns of one file; columns of ``optional`` keys only where the file has them.
+
+    Raises InputError for an unknown ending, a file that cannot be read as what its ending says, text that is not
+    UTF-8, missing or doubled columns, and a file without rows; where there is one, it names the row.
+    """
+    if path.is_dir():
+        table = _read_datasets_folder(path, columns, optional)
+    else:
+        suffix = path.suffix.lower()
+        reader = _READERS.get(suffix)
+        if reader is None:
+            advice = f"; {_ADVICE[suffix]}" if suffix in _ADVICE else ""
+            raise InputError(f"'{path}' has the ending '{path.suffix}'; data files are {', '.join(SUFFIXES)}{advice}.")
+        try:
+            table = reader(path, columns, optional)
+        except UnicodeDecodeError:
+            raise _not_utf8(path) from None
+        except (OSError, pyarrow.ArrowException) as error:
+            raise InputError(f"'{path}' cannot be read as {suffix[1:]}: {' '.join(str(error).split())}") from None
+    if not len(table):
+        raise InputError(f"'{path}' has no rows.")
+    return table
+
+
+def _wanted(present: Collection[str], columns: Columns) -> list[str]:
+    return list(dict.fromkeys(name for name in columns.keys.values() if name in present))
+
+
+def _read_csv(path: Path, columns: Columns, optional: Collection[str]) -> Table:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        first = next((line for line in file if line.strip()), "")
+        if first and columns.separator not in first:  # before quotation marks that only another separator explains
+            check_header(path, [first.strip()], columns, optional)
+        file.seek(0)
+        return _delimited(path, _records(path, file, columns.separator), columns, optional)
+
+
+def _read_tsv(path: Path, columns: Columns, optional: Collection[str]) -> Table:
+    """Tab-separated text with or without quoting.
+
+    Where every line has the header's number of tabs each line is a row, so that a stray quotation mark
+    cannot swallow the rows after it; otherwise the file is read as CSV is.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = [line.rstrip("\r\n") for line in file]
+    tabs = {line.count("\t") for line in lines if line.strip()}
+    if len(tabs) == 1:
+        return _delimited(path, _plain_records(lines), columns, optional)
+    return _delimited(path, _records(path, (f"{line}\n" for line in lines), "\t"), columns, optional)
+
+
+def _delimited(
+    path: Path, records: Iterator[tuple[int, list[str]]], columns: Columns, optional: Collection[str]
+) -> Table:
+    first = next(records, None)
+    if first is None:
+        raise InputError(f"'{path}' is empty.")
+    header = [name.strip() for name in first[1]]
+    check_header(path, header, columns, optional)
+    places = {name: header.index(name) for name in _wanted(header, columns)}
+    cells: dict[str, list[str]] = {name: [] for name in places}
+    lines: list[int] = []
+    for line, fields in records:
+        if any(field.strip() for field in fields[len(header) :]):
+            raise InputError(
+                f"{_place(path, len(lines), line)} has {len(fields)} columns where the header has {len(header)}; "
+                "put a text that holds the separator into quotation marks."
+            )
+        for name, place in places.items():
+            cells[name].append(fields[place] if place < len(fields) else "")
+        lines.append(line)
+    return Table(path, cells, lines)
+
+
+def _records(path: Path, file: Iterable[str], separator: str) -> Iterator[tuple[int, list[str]]]:
+    """The line each record begins on, and its fields; blank lines are skipped."""
+    limit = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
+        row, line = -1, 1  # the header is no row
+        while True:
+            try:
+                fields = next(reader, None)
+            except csv.Error as error:
+                where = f"'{path}' header" if row < 0 else _place(path, row, line)
+                raise InputError(
+                    f"{where} has quotation marks that do not match ({error}); a text that begins with one must "
+                    "end with one, and those inside it are doubled."
+                ) from None
+            if fields is None:
+                return
+            if any(field.strip() for field in fields):
+                yield line, fields
+                row += 1
+            line = reader.line_num + 1
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _plain_records(lines: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        fields = line.split("\t")
+        if '"' in line:
+            try:
+                unquoted = next(csv.reader([line], delimiter="\t", strict=True))
+            except csv.Error:
+                unquoted = []  # a text with quotation marks of its own
+            fields = unquoted if len(unquoted) == len(fields) else fields
+        yield number, fields
+
+
+def _read_jsonl(path: Path, columns: Columns, optional: Collection[str]) -> Table:
+    records: list[dict[str, object]] = []
+    lines: list[int] = []
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            where = _place(path, len(records), number)
+            try:
+                record = json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as error:
+                reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "depth"
+                raise InputError(f"{where} is not valid JSON ({reason}); every line must be one object.") from None
+            if not isinstance(record, dict):
+                raise InputError(f'{where} must be a JSON object such as {{"text": ..., "label": ...}}.')
+            records.append(record)
+            lines.append(number)
+    if not records:
+        raise InputError(f"'{path}' is empty.")
+    present = list(dict.fromkeys(name for record in records for name in record))
+    check_header(path, present, columns, optional)
+    return Table(path, {name: [r.get(name) for r in records] for name in _wanted(present, columns)}, lines)
+
+
+def _read_parquet(path: Path, columns: Columns, optional: Collection[str]) -> Table:
+    present = pyarrow.parquet.read_schema(path).names
+    check_header(path, present, columns, optional)
+    wanted = _wanted(present, columns)
+    # partitioning: no columns made up from a path such as site=3/
+    table = pyarrow.parquet.read_table(path, columns=wanted, partitioning=None)
+    return Table(path, {name: table[name].to_pylist() for name in wanted})
+
+
+def _read_datasets_folder(path: Path, columns: Columns, optional: Collection[str]) -> Table:
+    try:
+        import datasets
+    except ImportError:
+        raise InputError(
+            f"'{path}' was saved by `datasets`; install the extra that reads it: pip install 'fibecfed[hub]'."
+        ) from None
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise InputError(f"'{path}' cannot be read by `datasets`: {' '.join(str(error).split())}") from None
+    if not isinstance(loaded, datasets.Dataset):
+        splits = ", ".join(map(str, loaded))
+        raise InputError(f"'{path}' holds several splits ({splits}); set data.file={path / str(next(iter(loaded)))}")
+    check_header(path, loaded.column_names, columns, optional)
+    cells: dict[str, Sequence[object]] = {}
+    for name in _wanted(loaded.column_names, columns):
+        feature, cells[name] = loaded.features[name], list(loaded[name])
+        if isinstance(feature, datasets.ClassLabel):  # -1 stands for a missing label
+            cells[name] = [None if v is None or v < 0 else feature.int2str(v) for v in loaded[name]]
+    return Table(path, cells)
+
+
+_READERS: dict[str, Callable[[Path, Columns, Collection[str]], Table]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+}
+SUFFIXES = tuple(_READERS)
+
+
+def _not_utf8(path: Path) -> InputError:
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return InputError(f"'{path}' is UTF-16 text; save it as UTF-8.")
+    try:
+        content.decode("utf-8")
+        at = 0
+    except UnicodeDecodeError as error:
+        at = error.start
+    line = content.count(b"\n", 0, at) + 1
+    return InputError(
+        f"'{path}' line {line} is not UTF-8 text (perhaps Latin-1 or Windows-1252); save the file as UTF-8."
+    )

@@ -1,0 +1,84 @@
+"""Sums that every device sends once, before the first round, and what the server makes of them.
+
+All of them are sums over examples, so secure aggregation can hide whose they are (METHOD.md section 8 [D]).
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fibecfed.config import Config
+from fibecfed.federation import Device
+
+RIDGE_SCALE = 8.0  # logits per unit of the regression target, chosen on validation data
+HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
+
+
+def shapes(config: Config, hidden: int, classes: int) -> dict[str, tuple[int, ...]]:
+    """The tensors a device sends: label counts, and for a closed-form head the sums behind it. None asked for: {}."""
+    result: dict[str, tuple[int, ...]] = {}
+    if config.training.loss == "prior_corrected" or config.model.head_init != "random":
+        result["label_counts"] = (classes,)
+    if config.model.head_init == "ridge":
+        result |= {"gram": (hidden + 1, hidden + 1), "moment": (hidden + 1, classes)}
+    elif config.model.head_init == "class_means":
+        result |= {"class_sums": (hidden, classes), "square_norm": (1,)}
+    return result
+
+
+def device_sums(
+    device: Device, tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]
+) -> dict[str, Tensor]:
+    """The sums over one device's training examples, float64; features h carry a constant 1 for the bias.
+
+    gram: sum h h^T (d+1, d+1); moment: sum h y^T (d+1, C), y one-hot; class_sums: sum h of each class (d, C);
+    square_norm: sum ||h||^2 (1,).
+    """
+    labels = torch.from_numpy(device.site.data.train.labels[device.indices])
+    classes = wanted["label_counts"][0]
+    onehot = torch.nn.functional.one_hot(labels, classes).double()
+    found = {"label_counts": onehot.sum(dim=0)}
+    if len(wanted) > 1:
+        vectors, operations = device.site.executor.features(tensors, device.indices)
+        features = vectors.double()
+        device.count_scored(len(labels), operations)
+        if "gram" in wanted:
+            features = torch.cat([features, torch.ones(len(features), 1, dtype=torch.float64)], dim=1)
+            found |= {"gram": features.T @ features, "moment": features.T @ onehot}
+        else:
+            found |= {"class_sums": features.T @ onehot, "square_norm": features.square().sum()[None]}
+    return found
+
+
+def solve_head(config: Config, sums: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Head tensors from the summed statistics.
+
+    ridge: least squares onto one-hot targets with penalty ``ridge_penalty`` times the features' mean square,
+    centred and scaled to logits. class_means: (h . mu_c - ||mu_c||^2 / 2) / s^2, s^2 the mean squared distance to
+    the class mean, with the log of the class's share. Source: project decision (METHOD.md section 8).
+    """
+    counts = sums["label_counts"].double()
+    if config.model.head_init == "ridge":
+        gram, moment = sums["gram"].double(), sums["moment"].double()
+        width = len(gram) - 1
+        penalty = config.model.ridge_penalty * float(gram.diagonal()[:width].mean())
+        ridge = torch.full((width + 1,), penalty, dtype=torch.float64)
+        ridge[-1] = 0.0  # the bias is not penalised
+        solved = RIDGE_SCALE * torch.linalg.solve(gram + torch.diag(ridge), moment)
+        weight, bias = solved[:width].T, solved[width]
+    else:
+        means = sums["class_sums"].double() / counts.clamp_min(1)
+        within = float(sums["square_norm"]) - float((counts * means.square().sum(dim=0)).sum())
+        spread = max(within / float(counts.sum()), 1e-12)
+        weight = means.T / spread
+        bias = -means.square().sum(dim=0) / (2 * spread) + torch.log((counts + 1) / (counts + 1).sum())
+    dtype = start[HEAD_WEIGHT].dtype
+    return {HEAD_WEIGHT: weight.to(dtype).contiguous(), HEAD_BIAS: bias.to(dtype).contiguous()}
+
+
+def log_prior_ratio(own: np.ndarray, everyone: np.ndarray) -> Tensor:
+    """(C,) log(pi_k / pi) from label counts, each Laplace-smoothed by 1 (METHOD.md section 8)."""
+    mine, all_ = (own + 1) / (own + 1).sum(), (everyone + 1) / (everyone + 1).sum()
+    return torch.from_numpy(np.log(mine / all_)).float()

@@ -1,0 +1,249 @@
+"""The FibecFed protocol: what travels, what stays, and that switching everything off leaves FedAvg."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import fibecfed
+from fibecfed import Config, InputError
+from fibecfed.config import build_config, merge, to_dict
+from fibecfed.federation import PhaseDone, Reply, Request, ServerState
+from fibecfed.runtime import Experiment, InProcessTransport, assemble
+from run_content import content
+
+OFF = {
+    "method": "fibecfed",
+    "curriculum": {"score": "none"},
+    "sharing": {"layers": "all", "rows": "dense"},
+}
+
+
+def changed(config: Config, **values: Any) -> Config:
+    return build_config(merge(to_dict(config), values))
+
+
+@pytest.fixture
+def base(small: Config) -> Config:
+    return changed(small, method="fibecfed", federation={"rounds": 6}, warm_up={"rounds": 1})
+
+
+def settled(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in r.items() if k != "cpu_seconds"} for r in records]
+
+
+def test_everything_switched_off_is_fedavg_bit_for_bit(small: Config) -> None:
+    plain = fibecfed.run(changed(small, method="fedavg-lora", federation={"rounds": 3}))
+    off = fibecfed.run(changed(small, **OFF, federation={"rounds": 3}))
+    for name, tensor in plain.state.tensors.items():
+        assert torch.equal(off.state.tensors[name], tensor), name
+    assert settled(off.metrics) == settled(plain.metrics)
+
+
+class Recorder:
+    """Every message that crosses, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: list[tuple[Request, Reply]] = []
+        answer = InProcessTransport._answer
+
+        def recording(transport: InProcessTransport, request: Request) -> Reply:
+            reply = answer(transport, request)
+            self.seen.append((request, reply))
+            return reply
+
+        monkeypatch.setattr(InProcessTransport, "_answer", recording)
+
+    def of(self, phase: str) -> list[tuple[Request, Reply]]:
+        return [(q, r) for q, r in self.seen if q.address.phase == phase]
+
+
+def layer(name: str) -> int | None:
+    return int(name.split(".layer.")[1].split(".")[0]) if ".layer." in name else None
+
+
+def test_messages_hold_the_gal_the_head_and_layer_scores_and_nothing_else(
+    base: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(monkeypatch)
+    state = fibecfed.run(changed(base, sharing={"count": 1}, warm_up={"rounds": 0})).state
+    (gal,) = state.info["layers"]
+    (asked, answered) = recorder.of("initialize")[0]
+    assert set(answered.tensors) == {"layer_scores"}
+    assert answered.tensors["layer_scores"].shape == (2,)
+    assert recorder.of("train")
+    for request, reply in recorder.of("train"):
+        for message in (request, reply):
+            assert {layer(name) for name in message.tensors} == {gal, None}
+        assert set(request.tensors) == set(reply.tensors)
+    for request, reply in recorder.seen:  # no example score hides in the headers
+        for message in (request, reply):
+            for key, value in message.info.items():
+                assert not isinstance(value, list) or key in ("layers", "order"), key
+    assert asked.tensors  # the model that scores
+
+
+def test_the_warm_ups_layers_reach_a_device_once(base: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder(monkeypatch)
+    state = fibecfed.run(changed(base, sharing={"count": 1}, federation={"rounds": 8})).state
+    (gal,) = state.info["layers"]
+    met: set[int] = set()
+    whole = 0
+    for request, reply in recorder.seen:
+        device, layers = request.address.device, {layer(n) for n in request.tensors}
+        if request.info["layers"] is None and request.address.phase == "train":
+            assert layers == {0, 1, None}  # the warm-up is FedAvg
+            continue
+        if device in met:
+            assert layers == {gal, None}
+        else:
+            whole += 1
+            assert layers == {0, 1, None}
+        met.add(device)
+        if request.address.phase == "train":
+            assert {layer(n) for n in reply.tensors} == {gal, None}
+    assert whole == len(met)
+    assert sorted(met) == state.info["met"]
+
+
+class Watch:
+    """Keeps the last experiment and state."""
+
+    def started(self, experiment: Experiment, state: ServerState) -> None:
+        self.experiment = experiment
+
+    def phase_done(self, done: PhaseDone, record: object) -> bool:
+        return False
+
+
+def test_unselected_rows_stay_bit_identical(base: Config, tmp_path: Path) -> None:
+    config = changed(base, sharing={"count": 1, "density": 0.5}, training={"weight_decay": 0.1}, warm_up={"rounds": 0})
+    watch = Watch()
+    result = fibecfed.run(config, callbacks=[watch])
+    experiment, state = watch.experiment, result.state
+    (gal,) = state.info["layers"]
+    start = experiment.start.tensors
+    moved = 0
+    for number, version in state.device_versions.items():
+        kept = experiment.site.store.load(number, version)
+        assert kept is not None
+        if not any(n.startswith("optimizer") for n in kept.memory) and len(kept.local) == len(
+            [p for p in experiment.layout if p.layer is not None]
+        ):
+            continue  # scored in initialization, never trained
+        assert {layer(n) for n in kept.local} == {1 - gal}
+        for name, tensor in kept.local.items():
+            rows = kept.memory[f"rows/{name}"]
+            assert len(rows) == max(1, round(tensor.shape[0] / 2))
+            still = torch.ones(tensor.shape[0], dtype=torch.bool)
+            still[rows] = False
+            assert torch.equal(tensor[still], start[name][still]), name
+            moved += int(not torch.equal(tensor[rows], start[name][rows]))
+    assert moved
+
+
+def test_personalized_differs_from_global_and_never_sampled_devices_have_the_servers_model(base: Config) -> None:
+    watch = Watch()
+    state = fibecfed.run(changed(base, federation={"rounds": 2, "sampled": 2}), callbacks=[watch]).state
+    known = set(state.device_versions)
+    assert known
+    assert known != set(range(6))
+    never = next(iter(set(range(6)) - known))
+    from fibecfed.federation import Device
+
+    site = watch.experiment.site
+    shared = {n: state.tensors[n] for n in site.method.shared(state)}
+    assert all(torch.equal(Device(site, never, 0).model(shared)[n], t) for n, t in shared.items())
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "auto warm-up": {"warm_up": {"rounds": None}},
+    "gain, gaussian": {"sharing": {"layers": "gain", "noise": "gaussian"}},
+    "consensus": {"sharing": {"layers": "consensus"}},
+    "reset loss": {"sharing": {"layers": "reset_loss"}},
+    "first": {"sharing": {"layers": "first", "count": 1}},
+    "last, functional": {"sharing": {"layers": "last", "count": "functional"}},
+    "random": {"sharing": {"layers": "random"}},
+    "functional": {"sharing": {"count": "functional"}},
+    "lossless": {"sharing": {"count": "lossless", "lanczos_steps": 5, "lanczos_examples": 8}},
+    "plateau": {"sharing": {"count": "plateau", "lanczos_steps": 5, "lanczos_examples": 8}},
+    "random rows": {"sharing": {"rows": "random"}},
+    "no rows": {"sharing": {"rows": "none"}},
+    "dense rows": {"sharing": {"rows": "dense"}},
+    "local head": {"sharing": {"head": "local"}},
+    "local head, off": {"sharing": {"layers": "all", "head": "local"}, "curriculum": {"score": "none"}},
+    "frozen A": {"sharing": {"freeze_a": True}},
+    "averaged at the end": {"sharing": {"average_local": True}},
+    "curriculum only": {"sharing": {"layers": "all"}},
+    "model fisher": {"curriculum": {"score": "fisher-model"}},
+    "loss order": {"curriculum": {"score": "loss", "pacing": "sqrt"}},
+    "length": {"curriculum": {"score": "length", "stratified": False}},
+    "rarity": {"curriculum": {"score": "rarity", "pacing": "exp"}},
+    "random pace": {"curriculum": {"score": "random"}},
+    "random subset": {"curriculum": {"score": "random", "fresh": True}},
+    "batches": {"curriculum": {"unit": "batch"}},
+    "capped": {"curriculum": {"cap": 0.5}},
+    "refreshed": {"curriculum": {"refresh": True}},
+    "importance": {"curriculum": {"importance": True, "full_at": 0.2}},
+    "prior corrected": {"training": {"loss": "prior_corrected"}},
+    "ridge head": {"model": {"head_init": "ridge"}, "warm_up": {"rounds": None}},
+    "class means": {"model": {"head_init": "class_means"}, "warm_up": {"rounds": None}},
+    "kept optimizer": {"training": {"keep_optimizer": True}},
+}
+
+
+RESUMED = ("auto warm-up", "functional", "consensus", "refreshed", "importance", "averaged at the end", "ridge head",
+           "local head", "kept optimizer")  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_switch_works(base: Config, variant: str) -> None:
+    config = changed(base, federation={"rounds": 4}, evaluation={"every": 4})
+    result = fibecfed.run(changed(config, **VARIANTS[variant]))
+    assert result.summary["rounds"] == 4
+    assert 0 <= result.summary["accuracy"]["global"] <= 1
+    assert all(tensor.isfinite().all() for tensor in result.state.tensors.values())
+
+
+class Crash(Exception):
+    """Stands for a power cut."""
+
+
+class CrashAfter:
+    def __init__(self, phases: int) -> None:
+        self.left = phases
+
+    def started(self, experiment: Experiment, state: ServerState) -> None: ...
+
+    def phase_done(self, done: PhaseDone, record: object) -> bool:
+        self.left -= 1
+        if not self.left:
+            raise Crash
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", RESUMED)
+def test_resuming_after_every_kind_of_phase_changes_no_bit(base: Config, tmp_path: Path, variant: str) -> None:
+    config = changed(base, federation={"rounds": 4}, **VARIANTS[variant])
+    fibecfed.run(config, tmp_path / "whole")
+    with pytest.raises(Crash):
+        fibecfed.run(config, tmp_path / "cut", callbacks=[CrashAfter(1)])
+    for phases in (1, 1, 2):
+        with pytest.raises(Crash):
+            fibecfed.resume(tmp_path / "cut", callbacks=[CrashAfter(phases)])
+    fibecfed.resume(tmp_path / "cut")
+    assert content(tmp_path / "cut") == content(tmp_path / "whole")
+
+
+def test_impossible_settings_are_refused_before_the_first_round(base: Config) -> None:
+    for values, sentence in (
+        ({"sharing": {"count": 9}}, "the model has 2"),
+        ({"sharing": {"layers": "consensus"}, "warm_up": {"rounds": 0}}, "warm_up.rounds"),
+        ({"sharing": {"count": "lossless"}, "warm_up": {"rounds": 0}}, "sharing.radius"),
+        ({"method": "fedavg-lora", "curriculum": {"score": "loss"}}, "method=fibecfed"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            assemble(changed(base, **values))

@@ -79,7 +79,7 @@ def load(directory: Path | str, device: int | None = None) -> Classifier:
     description = read_description(folder)
     labels = tuple(description["labels"])
     torch.set_num_threads(config.runtime.threads)
-    pretrained = load_pretrained(config.model, len(labels))
+    pretrained = load_pretrained(config.model, len(labels), config.runtime.precision)
     if pretrained.sha256 != description["base_sha256"]:
         raise InputError(
             f"The weights of '{config.model.name}' are not those that '{directory}' was trained on (sha256 differs)."

@@ -153,6 +153,25 @@ def test_a_layer_whose_input_is_changed_in_place_is_refused() -> None:
         scorer.score(TASK, padded([3, 5]))
 
 
+def test_a_first_block_that_runs_twice_gives_the_gradient_where_it_was_entered_first() -> None:
+    model, batch = Stacked(repeats=2), padded([3, 5])
+    hidden = model.embedding(batch.input_ids).detach().requires_grad_()
+    model.embedding.forward = lambda _: hidden
+    (wanted,) = torch.autograd.grad(TASK.losses(model, batch).sum(), hidden)
+    with FisherScorer(model, ["wide.weight"], model.wide) as scorer:
+        found = scorer.score(TASK, batch).embedding_gradient
+    assert found is not None
+    torch.testing.assert_close(found, wanted, **EXACT)
+
+
+def test_hooks_that_were_there_before_keep_their_effect() -> None:
+    toy, batch = Toy(), padded([3, 5])
+    plain = squared_norms(gradients(toy, TASK, batch, ["wide.weight"]))
+    toy.wide.register_forward_hook(lambda module, inputs, output: 2 * output)
+    check(toy, ["wide.weight"], batch)
+    assert not torch.allclose(squared_norms(gradients(toy, TASK, batch, ["wide.weight"])), plain)
+
+
 def test_frozen_parameters_count_like_trainable_ones() -> None:
     model, names = transformer("bert", "all-linear")
     model.requires_grad_(False)

@@ -16,7 +16,7 @@ from fibecfed.config import Config
 from fibecfed.data import Rows, load_splits, tokenize, tokens
 from fibecfed.errors import InputError
 
-WORDS = "a b c d e f g h".split()
+WORDS = list("abcdefgh")
 CLS, SEP, A, B, C, D = 1, 2, 3, 4, 5, 6
 
 

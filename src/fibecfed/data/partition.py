@@ -277,7 +277,7 @@ def _by_name(names: np.ndarray | None, minimum: int, devices: int) -> Partition:
     if len(distinct) != devices:
         raise InputError(
             f"The data names {len(distinct)} devices, but federation.devices={devices}: "
-            f"set federation.devices={len(distinct)}, and federation.sampled to at most that."
+            f"set federation.devices={len(distinct)}; federation.sampled can be {len(distinct)} at most."
         )
     sizes = np.bincount(owner, minlength=devices)
     smallest = int(sizes.argmin())

@@ -25,19 +25,20 @@ class OperationCounter:
         self._model = model
         self._task = task
         self._device = device
-        self._coefficients: dict[frozenset[str] | None, np.ndarray] = {}
+        self._coefficients: dict[tuple[frozenset[str], bool] | None, np.ndarray] = {}
 
     def training(self, sizes: list[tuple[int, int]]) -> float:
         """Forward and backward over batches of (B, T), with the parameters that now require gradients."""
-        key = frozenset(name for name, p in self._model.named_parameters() if p.requires_grad)
-        return self._total(key, sizes, self._forward_backward)
+        names = frozenset(name for name, p in self._model.named_parameters() if p.requires_grad)
+        recomputed = any("forward" in module.__dict__ for module in self._model.modules())
+        return self._total((names, recomputed), sizes, self._forward_backward)
 
     def prediction(self, sizes: list[tuple[int, int]]) -> float:
         """Forward only over batches of (B, T)."""
         return self._total(None, sizes, self._forward)
 
     def _total(
-        self, key: frozenset[str] | None, sizes: list[tuple[int, int]], passes: Callable[[Batch], None]
+        self, key: tuple[frozenset[str], bool] | None, sizes: list[tuple[int, int]], passes: Callable[[Batch], None]
     ) -> float:
         if key not in self._coefficients:
             counted = [self._count(width, passes) for width in (_SHORT, _LONG)]

@@ -219,7 +219,7 @@ def data_summary(experiment: Experiment) -> dict[str, Any]:
         "origin": data.origin,
         "train_examples": len(data.train),
         "held_out_examples": len(data.held_out),
-        "validation_examples": len(data.validation),
+        "validation_examples": len(data.validation_rows),
         "truncated_examples": data.train.truncated + data.held_out.truncated,
         "tokens_cut": data.train.tokens_cut + data.held_out.tokens_cut,
     }

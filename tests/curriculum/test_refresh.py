@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,19 @@ def test_a_model_that_does_not_move_gets_its_direct_scores(kind: str, micro: int
         train(model, TASK, work, batches, TrainingConfig(micro_batch_size=micro))
     # Llama's norms work in single precision, where a mean's gradient rounds differently from a sum's.
     np.testing.assert_allclose(running.values, wanted, rtol=1e-9 if kind == "bert" else 1e-5)
+
+
+def test_the_weights_of_losses_are_undone() -> None:
+    model, names = transformer("bert")
+    data = examples(LENGTHS)
+    wanted = score("fisher", model, TASK, data, INDICES, names, 4).difficulty
+    running = RunningDifficulty(INDICES)
+    weights = {int(i): 0.25 + int(i) for i in INDICES}
+    work = replace(job(model), weights=weights)
+    with GradientRecorder(model, names) as recorder:
+        batches = running.follow(recorder, work.batches, (data.batch(b) for b in work.batches), weights)
+        train(model, TASK, work, batches, TrainingConfig())
+    np.testing.assert_allclose(running.values, wanted, rtol=1e-6)  # the weights are single precision in training
 
 
 def test_recording_changes_nothing_in_training_and_leaves_no_hook() -> None:

@@ -160,6 +160,9 @@ def test_a_gap_must_stay_wide_when_both_values_are_off_by_their_residuals() -> N
     assert run(0.9).converged.all()
     assert ritz_gap_count(run(0.4), 2.25) == 1  # 10 - .8 > 9
     assert ritz_gap_count(run(0.6), 2.25) == 2  # 10 - 1.2 < 9, and 990 is wide enough
+    # A residual above a thousandth of the largest value has not converged, however wide the gap beside it.
+    coarse = Ritz(np.array([0.0, 10.0, 30.0]), np.array([0.0, 0.5, 0.0]), np.array([0.4, 0.3, 0.3]), 3)
+    assert ritz_gap_count(coarse, 1.0) is None
 
 
 @FEW

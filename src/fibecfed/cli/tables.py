@@ -17,6 +17,7 @@ from fibecfed.methods import METHODS
 
 _MOST_DEVICES = 20
 _MOST_LABELS = 4
+_NARROWEST = 4  # a column of one digit, its margins and its border
 _WIDEST = 10_000  # columns; room enough to see how wide a table would like to be
 
 
@@ -30,9 +31,12 @@ class PartitionTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         counts = self.owned.label_counts(self.labels, len(self.label_names))
-        wide = _counts_table(self.owned, counts, self.label_names)
-        fits = Measurement.get(console, options.update(width=_WIDEST), wide).maximum <= options.max_width
-        yield wide if fits else _largest_labels_table(self.owned, counts, self.label_names)
+        table = _largest_labels_table(self.owned, counts, self.label_names)
+        if _NARROWEST * len(self.label_names) <= options.max_width:
+            wide = _counts_table(self.owned, counts, self.label_names)
+            if Measurement.get(console, options.update(width=_WIDEST), wide).maximum <= options.max_width:
+                table = wide
+        yield table
         sizes, kinds = counts.sum(axis=1), (counts > 0).sum(axis=1)
         if self.owned.devices > 1:
             yield Text(f"A device holds {spread(sizes)} examples of {spread(kinds)} labels.")

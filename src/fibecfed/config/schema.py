@@ -204,6 +204,14 @@ class TrainingConfig:
         ),
     ] = "cross_entropy"
     keep_optimizer: Annotated[bool, Field(description="Keep a device's optimizer state between its rounds.")] = False
+    cache_mb: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Memory for hidden states under the lowest layer that trains, which are then computed once; "
+            "0: no cache. Only helps where low layers are frozen (sharing.rows=none).",
+        ),
+    ] = 0
     gradient_checkpointing: Annotated[
         bool, Field(description="Recompute activations in the backward pass: less memory, more time.")
     ] = False
@@ -292,6 +300,8 @@ class Config:
             raise InputError("training.momentum only applies to training.optimizer=sgd; adamw has its own momentum.")
         if self.model.head_init != "random" and self.model.head != "pooled":
             raise InputError(f"model.head_init={self.model.head_init} needs model.head=pooled.")
+        if self.training.cache_mb and self.lora.dropout:
+            raise InputError("training.cache_mb keeps what dropout would change; set lora.dropout=0 or cache_mb=0.")
         if self.curriculum.fresh and self.curriculum.score != "random":
             raise InputError("curriculum.fresh only applies to curriculum.score=random.")
         if self.curriculum.unit == "batch" and self.curriculum.fresh:

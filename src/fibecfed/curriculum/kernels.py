@@ -25,8 +25,8 @@ class NotByExample(InputError):
     """A layer's input or output has no axis of examples, so its gradient cannot be split in a batch of several."""
 
 
-# Squaring one entry of a materialised gradient takes memory traffic worth about this many multiplications of a
-# matrix product (measured on one CPU core with 384 x 384 and 384 x 1536 maps).
+# Writing and squaring one entry of a materialised gradient takes about as long as this many multiplications of a
+# matrix product (measured on one CPU core: 3 to 4 for 8 x 384 and 8 x 1536 maps, above 12 for 384 x 384).
 _ENTRY_COST = 8
 _MOST_ENTRIES = 2**24  # entries of per-example gradients held at once: 64 MiB in fp32
 

@@ -1,6 +1,6 @@
 """Difficulty kept up to date by training itself: per-example gradient norms out of its backward passes."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -120,12 +120,20 @@ class RunningDifficulty:
         self._values[places] = np.where(np.isnan(old), new, self._momentum * old + (1 - self._momentum) * new)
 
     def follow(
-        self, recorder: GradientRecorder, indices: Iterable[np.ndarray], batches: Iterable[Batch]
+        self,
+        recorder: GradientRecorder,
+        indices: Iterable[np.ndarray],
+        batches: Iterable[Batch],
+        weights: Mapping[int, float] | None = None,
     ) -> Iterator[Batch]:
         """The batches, unchanged; after the step on each one, its examples' recorded difficulties are taken in.
 
-        ``indices`` holds each batch's examples. The consumer does one optimizer step a batch, on the mean loss.
+        ``indices`` holds each batch's examples. The consumer does one optimizer step a batch, on the mean loss, or on
+        the mean of the losses times ``weights`` (by example, above 0), which is undone.
         """
         for chosen, batch in zip(indices, batches, strict=True):
             yield batch
-            self.update(chosen, recorder.take(len(batch)))
+            seen = recorder.take(len(batch)).numpy()
+            if weights is not None:
+                seen = seen / np.array([weights[int(i)] for i in chosen]) ** 2
+            self.update(chosen, seen)

@@ -1,7 +1,9 @@
 """The data of one run: tokenised splits and who holds what."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -40,8 +42,15 @@ class FederatedData:
     devices: Partition
     held_out: TokenizedSet
     held_out_owners: Partition
-    validation: TokenizedSet
+    validation_rows: Rows
     origin: str
+    judged_on: Literal["test", "validation"]
+    tokenize: Callable[[Rows], TokenizedSet]
+
+    @cached_property
+    def validation(self) -> TokenizedSet:
+        """The validation part, tokenised when it is first asked for: most runs never do."""
+        return self.held_out if self.judged_on == "validation" else self.tokenize(self.validation_rows)
 
     def proportions(self, device: int) -> np.ndarray:
         """(C,) label proportions of a device's training examples, Laplace-smoothed by 1."""
@@ -142,17 +151,19 @@ def _partition_by_names(devices: np.ndarray, names: tuple[str, ...]) -> Partitio
 def build_data(
     config: Config, splits: Splits, tokenizer: "PreTrainedTokenizerBase", pooled: bool = False
 ) -> FederatedData:
-    """Partition and tokenise; the raw text is not kept."""
-    held_out = splits.validation if config.evaluation.split == "validation" else splits.test
+    """Partition and tokenise; of the raw text only the validation part is kept."""
+    judged_on = config.evaluation.split
+    held_out = splits.validation if judged_on == "validation" else splits.test
     devices, owners = partition_rows(config, splits.train, held_out, pooled)
-    length = config.data.max_length
-    validation = tokenize(splits.validation, tokenizer, length)
+    as_tokens = partial(tokenize, tokenizer=tokenizer, max_length=config.data.max_length)
     return FederatedData(
         task=Classification(splits.train.label_names, splits.extra_metrics),
-        train=tokenize(splits.train, tokenizer, length),
+        train=as_tokens(splits.train),
         devices=devices,
-        held_out=validation if held_out is splits.validation else tokenize(held_out, tokenizer, length),
+        held_out=as_tokens(held_out),
         held_out_owners=owners,
-        validation=validation,
+        validation_rows=splits.validation,
         origin=splits.origin,
+        judged_on=judged_on,
+        tokenize=as_tokens,
     )

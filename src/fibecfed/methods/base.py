@@ -157,6 +157,7 @@ class FederatedAveraging:
             "learning_rate": scheduled_rate(config.training, number, config.federation.rounds),
             "seed": torch_seed(config.seed, "dropout", number, device.number),
             "optimizer_state": self.optimizer_state(device),
+            "held": device.indices,
             "logit_offset": self.logit_offset(device, request),
         }
         return TrainJob(**fields | changes)

@@ -18,6 +18,7 @@ from fibecfed.data import TokenizedSet, evaluation_batches
 from fibecfed.errors import InputError
 from fibecfed.models import blocks
 from fibecfed.tasks import Batch, Counts, Task
+from fibecfed.training.cache import HiddenStates
 from fibecfed.training.job import LocalResult, TrainJob
 from fibecfed.training.local import batch_sizes, train
 from fibecfed.training.operations import OperationCounter
@@ -44,6 +45,8 @@ class SequentialExecutor:
         self.operations = OperationCounter(self.model, task, self.device)
         backbone: Any = model.backbone
         self.blocks = list(blocks(backbone, backbone.config))  # lowest first
+        limit = config.training.cache_mb * 2**20
+        self.hidden_states = HiddenStates(self.model, self.blocks, layout, data, limit)
         self._trainable = [name for name, p in model.named_parameters() if p.requires_grad]
 
     def train(self, jobs: Iterable[TrainJob]) -> Iterator[LocalResult]:
@@ -55,10 +58,11 @@ class SequentialExecutor:
             batches: Iterator[Batch] = (self.data.batch(indices).to(self.device) for indices in job.batches)
             with torch.random.fork_rng(devices=[]), self._training_mode():
                 torch.manual_seed(job.seed)
-                with self._refreshed(job, batches) as followed:
+                sizes = batch_sizes(list(job.batches), self.data.lengths)
+                with self._refreshed(job, batches) as followed, self._cached(job, sizes) as saved:
                     total, optimizer_state = train(self.model, self.task, job, followed.batches, settings)
                 # Here and not later: recomputed activations count, and what records gradients does not.
-                operations = self.operations.training(batch_sizes(list(job.batches), self.data.lengths))
+                operations = self.operations.training(sizes) - saved
             parameters = dict(self.model.named_parameters())
             examples = sum(map(len, job.batches))
             yield LocalResult(
@@ -71,6 +75,29 @@ class SequentialExecutor:
             )
 
     @contextmanager
+    def _cached(self, job: TrainJob, sizes: list[tuple[int, int]]) -> Iterator[float]:
+        """Training that starts at the lowest layer that trains, if there is a cache; yields the operations saved."""
+        layer = self.hidden_states.lowest(job.trained)
+        entry, filled = None, list[tuple[int, int]]()
+        if self.config.training.cache_mb and len(job.batches):
+            entry, filled = self.hidden_states.get(job.cached_examples, layer, job.tensors, self.device)
+        if entry is None:
+            yield 0.0
+            return
+        saved = self.operations.below(layer, sizes) - self.operations.below(layer, filled)
+        with self.hidden_states.skipping(entry, layer, self._passes(job)):
+            yield saved
+
+    def _passes(self, job: TrainJob) -> list[tuple[np.ndarray, int]]:
+        """The examples of each forward pass, and its T: batches, or micro-batches with the padding of theirs."""
+        micro = self.config.training.micro_batch_size
+        return [
+            (batch[start : start + (micro or len(batch))], int(self.data.lengths[batch].max()))
+            for batch in job.batches
+            for start in range(0, len(batch), micro or len(batch))
+        ]
+
+    @contextmanager
     def _refreshed(self, job: TrainJob, batches: Iterator[Batch]) -> Iterator["_Followed"]:
         """The batches, and scores that follow their training if the job asks for it."""
         if job.difficulty is None:
@@ -79,7 +106,7 @@ class SequentialExecutor:
         running = RunningDifficulty(*job.difficulty)
         names = [p.name for p in self.layout if p.layer is not None and p.name in job.trained]
         with GradientRecorder(self.model, names) as recorder:
-            yield _Followed(running.follow(recorder, job.batches, batches), running)
+            yield _Followed(running.follow(recorder, job.batches, batches, job.weights), running)
 
     def score(
         self,

@@ -31,7 +31,13 @@ class TrainJob:
     optimizer_state: Mapping[str, Tensor] = field(default_factory=dict)
     logit_offset: Tensor | None = None  # (C,) added to the logits in training only
     weights: Mapping[int, float] | None = None  # of examples' losses, by position; None: all 1
+    held: np.ndarray | None = None  # all of the device's examples, ascending; None: those of the batches
     difficulty: tuple[np.ndarray, np.ndarray] | None = None  # positions and scores to keep up to date
+
+    @property
+    def cached_examples(self) -> np.ndarray:
+        """What a cache of hidden states holds: all the device's examples, so that it does not depend on the round."""
+        return np.unique(np.concatenate(self.batches)) if self.held is None else self.held
 
 
 @dataclass(frozen=True)

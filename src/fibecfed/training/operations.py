@@ -1,13 +1,14 @@
 """Counting the floating-point operations of training and prediction."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from fibecfed.models import blocks
 from fibecfed.tasks import Batch, Task
 
 _SHORT, _LONG = 8, 16
@@ -21,7 +22,7 @@ class OperationCounter:
     Source: METHOD.md section 9; the two-point count is a project decision.
     """
 
-    def __init__(self, model: nn.Module, task: Task, device: torch.device) -> None:
+    def __init__(self, model: Any, task: Task, device: torch.device) -> None:
         self._model = model
         self._task = task
         self._device = device
@@ -36,6 +37,11 @@ class OperationCounter:
     def prediction(self, sizes: list[tuple[int, int]]) -> float:
         """Forward only over batches of (B, T)."""
         return self._total(None, sizes, self._forward)
+
+    def below(self, layer: int, sizes: list[tuple[int, int]]) -> float:
+        """The part of a forward pass under a layer: layers are alike, and embeddings cost nothing but lookups."""
+        layers = len(blocks(self._model.backbone, self._model.backbone.config))
+        return self.prediction(sizes) * layer / layers
 
     def _total(
         self, key: tuple[frozenset[str], bool] | None, sizes: list[tuple[int, int]], passes: Callable[[Batch], None]

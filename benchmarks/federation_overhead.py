@@ -87,7 +87,7 @@ class Echo(FederatedAveraging):
 
 def payload_seconds(devices: int = 10, rounds: int = 5) -> float:
     """CPU seconds of exchanging 4.8 MB with every device in every round."""
-    config = load_config(federation={"devices": devices, "sampled": devices, "rounds": rounds})
+    config = load_config(method="fedavg-lora", federation={"devices": devices, "sampled": devices, "rounds": rounds})
     tensors: Mapping[str, torch.Tensor] = {f"w{i}": torch.randn(PAYLOAD // 12) for i in range(12)}
     layout = Layout(tuple(Parameter(n, tuple(t.shape), None, "head") for n, t in tensors.items()), 0)
     method = Echo(config, layout)
@@ -102,7 +102,7 @@ def payload_seconds(devices: int = 10, rounds: int = 5) -> float:
 
 def benchmark_config(rounds: int = 2) -> Config:
     """MiniLM on the shipped messages, ten devices of 51 examples each, all of them in each round."""
-    return load_config(federation={"devices": 20, "sampled": 10, "rounds": rounds}, runtime={"threads": 1})
+    return load_config(method="fedavg-lora", federation={"devices": 20, "sampled": 10, "rounds": rounds})
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ def experiment(cache_mb: int) -> Experiment:
     """One device that holds the messages."""
     return assemble(
         load_config(
+            method="fedavg-lora",
             data={"partition": {"kind": "iid"}, "train_examples": EXAMPLES},
             federation={"devices": 1, "sampled": 1},
             training={"cache_mb": cache_mb},

@@ -46,8 +46,9 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small(bert: Path, rows_file: Path) -> Config:
-    """Six devices, three a round, two rounds, on the tiny encoder: under a second."""
+    """fedavg-lora on six devices, three a round, two rounds, the tiny encoder: under a second."""
     return load_config(
+        method="fedavg-lora",
         model={"name": str(bert)},
         data={"file": str(rows_file), "max_length": 32},
         federation={"devices": 6, "sampled": 3, "rounds": 2},

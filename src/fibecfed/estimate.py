@@ -28,7 +28,8 @@ class Estimate:
 
 def estimate(experiment: Experiment) -> Estimate:
     """Time a few steps of the first round's first device and scale by the examples of all rounds."""
-    config, method, state = experiment.config, experiment.site.method, experiment.start
+    config, method = experiment.config, experiment.site.method
+    state = method.midway(experiment.start)
     federation = config.federation
     phase = Phase("train", 1, federation.sampled)
     devices = experiment.data.devices.devices

@@ -125,6 +125,8 @@ def test_blanks_around_names_labels_and_separators_do_not_count(tmp_path: Path) 
     )
     assert rows.label_names == ("bad", "very good")
     assert list(rows.texts) == ["one", "two, too", "three"]
+    turned = read_rows(file(tmp_path, "y.csv", 'label, text\ngood, "one, two"\nbad, three\n'), PLAIN)
+    assert list(turned.texts) == ["one, two", "three"]
 
 
 def test_numbers_are_ordered_as_numbers(tmp_path: Path) -> None:
@@ -132,6 +134,8 @@ def test_numbers_are_ordered_as_numbers(tmp_path: Path) -> None:
     assert read_rows(file(tmp_path, "x.csv", "text,label\n" + lines), PLAIN).label_names == ("-1", "2", "9", "10")
     words = "".join(f"t,{n}\n" for n in ("10", "9", "x"))
     assert read_rows(file(tmp_path, "y.csv", "text,label\n" + words), PLAIN).label_names == ("10", "9", "x")
+    equal = read_rows(file(tmp_path, "v.csv", "text,label\na,01\nb,1\nc,0001\nd,001\ne,00001\n"), PLAIN)
+    assert equal.label_names == ("00001", "0001", "001", "01", "1")  # the same in every process
     odd = read_rows(file(tmp_path, "z.csv", "text,label\na,01\nb,1\nc,²\n"), PLAIN)
     assert odd.label_names == ("01", "1", "²")
 
@@ -287,6 +291,11 @@ def test_columns_with_other_names_say_which_settings_work(tmp_path: Path, name: 
     assert "its columns are: My Text, LABELS, yes." in message
     assert 'data.device="yes"' in message  # YAML would make a truth value of it
     assert len(applied(message, data={"file": location, "device": "yess"})) == 2
+
+
+def test_one_column_is_not_suggested_for_two_keys(tmp_path: Path) -> None:
+    message = refusal(file(tmp_path, "x.csv", "Question1,label\na,0\n"), Columns("question", "questions", "label"))
+    assert message.endswith("its columns are: Question1, label. Set data.text=Question1")
 
 
 def test_columns_with_quite_other_names(tmp_path: Path) -> None:

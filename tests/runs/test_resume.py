@@ -19,7 +19,7 @@ from fibecfed.federation import PhaseDone
 from fibecfed.methods import METHODS
 from run_content import content
 
-STATELESS_AND_STATEFUL = ["fedavg-lora", "local-only"]
+STATELESS_AND_STATEFUL = ["fedavg-lora", "fibecfed"]
 
 
 def longer(config: Config, method: str, **values: object) -> Config:

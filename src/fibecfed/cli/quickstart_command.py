@@ -1,6 +1,7 @@
 """What `quickstart` shows: who holds what, the runs as they go, and a table with how to read it."""
 
 import os
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,6 @@ from rich.text import Text
 from fibecfed.cli.tables import partition_table
 from fibecfed.data import load_splits, partition_rows
 from fibecfed.errors import RunFailed
-from fibecfed.models import resolve
 from fibecfed.quickstart import (
     Findings,
     Plan,
@@ -26,6 +26,7 @@ from fibecfed.quickstart import (
     plan,
     run_side_by_side,
 )
+from fibecfed.runtime import assemble
 
 
 def usual_jobs() -> int:
@@ -42,22 +43,24 @@ def quick_start(overrides: Sequence[str], out: Path, force: bool, jobs: int, con
     """
     planned = plan(out, overrides, force)
     config = planned.config
-    resolve(config.model)
     splits = load_splits(config)
     held_out = splits.validation if config.evaluation.split == "validation" else splits.test
     owned, _ = partition_rows(config, splits.train, held_out)
     message = example_message(held_out.texts)
-    begin(planned)
+    if not all(task.done for task in planned.tasks):
+        assemble(config)  # finds what a process would stumble over, before anything is written
+    begin(planned, force)
     _say(console, f"Data: {splits.origin}.")
     console.print(partition_table(owned, splits.train.labels, splits.train.label_names), highlight=False)
     _say(console, _intention(planned, jobs))
     progress = QuickstartProgress(console, planned)
     started = time.perf_counter()
+    again = shlex.join(["fibecfed", "quickstart", *overrides, "--out", str(out)])
     try:
-        failures = run_side_by_side(planned.tasks, jobs, progress, force)
+        failures = run_side_by_side(planned.tasks, jobs, progress)
     except KeyboardInterrupt:
         progress.stop()
-        _say(console, f"What was done is kept; the same command with --out {out} goes on.")
+        _say(console, f"What was done is kept; go on with: {again}")
         raise
     finally:
         progress.stop()
@@ -68,7 +71,7 @@ def quick_start(overrides: Sequence[str], out: Path, force: bool, jobs: int, con
         console.print(results_table(found))
     if failures:
         reasons = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in failures.items())
-        raise RunFailed(f"{reasons}. Runs that ended are kept; the same command with --out {out} tries the rest again.")
+        raise RunFailed(f"{reasons}. The other runs are kept; to try again: {again}")
     found.write(message)
     _explain(found, message, console)
 

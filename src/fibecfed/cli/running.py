@@ -1,6 +1,7 @@
 """What `run`, `evaluate` and `predict` do once their arguments are read."""
 
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from fibecfed.cli.progress import RunProgress
-from fibecfed.cli.tables import estimate_table, partition_table, summary_table
+from fibecfed.cli.tables import decision_lines, estimate_table, partition_table, summary_table
 from fibecfed.config import Config
 from fibecfed.errors import InputError
 from fibecfed.estimate import estimate
@@ -66,6 +67,10 @@ def go_on(directory: Path, console: Console) -> None:
 def _show(result: RunResult, console: Console) -> None:
     console.print(summary_table(result.summary))
     where = result.directory
+    decided = where / "method.json" if where else None
+    if decided is not None and decided.is_file():
+        for line in decision_lines(json.loads(decided.read_text())):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(
         f'Results in {where}; the adapter in {where}/adapter. Try: fibecfed predict {where} "a text"',
         highlight=False,

@@ -118,6 +118,29 @@ def summary_table(summary: dict[str, Any]) -> Table:
     return table
 
 
+def decision_lines(decided: dict[str, Any]) -> list[str]:
+    """What a method decided, in sentences."""
+    lines = []
+    if decided.get("warm_up_rounds"):
+        lines.append(f"Warm-up: {decided['warm_up_rounds']} rounds.")
+    if decided.get("layers") is not None:
+        scores = decided.get("layer_scores")
+        shown = " (scores " + " ".join(f"{s:.3g}" for s in scores) + ")" if scores else ""
+        lines.append(f"Global aggregation layers: {decided['layers']}{shown}; {decided['count_reason']}.")
+    if decided.get("density"):
+        parts = ", ".join(f"layer {layer} {part:.0%}" for layer, part in decided["density"].items())
+        lines.append(f"Entries that train on devices: {parts}.")
+    difficulty = decided.get("difficulty")
+    if difficulty and difficulty["label_share"] is not None:
+        lines.append(
+            f"Difficulty: the label explains {difficulty['label_share']:.0%} of the ranks' variance within devices "
+            f"({difficulty['label_share_by_chance']:.0%} by chance)."
+        )
+    if decided.get("rank_stability") is not None:
+        lines.append(f"Ranks at initialization and at the end correlate at {decided['rank_stability']:.2f}.")
+    return lines + [f"Warning: {warning}" for warning in decided.get("warnings", [])]
+
+
 def estimate_table(found: Estimate) -> Table:
     """What a dry run found."""
     table = Table(title="Dry run: nothing was trained or written", show_header=False)

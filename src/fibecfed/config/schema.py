@@ -270,7 +270,7 @@ class RuntimeConfig:
 class Config:
     """Everything that defines a run. ``fibecfed config`` prints it."""
 
-    method: Annotated[str, Field(description="The method (`fibecfed methods` lists them).")] = "fedavg-lora"
+    method: Annotated[str, Field(description="The method (`fibecfed methods` lists them).")] = "fibecfed"
     seed: Annotated[int, Field(ge=0, description="Seed of every random choice.")] = 0
     data: DataConfig = Field(default_factory=DataConfig)
     federation: FederationConfig = Field(default_factory=FederationConfig)

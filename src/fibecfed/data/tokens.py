@@ -78,7 +78,7 @@ def tokenize(rows: Rows, tokenizer: "PreTrainedTokenizerBase", max_length: int) 
             )
             lost = [len(sequence) - limit for sequence in whole["input_ids"]]
             truncated += sum(n > 0 for n in lost)
-            cut += sum(n for n in lost if n > 0)
+            cut += sum(lost)
         for i, sequence in enumerate(encoded["input_ids"]):
             if not sequence:
                 raise InputError(

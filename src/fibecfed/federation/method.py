@@ -68,6 +68,9 @@ class Method(Protocol):
     def conclude(self, device: "Device", request: Request, result: LocalResult) -> tuple[Reply, DeviceState | None]:
         """Device half: the reply after training, and the state to keep (None: nothing is kept)."""
 
+    def midway(self, state: ServerState) -> ServerState:
+        """A state as it is in most rounds, for estimates before a run."""
+
     def decisions(self, site: "Site", state: ServerState) -> Mapping[str, Any]:
         """What the method decided in a run, for showing and saving; {} when it decides nothing."""
 

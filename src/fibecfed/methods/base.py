@@ -122,6 +122,10 @@ class FederatedAveraging:
             memory={**state.memory, "label_counts": result["label_counts"]},
         )
 
+    def midway(self, state: ServerState) -> ServerState:
+        """A state as it is in most rounds, for estimates before a run."""
+        return state
+
     def decisions(self, site: Site, state: ServerState) -> Mapping[str, Any]:
         """Nothing."""
         return {}

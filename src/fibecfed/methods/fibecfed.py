@@ -279,6 +279,17 @@ class FibecFed(FederatedAveraging):
         chosen = sorted(self._order(state)[:count])
         return self._with(state, layers=chosen, count_reason=reason)
 
+    def midway(self, state: ServerState) -> ServerState:
+        """After the warm-up, with as many layers shared as the setting says; half of them where devices decide."""
+        if self._off:
+            return state
+        state = self._with(state, warm_up=self._most_warm_up(), met=list(range(self.config.federation.devices)))
+        if not self._chooses_layers:
+            return state
+        count = self.config.sharing.count
+        number = fixed_count(0.5 if isinstance(count, str) else count, self.layout.layers)
+        return self._with(state, layers=list(range(self.layout.layers))[-number:])
+
     def decisions(self, site: Site, state: ServerState) -> Mapping[str, Any]:
         """Layers, densities, difficulty, prefix; see decisions.py."""
         return {} if self._off else decisions(site, state, self.config, self.layout, self.shared(state))

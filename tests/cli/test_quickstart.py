@@ -26,7 +26,7 @@ from fibecfed.methods import method_class
 from fibecfed.quickstart import METHODS, Findings, Task, example_message, plan, processes, run_side_by_side
 from run_content import content
 
-FEW = ["federation.rounds=3", "evaluation.every=1", "training.local_steps=1", "data.train_examples=60"]
+FEW = ["federation.rounds=3", "evaluation.every=1", "training.local_steps=1", "data.train_examples=96"]
 
 
 def fibecfed(*arguments: str) -> tuple[int, str]:

@@ -22,7 +22,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,13 +36,11 @@ from fibecfed.methods.initialization import (
     FIRST_DIFFICULTY,
     ROWS,
     Initialized,
-    held_out_loss,
     initialize,
     kept_rows_of,
-    kept_share,
 )
-from fibecfed.seeding import stream
-from fibecfed.sharing import ConsensusSum, fixed_count, functional_count, lossless_count, rank_layers
+from fibecfed.methods.layer_count import device_answer, found_count, ranked_layers, set_count
+from fibecfed.sharing import ConsensusSum, fixed_count, rank_layers
 from fibecfed.training import LocalResult, TrainJob
 from fibecfed.tuning import Layout
 
@@ -212,9 +209,14 @@ class FibecFed(FederatedAveraging):
                 state = self._with(state, layer_scores=scores, order=list(rank_layers(scores)))
             if isinstance(self.config.sharing.count, str):
                 return state
-            return self._fix_layers(state, *self._fixed_count())
+            return self._fix_layers(state, *set_count(self.config, self.layout.layers))
         if phase.name == COUNT:
-            return self._fix_layers(state, *self._counted(state, accumulator))
+            order = ranked_layers(self.config, self.layout.layers, state.info.get("order"))
+            losses = accumulator.mean.result().get("losses")
+            found = None if losses is None else losses.tolist()
+            return self._fix_layers(
+                state, *found_count(self.config, self.layout.layers, order, found, accumulator.shares)
+            )
         if phase.name == MERGE:
             return self._with(state, merged=True).replace(tensors={**state.tensors, **accumulator.mean.result()})
         was_warm = self._warm(state)
@@ -244,46 +246,20 @@ class FibecFed(FederatedAveraging):
         asked = sharing.layers in _SCORED_LAYERS and "layer_scores" not in state.info
         if not self._chooses_layers or not self._warm(state) or asked or isinstance(sharing.count, str):
             return state
-        return self._fix_layers(state, *self._fixed_count())
-
-    def _fixed_count(self) -> tuple[int, str]:
-        count = self.config.sharing.count
-        assert not isinstance(count, str)
-        return fixed_count(count, self.layout.layers), f"sharing.count={count}"
-
-    def _counted(self, state: ServerState, gathered: _Gathered) -> tuple[int, str]:
-        """N by the functional, lossless or plateau rule; half of the layers where a rule gives none."""
-        layers = self.layout.layers
-        if self.config.sharing.count == "functional":
-            losses = gathered.mean.result()["losses"].tolist()  # with the 1, 2, ..., L best layers kept
-            order = self._order(state)
-            found = functional_count(order, lambda kept: losses[len(kept) - 1])
-            return found.count, f"the {found.count} best layers keep the held-out loss within 1 % of {losses[-1]:.4f}"
-        counted = lossless_count(gathered.shares, layers)
-        if counted.count is None:
-            return fixed_count(0.5, layers), f"{counted.reason} Half of the layers instead."
-        return counted.count, counted.reason
-
-    def _order(self, state: ServerState) -> list[int]:
-        """Layers from most to least worth sharing."""
-        if "order" in state.info:
-            return list(state.info["order"])
-        everything = self.layout.layers
-        rng = stream(self.config.seed, "random layers")
-        if self.config.sharing.layers == "random":
-            return [int(layer) for layer in rng.permutation(everything)]
-        return list(range(everything)) if self.config.sharing.layers == "first" else list(range(everything))[::-1]
+        return self._fix_layers(state, *set_count(self.config, self.layout.layers))
 
     def _fix_layers(self, state: ServerState, count: int, reason: str) -> ServerState:
         """Step 3: the N layers of highest score are the GAL."""
-        chosen = sorted(self._order(state)[:count])
+        chosen = sorted(ranked_layers(self.config, self.layout.layers, state.info.get("order"))[:count])
         return self._with(state, layers=chosen, count_reason=reason)
 
     def midway(self, state: ServerState) -> ServerState:
         """After the warm-up, with as many layers shared as the setting says; half of them where devices decide."""
         if self._off:
             return state
-        state = self._with(state, warm_up=self._most_warm_up(), met=list(range(self.config.federation.devices)))
+        warm_up, rounds = self._most_warm_up(), self.config.federation.rounds
+        state = self._with(state, warm_up=warm_up, met=list(range(self.config.federation.devices)))
+        state = state.replace(round=warm_up + (rounds - warm_up) // 2)
         if not self._chooses_layers:
             return state
         count = self.config.sharing.count
@@ -308,7 +284,8 @@ class FibecFed(FederatedAveraging):
         if phase == INITIALIZE:
             return self._initialize(device, request)
         if phase == COUNT:
-            return self._count_answer(device, request)
+            tensors, answer = device_answer(device, request, self.config, self.layout)
+            return Reply(request.address, tensors, {**self.costs(device), **answer})
         if phase == MERGE:
             return self._merge_answer(device, request)
         if phase == STATISTICS or not info["warm"]:
@@ -381,18 +358,6 @@ class FibecFed(FederatedAveraging):
         found = self._initialized(device, request, True)
         tensors = {} if found.layer_scores is None else {"layer_scores": torch.from_numpy(found.layer_scores)}
         return device.keep(Reply(request.address, tensors, self.costs(device)), found.state)
-
-    def _count_answer(self, device: Device, request: Request) -> Reply:
-        """What the rule that counts layers needs of this device: L losses, or its share of the spectrum."""
-        tensors, info = device.model(request.tensors), request.info
-        if self.config.sharing.count == "functional":
-            order = info["order"] or self._order(ServerState(0, {}))
-            loss = held_out_loss(device, tensors, self.config, self.layout)
-            losses = np.array([loss(frozenset(order[: count + 1])) for count in range(len(order))])
-            return Reply(request.address, {"losses": torch.from_numpy(losses)}, self.costs(device))
-        radius = self.config.sharing.radius or info["radius"] or 0.0
-        share = kept_share(device, tensors, self.config, self.layout, radius)
-        return Reply(request.address, {}, {**self.costs(device), "kept_share": share})
 
     def _merge_answer(self, device: Device, request: Request) -> Reply:
         """The local layers, sent once because sharing.average_local asks for it."""

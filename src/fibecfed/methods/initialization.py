@@ -33,6 +33,8 @@ from fibecfed.tuning import Layout, put_tensors
 DIFFICULTY = "difficulty"
 FIRST_DIFFICULTY = "first difficulty"  # kept beside refreshed scores, to tell how stable ranks are
 ROWS = "rows/"
+_LIPSCHITZ_SAMPLES = 1  # each costs 20 Hessian-vector products
+_PLATEAU_PROBES = 2
 HELD_OUT = 0.2  # of a device's examples, for losses that choose or count layers [D]
 _SCORED_BY_MODEL = ("fisher", "fisher-model", "loss")
 _NOISE_SCORES = ("sensitivity", "gain")
@@ -166,14 +168,10 @@ def kept_share(
         share = lossless_share(loss, radius, sharing.lanczos_steps, _LIPSCHITZ_SAMPLES, rng).fraction
     else:
         share = plateau_share(loss, sharing.lanczos_steps, _PLATEAU_PROBES, rng)
-    products = sharing.lanczos_steps + _LIPSCHITZ_SAMPLES
     sizes = [(len(b), int(b.input_ids.shape[1])) for b in batches]
-    device.count_scored(len(chosen) * products, 2 * products * executor.operations.training(sizes))
+    passes = loss.gradients + 2 * loss.products  # a product differentiates a gradient again
+    device.count_scored(len(chosen) * passes, passes * executor.operations.training(sizes))
     return share
-
-
-_LIPSCHITZ_SAMPLES = 4
-_PLATEAU_PROBES = 2
 
 
 def kept_rows_of(state: DeviceState) -> RowMask:

@@ -6,9 +6,9 @@ from typing import Any
 from fibecfed.config import Config
 
 _POOLING = {
-    "mean": "mask = batch['attention_mask'].unsqueeze(-1)\nvector = (hidden * mask).sum(1) / mask.sum(1)",
+    "mean": 'mask = batch["attention_mask"].unsqueeze(-1)\nvector = (hidden * mask).sum(1) / mask.sum(1)',
     "cls": "vector = hidden[:, 0]",
-    "last": "vector = hidden[torch.arange(len(hidden)), batch['attention_mask'].sum(1) - 1]",
+    "last": 'vector = hidden[torch.arange(len(hidden)), batch["attention_mask"].sum(1) - 1]',
 }
 
 _POOLED = """\

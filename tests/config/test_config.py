@@ -171,6 +171,11 @@ def test_unknown_keys_name_the_nearest(name: str, hint: str) -> None:
     assert bool(hint) == ("Did you mean" in str(raised.value))
 
 
+def test_the_section_that_was_named_comes_first() -> None:
+    names = [name for name, _, _ in LEAVES]
+    assert nearest_hint("lora.more.alpha", names) == " Did you mean 'lora.alpha' or 'data.partition.alpha'?"
+
+
 def test_every_key_is_found_again_from_one_wrong_letter() -> None:
     names = [name for name, _, _ in LEAVES]
     wrong = 0

@@ -176,6 +176,20 @@ def test_a_layer_that_serves_all_examples_at_once_is_refused() -> None:
         step(model, padded([3, 6]))
 
 
+def test_a_layer_whose_input_is_changed_in_place_is_refused() -> None:
+    class Changed(Toy):
+        def forward(self, batch: Batch) -> Tensor:
+            hidden = self.embedding(batch.input_ids)
+            mapped = self.wide(hidden)
+            hidden.mul_(2)
+            return self.head(self.conv(mapped).mean(1))
+
+    toy = Changed()
+    toy.wide.requires_grad_(False)  # of a frozen layer autograd keeps no input, and would not notice
+    with GradientRecorder(toy, ["wide.weight"]), pytest.raises(InputError, match="changed in place"):
+        step(toy, padded([3, 6]))
+
+
 def test_the_average_by_hand() -> None:
     running = RunningDifficulty(np.array([40, 10, 30, 20]), np.array([1.0, 2.0, np.nan, np.nan]), momentum=0.75)
     running.update(np.array([10, 30]), np.array([6.0, 5.0]))

@@ -159,9 +159,9 @@ def test_a_score_that_is_not_finite_names_the_example(kind: Any) -> None:
 
     class Diverged(Choice):
         def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-            return super().losses(model, batch) * torch.where(batch.attention_mask.sum(1) == 9, torch.nan, 1.0)
+            return super().losses(model, batch) * torch.where(batch.attention_mask.sum(1) == 7, torch.nan, 1.0)
 
-    with pytest.raises(RunFailed, match="Training example 3 has difficulty nan"):
+    with pytest.raises(RunFailed, match="Training example 6 has difficulty nan"):
         score(kind, model, Diverged(), examples(LENGTHS), INDICES, names, 1)
 
 

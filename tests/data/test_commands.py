@@ -217,12 +217,14 @@ def test_every_label_has_a_colour_of_its_own() -> None:
     assert min(used[:8]) > 5000 and max(used[8:]) < 200
 
 
-def test_a_bar_is_as_high_as_the_device_is_large() -> None:
-    """Two devices, 40 and 20 examples of one label: the second bar has half the pixels."""
-    pixels = picture(partition_png(np.array([[40], [20]]), ["a"], None, "t"))[..., :3]
-    blue = np.abs(pixels - np.array([31, 119, 180]) / 255).max(axis=-1) < 0.02
-    columns = np.flatnonzero(blue.sum(axis=0) > 100)
-    heights = blue.sum(axis=0)[columns]
+def test_bars_are_stacked_to_the_size_of_the_device() -> None:
+    """20 examples of each of two labels, and 20 of one: the first bar has twice the pixels."""
+    pixels = picture(partition_png(np.array([[20, 20], [20, 0]]), ["a", "b"], None, "t"))[..., :3]
+    coloured = np.zeros(pixels.shape[:2], bool)
+    for colour in colormaps["tab10"].colors[:2]:
+        coloured |= np.abs(pixels - np.array(colour)).max(axis=-1) < 0.02
+    columns = np.flatnonzero(coloured.sum(axis=0) > 100)
+    heights = coloured.sum(axis=0)[columns]
     gap = int(np.argmax(np.diff(columns))) + 1
     assert heights[:gap].max() == pytest.approx(2 * heights[gap:].max(), rel=0.02)
 

@@ -13,6 +13,7 @@ from fibecfed.data import DATASETS
 @pytest.mark.parametrize("name", list(DATASETS))
 def test_a_named_set_trains(name: str, bert: Path, shared_data: Path) -> None:
     config = fibecfed.load_config(
+        method="fedavg-lora",
         model={"name": str(bert)},
         data={"name": name, "dir": str(shared_data), "train_examples": 60, "test_examples": 40, "max_length": 32},
         federation={"devices": 4, "sampled": 2, "rounds": 2},

@@ -62,7 +62,11 @@ class DataConfig:
         ),
     ] = None
     test_file: Annotated[
-        str | None, Field(description="Test data in the same columns. None: a stratified part of data.file.")
+        str | None,
+        Field(
+            description="Test data in the same columns (but for data.device), or one file per device, named as in "
+            "data.file. None: a stratified part of data.file."
+        ),
     ] = None
     text: Annotated[str, Field(description="Column with the (first) text of data.file.")] = "text"
     text_pair: Annotated[str | None, Field(description="Column with the second text; None: one text a row.")] = None

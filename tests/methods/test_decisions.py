@@ -1,0 +1,58 @@
+"""What the method decided is saved, and what it says is so."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import fibecfed
+from fibecfed import Config
+from fibecfed.config import build_config, merge, to_dict
+
+
+@pytest.fixture
+def config(small: Config) -> Config:
+    values = {"method": "fibecfed", "federation": {"rounds": 5}, "warm_up": {"rounds": 1}, "sharing": {"count": 1}}
+    return build_config(merge(to_dict(small), values))
+
+
+def test_decisions_are_saved_and_true(config: Config, tmp_path: Path) -> None:
+    result = fibecfed.run(config, tmp_path / "run")
+    decided = json.loads((tmp_path / "run" / "method.json").read_text())
+    assert (tmp_path / "run" / "method.png").read_bytes().startswith(b"\x89PNG")
+    assert decided["layers"] == result.state.info["layers"]
+    assert decided["layers"] == [max(range(2), key=decided["layer_scores"].__getitem__)]
+    assert decided["count_reason"] == "sharing.count=1"
+    assert decided["warm_up_rounds"] == 1
+    # T = 4 rounds after the warm-up, all data from t = 3.2 on: 0.6 + 0.4 t / 3.2
+    assert decided["prefix"] == pytest.approx([1.0, 0.6, 0.725, 0.85, 0.975])
+    assert set(decided["density"]) == {str(layer) for layer in range(2)} - {str(decided["layers"][0])}
+    assert all(0.4 < density < 0.7 for density in decided["density"].values())
+    assert sum(decided["difficulty"]["histogram"]["counts"]) <= decided["difficulty"]["examples"]
+    assert -1 <= decided["rank_stability"] <= 1
+
+
+def test_a_difficulty_that_is_the_label_is_warned_of(config: Config, tmp_path: Path) -> None:
+    from fibecfed.curriculum import LABEL_SHARE_WARNING
+
+    fibecfed.run(config, tmp_path / "run")
+    decided = json.loads((tmp_path / "run" / "method.json").read_text())
+    warned = bool(decided["warnings"])
+    assert warned == (decided["difficulty"]["label_share"] > LABEL_SHARE_WARNING)
+
+
+def test_the_warm_up_ends_when_the_model_can_judge_or_time_is_up(config: Config) -> None:
+    patient = {"warm_up": {"rounds": None, "accuracy": 1.0, "most": 0.6}}
+    state = fibecfed.run(build_config(merge(to_dict(config), patient))).state
+    assert state.info["warm_up"] == 3  # 60 % of 5 rounds
+    assert len(state.info["warm_up_accuracy"]) == 3
+    # with C = 3 labels the threshold is never below 2/3
+    easy = {"warm_up": {"rounds": None, "accuracy": 0.0, "most": 0.6}}
+    state = fibecfed.run(build_config(merge(to_dict(config), easy))).state
+    reached = [a >= 2 / 3 for a in state.info["warm_up_accuracy"]]
+    assert state.info["warm_up"] == (reached.index(True) + 1 if True in reached else 3)
+
+
+def test_fedavg_decides_nothing(small: Config, tmp_path: Path) -> None:
+    fibecfed.run(small, tmp_path / "run")
+    assert not (tmp_path / "run" / "method.json").exists()

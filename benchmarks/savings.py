@@ -63,9 +63,7 @@ def measure(repeats: int) -> dict[str, Any]:
     for number in range(2, 2 + repeats):
         for name, run in runs.items():
             seconds[name].append(run(number))
-    ratios = {
-        name: statistics.median(np.array(seconds[name]) / np.array(seconds["dense"])) for name in list(runs)[1:]
-    }
+    ratios = {name: statistics.median(np.array(seconds[name]) / np.array(seconds["dense"])) for name in list(runs)[1:]}
     return {"seconds": seconds, "median_ratio": ratios}
 
 

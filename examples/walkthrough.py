@@ -21,16 +21,16 @@ OUT = Path("runs/walkthrough")
 # %% [markdown]
 # ## Settings
 #
-# A configuration is every setting of a run; what is not named here has a default (`fibecfed config` prints them). All
-# six companies take part in each of four rounds. In a round a company makes eight steps of four messages on its own
-# text; then the server averages what they learned. The small test set only saves time.
+# A configuration is every setting of a run; what is not named here has a default (`fibecfed config` prints them). Each
+# company has labelled 40 messages. All six take part in each of four rounds: they train on their own messages, then
+# the server averages what they learned. Half of the test messages are left out, only to save time.
 
 # %%
 SETTINGS = {
-    "data": {"name": "support", "partition": {"kind": "column"}, "test_examples": 120},
+    "data": {"name": "support", "train_examples": 240, "test_examples": 120, "partition": {"kind": "column"}},
     "federation": {"devices": 6, "sampled": 6, "rounds": 4},
     "lora": {"alpha": 4},
-    "training": {"learning_rate": 0.006, "batch_size": 4, "local_steps": 8},
+    "training": {"learning_rate": 0.006, "batch_size": 4},
     "evaluation": {"every": 4},
 }
 config = fibecfed.load_config(**SETTINGS)

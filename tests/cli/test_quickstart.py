@@ -1,5 +1,6 @@
 """`fibecfed quickstart`: what it runs, keeps, goes on with and prints, on a tiny model and once for real."""
 
+import importlib.util
 import io
 import json
 import os
@@ -22,11 +23,12 @@ from typer.testing import CliRunner
 from fibecfed import InputError, load_config
 from fibecfed.cli.app import app
 from fibecfed.cli.quickstart_command import QuickstartProgress, results_table
+from fibecfed.config import to_dict, to_yaml
 from fibecfed.methods import method_class
 from fibecfed.quickstart import METHODS, Findings, Task, example_message, plan, processes, run_side_by_side
 from run_content import content
 
-FEW = ["federation.rounds=3", "evaluation.every=1", "training.local_steps=1", "data.train_examples=96"]
+FEW = ["federation.rounds=3", "evaluation.every=1", "data.train_examples=48", "training.batch_size=8"]
 
 
 def fibecfed(*arguments: str) -> tuple[int, str]:
@@ -71,24 +73,19 @@ def found(tmp_path: Path, *summaries: dict[str, Any], overrides: tuple[str, ...]
 # The plan
 
 
-def test_every_method_gets_the_same_settings_and_as_many_examples(tmp_path: Path) -> None:
-    tasks = plan(tmp_path, ["training.local_steps=3", "federation.sampled=4"]).tasks
+def test_every_method_gets_the_same_settings(tmp_path: Path) -> None:
+    tasks = plan(tmp_path, ["training.local_steps=3", "seed=5"]).tasks
     assert [t.name for t in tasks] == list(METHODS)
-    steps = {}
+    first = to_dict(tasks[0].config)
+    assert (first["training"]["local_steps"], first["seed"]) == (3, 5)
     for task in tasks:
-        assert task.config.method == task.name
+        assert to_dict(task.config) == first | {"method": task.name}
         assert task.directory == tmp_path / task.name
-        devices = 1 if method_class(task.name).pooled_data else 4
-        steps[task.name] = task.config.training.local_steps * devices
-        assert task.config.federation == tasks[0].config.federation
-        assert task.config.data == tasks[0].config.data
-    assert steps["centralized-lora"] == 12
-    assert set(steps.values()) == {12}
 
 
-def test_no_limit_on_steps_stays_none_for_gathered_data(tmp_path: Path) -> None:
-    tasks = plan(tmp_path, ["training.local_steps=null"], methods=["centralized-lora"]).tasks
-    assert tasks[0].config.training.local_steps is None
+def test_the_last_round_is_evaluated_and_only_it(tmp_path: Path) -> None:
+    config = plan(tmp_path).config
+    assert config.evaluation.every == config.federation.rounds
 
 
 def test_the_recipe_is_the_six_companies(tmp_path: Path) -> None:
@@ -99,8 +96,6 @@ def test_the_recipe_is_the_six_companies(tmp_path: Path) -> None:
 
 
 def write_run(directory: Path, task: Task, ended: bool) -> None:
-    from fibecfed.config import to_yaml
-
     directory.mkdir(parents=True)
     (directory / "config.yaml").write_text(to_yaml(task.config))
     if ended:
@@ -157,7 +152,7 @@ def test_wrong_input_is_explained_before_anything_is_written(case: str, tmp_path
 
 
 def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = __import__("importlib.util").util.find_spec
+    real = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda n, *r: None if n.startswith("gt_all") else real(n, *r))
     code, output = fibecfed("quickstart", "--out", str(tmp_path / "out"))
     assert code == 2
@@ -353,8 +348,8 @@ def progress(tmp_path: Path, terminal: bool) -> str:
     first, second = planned.tasks[:2]
     write_run(second.directory, second, ended=True)
     shown = QuickstartProgress(Console(file=file, force_terminal=terminal, width=120), plan(tmp_path / "out"))
-    shown.progressed(first, {"round": 0, "rounds": 7, "loss": None, "accuracy": None, "megabytes": 0.0})
-    shown.progressed(first, {"round": 3, "rounds": 7, "loss": 1.5, "accuracy": 0.25, "megabytes": 8.1})
+    shown.progressed(first, {"round": 0, "rounds": 4, "loss": None, "accuracy": None, "megabytes": 0.0})
+    shown.progressed(first, {"round": 3, "rounds": 4, "loss": 1.5, "accuracy": 0.25, "megabytes": 8.1})
     shown.ended(first, "too hot")
     shown.stop()
     return file.getvalue()
@@ -363,8 +358,8 @@ def progress(tmp_path: Path, terminal: bool) -> str:
 def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path: Path) -> None:
     assert progress(tmp_path, terminal=False).splitlines() == [
         "local-only: done before",
-        "fedavg-lora: round 0/7, started",
-        "fedavg-lora: round 3/7, loss 1.500, global 0.250, 8.1 MB",
+        "fedavg-lora: round 0/4, started",
+        "fedavg-lora: round 3/4, loss 1.500, global 0.250, 8.1 MB",
         "fedavg-lora: failed",
     ]
 
@@ -373,8 +368,8 @@ def test_progress_is_a_live_line_a_method_on_a_terminal(tmp_path: Path) -> None:
     text = progress(tmp_path, terminal=True)
     assert "\x1b[" in text
     last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).splitlines()[-len(METHODS) :]
-    assert re.search(r"fedavg-lora .* round 3/7 .* failed", last[0])
-    assert re.search(r"local-only .* round 7/7 .* done before", last[1])
+    assert re.search(r"fedavg-lora .* round 3/4 .* failed", last[0])
+    assert re.search(r"local-only .* round 4/4 .* done before", last[1])
 
 
 # The real command, on a tiny model
@@ -452,7 +447,7 @@ def test_stopped_by_ctrl_c_it_goes_on_bit_for_bit(
     running = process("--out", str(out), "--jobs", "1", *arguments)
     assert running.stdout is not None
     for line in running.stdout:
-        if line.startswith("fedavg-lora: round 1/"):
+        if line.startswith(f"{METHODS[0]}: round 1/"):
             running.send_signal(signal.SIGINT)
             break
     _, errors = running.communicate(timeout=60)
@@ -483,7 +478,7 @@ def test_a_run_that_fails_is_named_with_its_reason(arguments: list[str], tmp_pat
 @pytest.mark.slow
 def test_a_worker_ends_with_its_parent(bert: Path, tmp_path: Path) -> None:
     config = load_config(overrides=[f"model.name={bert}", "federation.rounds=100000", "evaluation.every=100000"])
-    order = {"config": __import__("fibecfed.config").config.to_dict(config), "directory": str(tmp_path / "r")}
+    order = {"config": to_dict(config), "directory": str(tmp_path / "r")}
     running = subprocess.Popen(processes.WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert running.stdin is not None
     assert running.stdout is not None

@@ -22,9 +22,7 @@ _MESSAGE_LENGTH = 60  # characters of a message that fits a command line
 
 _RECIPE_HEADER = """\
 The settings of `fibecfed quickstart`, for runs of your own:
-    fibecfed run {path} method=NAME --out DIR
-local_steps counts the steps of each device. A method that gathers all data on one device
-(centralized-lora) got federation.sampled times as many, so that every method trained as many examples."""
+    fibecfed run {path} method=NAME --out DIR"""
 
 
 @dataclass(frozen=True)

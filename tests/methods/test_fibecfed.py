@@ -238,6 +238,22 @@ def test_resuming_after_every_kind_of_phase_changes_no_bit(base: Config, tmp_pat
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
 
 
+def test_a_device_that_lost_its_state_is_initialised_again_and_the_run_goes_on(base: Config, tmp_path: Path) -> None:
+    config = changed(base, federation={"sampled": 6})
+    with pytest.raises(Crash):
+        fibecfed.run(config, tmp_path / "run", callbacks=[CrashAfter(4)])
+    lost = tmp_path / "run" / "devices" / "2"
+    assert list(lost.iterdir())
+    for file in lost.iterdir():
+        file.unlink()
+    result = fibecfed.resume(tmp_path / "run")
+    assert result.summary["rounds"] == 6
+    assert all(record["failures"] == 0 for record in result.metrics)
+    assert (tmp_path / "run" / "adapters" / "2" / "adapter_model.safetensors").is_file()
+    again = sum(p["examples_scored"] for n, p in result.summary["phases"].items() if n == "train")
+    assert again > 0  # it scored its examples once more
+
+
 def test_impossible_settings_are_refused_before_the_first_round(base: Config) -> None:
     for values, sentence in (
         ({"sharing": {"count": 9}}, "the model has 2"),

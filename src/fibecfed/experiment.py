@@ -169,7 +169,7 @@ def _write_results(
     tensors: dict[str, Tensor] = dict(state.tensors)
     method = experiment.site.method
     if method.keeps_device_state:
-        models = {n: _device_model(experiment, state, n) for n in sorted(state.device_versions)}
+        models = {n: _device_model(experiment, state, n) for n in method.personal_devices(state)}
         for number, model in models.items():
             _write_adapter(experiment, directory.device_adapter(number), model, description, directory)
         if experiment.evaluate.global_is_mean_of_devices:
@@ -189,8 +189,8 @@ def _write_results(
 
 
 def _device_model(experiment: Experiment, state: ServerState, number: int) -> dict[str, Tensor]:
-    device = Device(experiment.site, number, state.device_versions[number])
-    return device.model({name: state.tensors[name] for name in experiment.site.method.shared(state)})
+    device = Device(experiment.site, number, state.device_versions.get(number, 0))
+    return experiment.site.method.personal(device, state)
 
 
 def _average(experiment: Experiment, models: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:

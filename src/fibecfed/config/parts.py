@@ -39,8 +39,12 @@ class CurriculumConfig:
         _OpenFraction, Field(description="Most of the data ever used; below 1 the hardest is dropped for good [D].")
     ] = 1.0
     fresh: Annotated[
-        bool, Field(description="score=random only: a fresh draw each round instead of one nested order [D].")
-    ] = False
+        bool | None,
+        Field(
+            description="score=random only: a fresh draw each round instead of one nested order [D]. "
+            "None: the method decides."
+        ),
+    ] = None
     refresh: Annotated[
         bool, Field(description="Keep Fisher scores up to date from the training steps' own gradients [D].")
     ] = False
@@ -78,7 +82,9 @@ class SharingConfig:
         int | None,
         Field(ge=1, description="Devices that give layer scores. None: as many as a round samples [D]."),
     ] = None
-    head: Annotated[Literal["shared", "local"], Field(description="Whether the head travels [D].")] = "shared"
+    head: Annotated[
+        Literal["shared", "local"] | None, Field(description="Whether the head travels [D]. None: the method decides.")
+    ] = None
     rows: Annotated[
         Literal["fisher", "random", "dense", "none"] | None,
         Field(

@@ -41,6 +41,12 @@ class Method(Protocol):
     def shared(self, state: ServerState) -> Sequence[str]:
         """Names of the parameters whose server value a device uses."""
 
+    def personal_devices(self, state: ServerState) -> Sequence[int]:
+        """The devices with a model of their own, ascending."""
+
+    def personal(self, device: "Device", state: ServerState) -> dict[str, Tensor]:
+        """Every trainable parameter of a device's own model."""
+
     def init(self, tensors: Mapping[str, Tensor]) -> ServerState:
         """The state before the first phase."""
 

@@ -1,9 +1,21 @@
 """The methods by name. To add one, write a file with a class and list it here."""
 
+from typing import Any
+
 from fibecfed.config import Config, build_config, merge, nearest_hint, to_dict
 from fibecfed.errors import InputError
 from fibecfed.methods.base import FederatedAveraging
 from fibecfed.methods.centralized_lora import CentralizedLora
+from fibecfed.methods.controls import (
+    DeviceMajority,
+    FedavgFinetune,
+    FedavgPrior,
+    LocalHead,
+    LossOrder,
+    RandomPace,
+    RandomSubset,
+    RidgeHead,
+)
 from fibecfed.methods.fibecfed import FibecFed
 from fibecfed.methods.local_only import LocalOnly
 
@@ -14,6 +26,14 @@ METHODS: dict[str, type[FederatedAveraging]] = {
         FederatedAveraging,
         CentralizedLora,
         LocalOnly,
+        DeviceMajority,
+        RidgeHead,
+        FedavgPrior,
+        LocalHead,
+        FedavgFinetune,
+        RandomPace,
+        RandomSubset,
+        LossOrder,
     )
 }
 
@@ -26,7 +46,10 @@ def method_class(name: str) -> type[FederatedAveraging]:
     return METHODS[name]
 
 
-_OFF = {"curriculum": {"score": "none"}, "sharing": {"layers": "all", "rows": "dense"}}
+_OFF: dict[str, dict[str, Any]] = {
+    "curriculum": {"score": "none", "fresh": False},
+    "sharing": {"layers": "all", "rows": "dense", "head": "shared"},
+}
 
 
 def resolve(config: Config) -> Config:

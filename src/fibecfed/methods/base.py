@@ -1,6 +1,6 @@
 """Federated averaging: the flow that every method inherits and changes in one place."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -69,6 +69,14 @@ class FederatedAveraging:
     def shared(self, state: ServerState) -> tuple[str, ...]:
         """Names of the parameters that travel."""
         return self.layout.names
+
+    def personal_devices(self, state: ServerState) -> Sequence[int]:
+        """The devices with a model of their own, ascending."""
+        return sorted(state.device_versions) if self.keeps_device_state else ()
+
+    def personal(self, device: Device, state: ServerState) -> dict[str, Tensor]:
+        """Every trainable parameter of a device's own model: what it would receive, and what it keeps."""
+        return device.model({name: state.tensors[name] for name in self.shared(state)})
 
     # Server half
 

@@ -100,7 +100,7 @@ class FibecFed(FederatedAveraging):
         names = []
         for p in self.layout:
             if p.layer is None:
-                travels = sharing.head == "shared"
+                travels = sharing.head != "local"
             else:
                 travels = layers is None or p.layer in layers
                 travels = travels and not (sharing.freeze_a and p.role == "lora_A")

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from fibecfed.federation import Device, ServerState, Site
 from fibecfed.tasks import Counts
@@ -40,7 +39,7 @@ class ResidentEvaluator:
         global_metrics = task.metrics(server)
         if self.global_is_mean_of_devices:
             global_metrics = self._mean_over_devices(state) or global_metrics
-        has_own = np.isin(self._owner, list(state.device_versions))
+        has_own = np.isin(self._owner, list(self.site.method.personal_devices(state)))
         others = task.metrics(personal.take(np.flatnonzero(~has_own))) if has_own.any() else {}
         return Evaluation(
             global_metrics,
@@ -53,12 +52,13 @@ class ResidentEvaluator:
         """The server model's counts, replaced where the example's device has a model of its own."""
         values = {name: array.copy() for name, array in server.values.items()}
         owners = self.site.data.held_out_owners
-        for number in sorted(state.device_versions):
+        for number in self.site.method.personal_devices(state):
             mine = owners.indices(number)
             if not len(mine):
                 continue
-            device = Device(self.site, number, state.device_versions[number])
-            counts = self.site.executor.counts(device.model(self._received(state)), self.site.data.held_out, mine)
+            device = Device(self.site, number, state.device_versions.get(number, 0))
+            model = self.site.method.personal(device, state)
+            counts = self.site.executor.counts(model, self.site.data.held_out, mine)
             for name, array in counts.values.items():
                 values[name][mine] = array
         return Counts(values)
@@ -70,15 +70,11 @@ class ResidentEvaluator:
         for number, version in sorted(state.device_versions.items()):
             if (number, version) not in self._device_metrics:
                 device = Device(self.site, number, version)
-                counts = self.site.executor.counts(
-                    device.model(self._received(state)), self.site.data.held_out, everything
-                )
+                model = self.site.method.personal(device, state)
+                counts = self.site.executor.counts(model, self.site.data.held_out, everything)
                 self._device_metrics[number, version] = self.site.data.task.metrics(counts)
             metrics.append(self._device_metrics[number, version])
         return {name: float(np.mean([m[name] for m in metrics])) for name in (metrics[0] if metrics else ())}
-
-    def _received(self, state: ServerState) -> dict[str, Tensor]:
-        return {name: state.tensors[name] for name in self.site.method.shared(state)}
 
     def _scores(self, counts: Counts) -> np.ndarray:
         """The main metric of each device that has held-out examples."""

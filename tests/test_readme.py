@@ -1,5 +1,6 @@
 """The README's commands and snippets, run as they stand (install lines aside)."""
 
+import json
 import os
 import re
 import shutil
@@ -62,6 +63,9 @@ def test_every_command_works(place: Path) -> None:
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert (place / "runs" / "first" / "summary.json").is_file()
+    written = json.loads((place / "runs" / "quickstart" / "quickstart.json").read_text())
+    rows = {row["method"]: row for row in written["rows"]}
+    assert rows["fedavg-lora"]["accuracy_global"] > rows["local-only"]["accuracy_global"] + 0.1
 
 
 @pytest.mark.slow

@@ -117,7 +117,7 @@ def test_a_run_with_other_settings_needs_force(tmp_path: Path, damage: str | Non
     write_run(task.directory, task, ended=True)
     if damage:
         (task.directory / "config.yaml").write_text(damage)
-    with pytest.raises(InputError, match=r"'.*local-only' holds a run with other settings; use --force"):
+    with pytest.raises(InputError, match=rf"'.*{METHODS[1]}' holds a run with other settings; use --force"):
         plan(tmp_path, [] if damage else ["seed=7"])
     assert not plan(tmp_path, ["seed=7"], force=True).tasks[1].done
 
@@ -357,10 +357,10 @@ def progress(tmp_path: Path, terminal: bool) -> str:
 
 def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path: Path) -> None:
     assert progress(tmp_path, terminal=False).splitlines() == [
-        "local-only: done before",
-        "fedavg-lora: round 0/4, started",
-        "fedavg-lora: round 3/4, loss 1.500, global 0.250, 8.1 MB",
-        "fedavg-lora: failed",
+        f"{METHODS[1]}: done before",
+        f"{METHODS[0]}: round 0/4, started",
+        f"{METHODS[0]}: round 3/4, loss 1.500, global 0.250, 8.1 MB",
+        f"{METHODS[0]}: failed",
     ]
 
 
@@ -368,8 +368,8 @@ def test_progress_is_a_live_line_a_method_on_a_terminal(tmp_path: Path) -> None:
     text = progress(tmp_path, terminal=True)
     assert "\x1b[" in text
     last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).splitlines()[-len(METHODS) :]
-    assert re.search(r"fedavg-lora .* round 3/4 .* failed", last[0])
-    assert re.search(r"local-only .* round 4/4 .* done before", last[1])
+    assert re.search(rf"{METHODS[0]} .* round 3/4 .* failed", last[0])
+    assert re.search(rf"{METHODS[1]} .* round 4/4 .* done before", last[1])
 
 
 # The real command, on a tiny model
@@ -401,7 +401,7 @@ def test_it_ends_with_the_table_and_what_to_do_next(whole: tuple[Path, str]) -> 
         assert row["megabytes"] == pytest.approx((run["bytes"]["up"] + run["bytes"]["down"]) / 1e6)
         assert re.search(rf"│ {row['method']} .*{row['accuracy_global']:.3f}", output)
         assert f"| {row['method']} |" in markdown
-    trained = {m: s["examples_trained"] for m, s in written["runs"].items()}
+    trained = {m: s["examples_trained"] for m, s in written["runs"].items() if m != "fibecfed"}  # it has a curriculum
     assert len(set(trained.values())) == 1, trained
     assert written["seed"] == 0
     assert {"versions", "hardware", "git_commit"} <= written.keys()
@@ -454,7 +454,7 @@ def test_stopped_by_ctrl_c_it_goes_on_bit_for_bit(
     assert running.returncode == 130
     assert "Interrupted." in errors
     assert "Traceback" not in errors
-    assert not (out / "fedavg-lora" / "summary.json").exists()
+    assert not (out / METHODS[0] / "summary.json").exists()
     assert not (out / "quickstart.json").exists()
     code, _, errors = finished("--out", str(out), *arguments)
     assert code == 0, errors
@@ -468,10 +468,11 @@ def test_a_run_that_fails_is_named_with_its_reason(arguments: list[str], tmp_pat
     code, output, errors = finished("--out", str(tmp_path / "out"), *arguments, *wild)
     assert code == 1, output
     assert errors.count("Error:") == 1
-    assert "Error: fedavg-lora: " in errors
+    failed = errors.split("Error: ")[1].split(":")[0]
+    assert failed in METHODS
     assert "lower training.learning_rate" in errors
     assert "Traceback" not in errors
-    assert "fedavg-lora: failed" in output
+    assert f"{failed}: failed" in output
     assert not (tmp_path / "out" / "quickstart.json").exists()
 
 
@@ -488,18 +489,3 @@ def test_a_worker_ends_with_its_parent(bert: Path, tmp_path: Path) -> None:
     running.stdin.close()
     assert running.wait(20) == 1
     running.stdout.close()
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_the_first_command_of_the_readme(tmp_path: Path) -> None:
-    """The real thing, offline: federation is worth it on these data, and the table says so."""
-    code, output, errors = finished("--out", str(tmp_path / "out"), timeout=1700)
-    assert code == 0, output + errors
-    assert errors == ""
-    rows = {r["method"]: r for r in json.loads((tmp_path / "out" / "quickstart.json").read_text())["rows"]}
-    assert set(rows) == set(METHODS)
-    assert rows["fedavg-lora"]["accuracy_global"] > rows["local-only"]["accuracy_global"] + 0.1
-    assert rows["centralized-lora"]["accuracy_global"] > 0.6
-    for method in METHODS:
-        assert re.search(rf"│ {re.escape(method)} .*{rows[method]['accuracy_global']:.3f}", output)

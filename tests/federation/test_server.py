@@ -8,7 +8,7 @@ import torch
 from fibecfed import RunFailed, load_config
 from fibecfed.federation import Address, Delivery, Failure, Phase, Reply, Request, Server, cohort
 from fibecfed.federation.server import check_reply
-from fibecfed.methods import METHODS
+from fibecfed.methods import METHODS, resolve
 from fibecfed.tuning import Layout, Parameter
 
 LAYOUT = Layout((Parameter("w", (2,), 0, "head"),), 1)
@@ -117,25 +117,36 @@ def test_cohorts_depend_on_seed_and_round_only() -> None:
 
 
 def test_every_method_has_the_cohorts_of_its_seed() -> None:
-    seen: dict[str, list[int]] = {}
+    layout = Layout(
+        (
+            Parameter("w.lora_A", (2, 2), 0, "lora_A"),
+            Parameter("head.weight", (3, 2), None, "head"),
+            Parameter("head.bias", (3,), None, "head"),
+        ),
+        1,
+    )
+    start_tensors = {p.name: torch.zeros(p.shape) for p in layout}
+    seen: dict[str, list[tuple[int, ...]]] = {}
     for name, kind in METHODS.items():
-        config = load_config(method=name)
-        method = kind(config, LAYOUT)
+        config = resolve(load_config(method=name, federation={"rounds": 3}))
+        method = kind(config, layout)
         if method.pooled_data:
             continue
-        met: list[int] = []
+        expected: dict[str, tuple[int, ...]] = {}
 
-        def answer(request: Request, met: list[int] = met, shared: bool = name != "local-only") -> Reply:
-            met.append(request.address.device)
-            full = reply(request, 1.0)
-            return full if shared else Reply(full.address, {}, full.info)
+        def answer(request: Request, expected: dict[str, tuple[int, ...]] = expected) -> Reply:
+            info = {"examples": 1, "examples_trained": 1, "loss": 1.0}
+            return Reply(request.address, {n: torch.ones(s) for n, s in expected.items()}, info)
 
         one = Server(config, method, Script(answer), 20, "run")
-        state = start(one)
-        while (phase := method.next_phase(state)) is not None and state.round < 3:
+        state = method.init(start_tensors)
+        while (phase := method.next_phase(state)) is not None:
+            expected.clear()
+            expected.update(method.expected(state, phase))
             done = one.run_phase(state, phase)
             state = done.state
             if phase.is_round:
-                seen.setdefault(name, []).extend(done.cohort)
-    assert len(seen) >= 2
-    assert len({tuple(v) for v in seen.values()}) == 1
+                seen.setdefault(name, []).append(done.cohort)
+    assert len(seen) >= 8
+    assert all(cohorts == seen["fedavg-lora"] for cohorts in seen.values())
+    assert len(set(seen["fedavg-lora"])) == 3

@@ -19,6 +19,7 @@ from fibecfed.federation import PhaseDone
 from fibecfed.methods import METHODS
 from run_content import content
 
+ONE_EXCHANGE = ("device-majority", "ridge-head")  # nothing to be cut in the middle of
 STATELESS_AND_STATEFUL = ["fedavg-lora", "fibecfed"]
 
 
@@ -44,7 +45,7 @@ class CrashAt(Callback):
         return False
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ONE_EXCHANGE])
 def test_resuming_after_any_phase_changes_no_bit(small: Config, tmp_path: Path, method: str) -> None:
     config = longer(small, method)
     fibecfed.run(config, tmp_path / "whole")

@@ -10,6 +10,9 @@ import pytest
 import tiny
 from fibecfed import Config, load_config
 
+# pytest-xdist sets it in its workers, and a console made under it would keep that width in every test.
+os.environ.pop("COLUMNS", None)
+
 LABELS = ("billing", "delivery", "praise")
 _PHRASES = {
     "billing": ["charged twice", "the invoice is wrong", "my money back please", "a refund for the month"],

@@ -15,13 +15,16 @@ import fibecfed
 from fibecfed.results import peak_memory_bytes
 from fibecfed.runtime import assemble
 devices, model, file, out = int(sys.argv[1]), *sys.argv[2:]
-config = fibecfed.load_config(
+few = {"data": {"train_examples": 100}, "federation": {"devices": 20}}
+settings = dict(
+    method="fedavg-lora",
     model={"name": model},
     data={"file": file, "test_fraction": 400 / 40_400, "validation_fraction": 0.0, "max_length": 16},
     federation={"devices": devices, "sampled": 5, "rounds": 30}, evaluation={"every": 30},
     training={"batch_size": 1, "local_steps": 2}, lora={"rank": 2},
 )
-assemble(config)  # imports, caches
+assemble(fibecfed.config.build_config(fibecfed.config.merge(settings, few)))  # imports, caches
+config = fibecfed.load_config(**settings)
 start = time.process_time()
 experiment = assemble(config)
 ready = time.process_time()

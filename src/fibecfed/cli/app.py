@@ -147,6 +147,41 @@ def quickstart(
 
 
 @app.command()
+def compare(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="SPEC.yaml [KEY=VALUE ...]", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory for the runs and the tables.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs side by side. Default: one a core.", show_default=False)
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option(min=0.0, help="Stop after so long; go on with the same command.")
+    ] = None,
+) -> None:
+    """Run methods x data sets x partitions x seeds as a file says; what is done is kept, what was stopped goes on."""
+    with explained():
+        from fibecfed.cli.comparison_command import compare as carry_out
+        from fibecfed.cli.comparison_command import read_spec_arguments
+
+        path, overrides = read_spec_arguments(arguments or [])
+        if out is None:
+            raise InputError("Say where the runs and tables go: --out DIR.")
+        carry_out(path, overrides, out, jobs, hours, console)
+
+
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of a comparison.")],
+) -> None:
+    """Write the tables and pictures of a comparison: Markdown, CSV, LaTeX, PNG."""
+    with explained():
+        from fibecfed.cli.comparison_command import report as write
+
+        write(directory, console)
+
+
+@app.command()
 def methods() -> None:
     """List the methods."""
     with explained():

@@ -44,18 +44,21 @@ class Report(Protocol):
         """The run is over; ``reason`` says why it failed."""
 
 
-def run_side_by_side(tasks: Sequence[Task], jobs: int, report: Report) -> dict[str, str]:
+def run_side_by_side(tasks: Sequence[Task], jobs: int, report: Report, seconds: float | None = None) -> dict[str, str]:
     """Run what is not done yet, at most ``jobs`` at a time; the reasons of those that failed, by name.
 
-    A failed run does not stop the others. Ctrl-C (KeyboardInterrupt) ends all processes before it is passed on.
+    After ``seconds`` the runs that are still going are ended. A failed run does not stop the others. Ctrl-C
+    (KeyboardInterrupt) ends all processes before it is passed on.
     Raises InputError if a process finds that its input cannot be used.
     """
     crew = _Crew(report)
     with ThreadPoolExecutor(jobs) as pool:
         futures = {task.name: pool.submit(crew.run, task) for task in tasks if not task.done}
         try:
-            finished = wait(futures.values(), return_when=FIRST_EXCEPTION).done
+            finished, late = wait(futures.values(), timeout=seconds, return_when=FIRST_EXCEPTION)
             reasons = {name: future.result() for name, future in futures.items() if future in finished}
+            if late:
+                crew.stop()
         except BaseException:
             crew.stop()
             raise

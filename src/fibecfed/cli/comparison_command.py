@@ -1,0 +1,157 @@
+"""What `compare` and `report` show: the runs as they go with the time left, and the tables."""
+
+import os
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from fibecfed.comparison import Comparison, Outcome, build_report, write_report
+from fibecfed.errors import InputError, RunFailed
+from fibecfed.quickstart import Task
+
+_MOST_NAMED = 10
+
+
+def compare(
+    path: Path, overrides: Sequence[str], out: Path, jobs: int | None, hours: float | None, console: Console
+) -> None:
+    """Run what is not done yet, say what is left, write the tables once something can be reported.
+
+    Raises InputError before the first run for anything that can be found by then, RunFailed at the end if a run failed.
+    """
+    comparison = Comparison.begin(path, out, overrides)
+    watcher = ComparisonProgress(console, jobs or _usual_jobs(comparison))
+    again = shlex.join(["fibecfed", "compare", str(path), *overrides, "--out", str(out)])
+    try:
+        outcome = comparison.run(watcher.jobs, hours, watcher)
+    except KeyboardInterrupt:
+        watcher.stop()
+        _say(console, f"What was done is kept; go on with: {again}")
+        raise
+    finally:
+        watcher.stop()
+    _conclude(outcome, out, again, console)
+
+
+def report(out: Path, console: Console) -> None:
+    """Write the tables and print the first of them. Raises InputError if there is nothing to report."""
+    built = build_report(out)
+    files = write_report(out)
+    for table in built.tables[:1]:
+        console.print(table.markdown(), highlight=False, markup=False, soft_wrap=True)
+    _say(
+        console, f"{files[0]} and, beside it, each table as CSV and LaTeX, measured.md, and a picture of each setting."
+    )
+
+
+def _usual_jobs(comparison: Comparison) -> int:
+    """As many as the cores that this process may use give room for."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // comparison.threads)
+
+
+def _conclude(outcome: Outcome, out: Path, again: str, console: Console) -> None:
+    finished, left = len(outcome.finished), len(outcome.left)
+    _say(console, f"{finished} of {finished + left} runs done.")
+    if outcome.out_of_time:
+        _say(console, f"The time is up. Left: {_some(outcome.left)}. Go on with: {again}")
+    if any("--seed-" in name for name in outcome.finished):
+        files = write_report(out)
+        _say(console, f"Tables: {files[0]}")
+    if outcome.failures:
+        reasons = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in outcome.failures.items())
+        raise RunFailed(f"{reasons}. The other runs are kept; to try again: {again}")
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+class ComparisonProgress:
+    """One line for the stage with the time left: live on a terminal; elsewhere a line whenever a run ends."""
+
+    def __init__(self, console: Console, jobs: int) -> None:
+        self.jobs = jobs
+        self._console = console
+        self._bar: Progress | None = None
+        self._line: TaskID | None = None
+        self._stage = ""
+        self._runs = self._ended = 0
+        self._left = 0  # rounds
+        self._rounds = 0  # done in this stage, by this process
+        self._seen: dict[str, int] = {}
+        self._started = 0.0
+
+    def begins(self, stage: str, tasks: Sequence[Task]) -> None:
+        """Say how many runs there are."""
+        self.stop()
+        waiting = [task for task in tasks if not task.done]
+        self._stage, self._runs, self._ended = stage, len(tasks), len(tasks) - len(waiting)
+        self._left, self._rounds = sum(task.config.federation.rounds for task in waiting), 0
+        self._seen, self._started = {}, time.perf_counter()
+        word = "tuning runs on validation data" if stage == "tuning" else "runs"
+        before = f", {self._ended} of them done before" if self._ended else ""
+        _say(self._console, f"{len(tasks)} {word}{before}, {self.jobs} at a time.")
+        if self._console.is_terminal and waiting:
+            self._bar = Progress(
+                TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(),
+                TextColumn("{task.fields[status]}"), console=self._console,
+            )  # fmt: skip
+            self._line = self._bar.add_task(stage, total=len(tasks), completed=self._ended, status="")
+            self._bar.start()
+
+    def progressed(self, task: Task, event: dict[str, Any]) -> None:
+        """Count rounds; the first event of a run that is gone on with says where it stands."""
+        number = int(event["round"])
+        if task.name in self._seen:
+            self._rounds += number - self._seen[task.name]
+            self._left -= number - self._seen[task.name]
+        else:
+            self._left -= number
+        self._seen[task.name] = number
+        if self._bar is not None and self._line is not None:
+            status = f"{task.name} round {number}/{event['rounds']}  {self._time_left()}"
+            self._bar.update(self._line, status=status)
+
+    def ended(self, task: Task, reason: str | None) -> None:
+        """Done or failed."""
+        self._ended += 1
+        self._left -= task.config.federation.rounds - self._seen.get(task.name, 0)  # one that failed
+        self._seen[task.name] = task.config.federation.rounds
+        status = "done" if reason is None else f"failed: {reason}"
+        if self._bar is not None and self._line is not None:
+            self._bar.update(self._line, completed=self._ended, status=f"{task.name} {status}  {self._time_left()}")
+        else:
+            _say(self._console, f"{self._stage} {self._ended}/{self._runs}: {task.name} {status}  {self._time_left()}")
+
+    def stop(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _time_left(self) -> str:
+        if not self._rounds or self._left <= 0:
+            return ""
+        seconds = round((time.perf_counter() - self._started) / self._rounds * self._left)
+        return f"left {seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+def read_spec_arguments(arguments: Sequence[str]) -> tuple[Path, list[str]]:
+    """The spec file and the overrides of its base. Raises InputError unless there is exactly one file."""
+    files = [a for a in arguments if "=" not in a]
+    if len(files) != 1:
+        given = f", not {', '.join(files)}" if files else ""
+        raise InputError(f"Give one file that says what to compare{given}; see experiments/ for examples.")
+    return Path(files[0]), [a for a in arguments if "=" in a]
+
+
+def _say(console: Console, text: str) -> None:
+    """Text as it is: neither wrapped, which would break paths and commands, nor coloured."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,137 @@
+"""The records of a comparison, by setting and method, and what follows from them."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from fibecfed.comparison.records import Record, chosen_rates, differing_version, read_record
+from fibecfed.comparison.spec import MethodEntry, PlannedRun, Setting, Spec, final_runs, tuning_runs
+from fibecfed.comparison.statistics import (
+    CENTRALIZED,
+    CONTROLS,
+    RIDGE,
+    Interval,
+    average_ranks,
+    carries_no_claim,
+    paired_interval,
+    reached,
+)
+from fibecfed.errors import InputError
+
+PROTOCOLS = ("global", "personalized")
+
+
+class Findings:
+    """What the runs that have ended say. Raises InputError if they were made with different versions or settings."""
+
+    def __init__(self, spec: Spec, out: Path, failed: Mapping[str, str]) -> None:
+        self.spec = spec
+        self.rates = chosen_rates(out, spec, failed)
+        self.tuning = _ended(out, tuning_runs(spec))
+        self.final = _ended(out, final_runs(spec, self.rates))
+        if not self.final:
+            raise InputError(f"'{out}' has no run yet that has ended; run fibecfed compare first.")
+        for record in (*self.tuning, *self.final):
+            differs = differing_version(self.final[0].versions, record.versions)
+            if differs:
+                raise InputError(
+                    f"Runs '{self.final[0].run.name}' and '{record.run.name}' were made with different versions "
+                    f"({differs}); results of different versions are not mixed. Delete one of them and run it again."
+                )
+        self._seeds: dict[tuple[Setting, str], dict[int, Record]] = {}
+        for record in self.final:
+            self._seeds.setdefault((record.run.setting, record.run.entry), {})[record.run.seed] = record
+
+    def seeds(self, setting: Setting, entry: str) -> Mapping[int, Record]:
+        """The records of one line, by seed."""
+        return self._seeds.get((setting, entry), {})
+
+    def accuracies(self, setting: Setting, entry: str, protocol: str) -> list[float]:
+        """Final accuracies of the seeds that are done."""
+        return [record.accuracy(protocol) for record in self.seeds(setting, entry).values()]
+
+    def mean(self, setting: Setting, entry: str | None, protocol: str = "global") -> float | None:
+        """Mean final accuracy over seeds; None without a run."""
+        values = self.accuracies(setting, entry, protocol) if entry else []
+        return float(np.mean(values)) if values else None
+
+    def no_claim(self, setting: Setting) -> bool:
+        """Whether ridge-head is within two points of centralized-lora there (global accuracy)."""
+        return carries_no_claim(self.mean(setting, RIDGE), self.mean(setting, CENTRALIZED))
+
+    def target(self, setting: Setting) -> float | None:
+        """The accuracy to reach; None if none is given, or its method has no run yet."""
+        target = self.spec.target_of(setting.data_set)
+        return self.mean(setting, target) if isinstance(target, str) else target
+
+    def to_target(self, setting: Setting, entry: str) -> list[tuple[float, int] | None]:
+        """For each seed simulated seconds and bytes both ways to the target; None where it is not reached."""
+        target = self.target(setting)
+        if target is None:
+            return []
+        found = [reached(record.curve, target) for record in self.seeds(setting, entry).values()]
+        return [
+            None if f is None else (float(f["simulated_seconds"]), int(f["bytes_up"] + f["bytes_down"])) for f in found
+        ]
+
+    def mean_to_target(self, setting: Setting, entry: str) -> tuple[float, float] | None:
+        """Means over the seeds of ``to_target``; None unless every seed reaches it."""
+        found = self.to_target(setting, entry)
+        known = [f for f in found if f is not None]
+        if not known or len(known) < len(found):
+            return None
+        return float(np.mean([f[0] for f in known])), float(np.mean([f[1] for f in known]))
+
+    @cached_property
+    def complete(self) -> list[Setting]:
+        """Settings in which every method has all its seeds."""
+        wanted = set(self.spec.seeds)
+        return [
+            s for s in self.spec.settings() if all(self.seeds(s, e.name).keys() == wanted for e in self.spec.methods)
+        ]
+
+    def ranks(self, protocol: str) -> dict[str, float]:
+        """Average rank over the complete settings; empty if there is none."""
+        tables = [
+            {e.name: float(np.mean(self.accuracies(s, e.name, protocol))) for e in self.spec.methods}
+            for s in self.complete
+        ]
+        return average_ranks(tables) if tables else {}
+
+    def is_control(self, entry: MethodEntry) -> bool:
+        """Whether gains are measured against this line."""
+        return entry.name in CONTROLS or entry.method_name in CONTROLS
+
+    def best_control(self, setting: Setting, protocol: str) -> str | None:
+        """The control of the highest mean in this setting, on the results that are reported: it gets the benefit."""
+        means = {e.name: self.mean(setting, e.name, protocol) for e in self.spec.methods if self.is_control(e)}
+        known = {name: mean for name, mean in means.items() if mean is not None}
+        return max(known, key=lambda name: known[name]) if known else None
+
+    def gain(self, entry: str, protocol: str) -> Interval | None:
+        """Accuracy over the best control of each setting, paired by seed; settings that carry no claim left out."""
+        differences: list[float] = []
+        for setting in self.spec.settings():
+            control = self.best_control(setting, protocol)
+            if control is not None and not self.no_claim(setting):
+                differences += self._differences(setting, entry, control, protocol)
+        return paired_interval(differences) if differences else None
+
+    def against(self, entry: str, other: str, protocol: str) -> Interval | None:
+        """Accuracy over another line, paired over seeds × settings."""
+        differences = [d for s in self.spec.settings() for d in self._differences(s, entry, other, protocol)]
+        return paired_interval(differences) if differences else None
+
+    def _differences(self, setting: Setting, entry: str, other: str, protocol: str) -> list[float]:
+        mine, others = self.seeds(setting, entry), self.seeds(setting, other)
+        return [mine[s].accuracy(protocol) - others[s].accuracy(protocol) for s in mine if s in others]
+
+    def missing(self) -> int:
+        """Final runs that have not ended."""
+        return len(self.spec.settings()) * len(self.spec.methods) * len(self.spec.seeds) - len(self.final)
+
+
+def _ended(out: Path, runs: Sequence[PlannedRun]) -> list[Record]:
+    return [record for run in runs if (record := read_record(out, run)) is not None]

@@ -1,0 +1,122 @@
+"""One JSON for each run that has ended: configuration, summary, whole curve. Tables are made from these alone."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fibecfed.comparison.spec import PlannedRun, Setting, Spec, tuning_runs
+from fibecfed.config import Config, build_config, config_hash, to_dict
+from fibecfed.errors import InputError
+from fibecfed.federation import write_atomically
+from fibecfed.results import RunDirectory
+
+SPEC_FILE, STATE_FILE = "spec.yaml", "comparison.json"
+_RUNS, _RECORDS = "runs", "records"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run that has ended."""
+
+    run: PlannedRun
+    summary: Mapping[str, Any]
+    curve: list[dict[str, Any]]
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """What it was made with."""
+        return dict(self.summary["versions"])
+
+    def accuracy(self, protocol: str) -> float:
+        """Final accuracy in [0, 1]; protocol is ``global`` or ``personalized``."""
+        return float(self.summary["accuracy"][protocol])
+
+
+def run_directory(out: Path, run: PlannedRun) -> Path:
+    """Where a run lies."""
+    return out / _RUNS / run.name
+
+
+def same_settings(stored: Mapping[str, Any], config: Config) -> bool:
+    """Whether a stored configuration is this one; keys it does not know yet have their defaults."""
+    try:
+        return config_hash(build_config(stored)) == config_hash(config)
+    except InputError:  # written by a version with other keys
+        return False
+
+
+def read_record(out: Path, run: PlannedRun) -> Record | None:
+    """The run's record, written from its directory if need be; None while it has not ended.
+
+    Raises InputError if what lies there was made with other settings.
+    """
+    path = out / _RECORDS / f"{run.name}.json"
+    directory = run_directory(out, run)
+    if not path.is_file():
+        summary = RunDirectory(directory).summary()
+        if summary is None:
+            return None
+        opened = RunDirectory.open(directory)
+        config = to_dict(opened.config())
+        config["data"].pop("dir")  # a machine's path says nothing about the result
+        content: dict[str, Any] = {"config": config, "summary": summary, "curve": opened.metrics()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        stored, summary, curve = content["config"], content["summary"], content["curve"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
+        raise InputError(f"'{path}' is not the record of a run ({error!r}); delete it.") from None
+    if not same_settings(stored, run.config):
+        raise InputError(_other_settings(path))
+    return Record(run, summary, curve)
+
+
+def begun(out: Path, run: PlannedRun) -> bool:
+    """Whether the run was started and can be gone on with. Raises InputError if it has other settings."""
+    directory = run_directory(out, run)
+    if not (directory / "config.yaml").is_file():
+        return False
+    try:
+        same = config_hash(RunDirectory.open(directory).config()) == config_hash(run.config)
+    except InputError:  # written by a version with other keys
+        same = False
+    if not same:
+        raise InputError(_other_settings(directory))
+    return True
+
+
+def _other_settings(path: Path) -> str:
+    return (
+        f"'{path}' holds a run with other settings than the comparison asks for under that name; results are not "
+        "mixed. Delete it (its folder under runs/ and its file under records/), or use another --out."
+    )
+
+
+def chosen_rates(out: Path, spec: Spec, failed: Mapping[str, str]) -> dict[tuple[Setting, str], float]:
+    """The learning rate of the highest validation accuracy for each setting and method; ties: the first of the grid.
+
+    Only where every run of the grid has ended; rates whose run is in ``failed`` (diverged) are passed over.
+    """
+    grids: dict[tuple[Setting, str], list[PlannedRun]] = {}
+    for run in tuning_runs(spec):
+        grids.setdefault((run.setting, run.entry), []).append(run)
+    chosen: dict[tuple[Setting, str], float] = {}
+    for cell, runs in grids.items():
+        records = [read_record(out, run) for run in runs if run.name not in failed]
+        ended = [record for record in records if record is not None]
+        if ended and len(ended) == len(records):
+            best = max(ended, key=lambda record: record.accuracy(spec.chosen_by))  # max keeps the first of equals
+            assert best.run.rate is not None
+            chosen[cell] = best.run.rate
+    return chosen
+
+
+def differing_version(one: Mapping[str, str], other: Mapping[str, str]) -> str | None:
+    """``torch 2.12.0 and 2.13.0`` for the first package whose version differs."""
+    for name in sorted({*one, *other}):
+        if one.get(name) != other.get(name):
+            return f"{name} {one.get(name, 'unknown')} and {other.get(name, 'unknown')}"
+    return None

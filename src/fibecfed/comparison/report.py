@@ -1,0 +1,243 @@
+"""The tables and pictures of a comparison, made from its records alone."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fibecfed.comparison.findings import PROTOCOLS, Findings
+from fibecfed.comparison.plots import comparison_png
+from fibecfed.comparison.running import Comparison
+from fibecfed.comparison.spec import Setting
+from fibecfed.comparison.statistics import CENTRALIZED, CONSECUTIVE, RIDGE, ratio, spread
+from fibecfed.comparison.tables import Cell, Column, Table
+from fibecfed.federation import write_atomically
+
+FOLDER, MARKDOWN_FILE, MEASURED_FILE = "report", "report.md", "measured.md"
+REFERENCE = "fedavg-lora"
+_WHERE = (Column("data set"), Column("partition"), Column("method"))
+
+
+@dataclass(frozen=True)
+class Report:
+    """``tables`` depend on the runs' seeds only; ``measured`` (seconds, memory) on the machine and its load too."""
+
+    introduction: str
+    tables: tuple[Table, ...]
+    measured: Table
+    pictures: dict[str, bytes]
+
+    def markdown(self) -> str:
+        """Everything that a repeated run gives again, digit by digit."""
+        pictures = "\n".join(f"![accuracy: {name}]({name})\n" for name in self.pictures)
+        return "\n".join([self.introduction, *[table.markdown() for table in self.tables], pictures])
+
+
+def build_report(out: Path) -> Report:
+    """The report of a comparison's directory. Raises InputError if it is none, has no results, or mixes them."""
+    comparison, failed = Comparison.open(out)
+    found = Findings(comparison.spec, out, failed)
+    tables = [_accuracy(found), _target(found), _costs(found), _ranks(found), _gains(found), _ablations(found)]
+    tables.append(_tuning(found))
+    return Report(_introduction(found), tuple(t for t in tables if t.rows), _measured(found), _pictures(found))
+
+
+def write_report(out: Path) -> list[Path]:
+    """Write DIR/report: report.md and measured.md, each table as CSV and LaTeX, a PNG for each setting."""
+    report = build_report(out)
+    files = {MARKDOWN_FILE: report.markdown().encode(), MEASURED_FILE: f"# {report.measured.markdown()[3:]}".encode()}
+    for table in (*report.tables, report.measured):
+        files |= {f"{table.key}.csv": table.csv().encode(), f"{table.key}.tex": table.latex().encode()}
+    files |= report.pictures
+    folder = out / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    return [folder / name for name in files]
+
+
+def _introduction(found: Findings) -> str:
+    spec, first = found.spec, found.final[0]
+    commits = sorted({str(r.summary["git_commit"]) for r in found.final} - {"None"})
+    made = ", ".join(f"{name} {version}" for name, version in first.versions.items())
+    lines = [
+        "# Comparison\n",
+        f"{len(spec.methods)} methods, {len(spec.data_sets)} data sets, {len(spec.partitions)} partitions, "
+        f"{len(spec.seeds)} seeds. Accuracies in percent, on the test split; final accuracy is the mean of the last 5 "
+        "evaluations.\n",
+    ]
+    if found.missing():
+        lines.append(f"**Not complete: {found.missing()} runs have not ended.** Means are over those that have.\n")
+    lines.append(f"Made with {made}{'; commit ' + ', '.join(commits) if commits else ''}.\n")
+    if len(commits) > 1:
+        lines.append("**The runs are of more than one commit.**\n")
+    return "\n".join(lines)
+
+
+def _lines(found: Findings) -> Iterable[tuple[Setting, str, tuple[Cell, ...]]]:
+    """Setting and method of each line that has a run, and the first cells of its row."""
+    for setting in found.spec.settings():
+        for entry in found.spec.methods:
+            if found.seeds(setting, entry.name):
+                yield setting, entry.name, (setting.data_set, setting.partition, entry.name)
+
+
+def _percent(name: str, signed: bool = False) -> Column:
+    return Column(name, 1, 100.0, signed)
+
+
+def _accuracy(found: Findings) -> Table:
+    rows = []
+    for setting, entry, where in _lines(found):
+        records = found.seeds(setting, entry).values()
+        cells = [spread(found.accuracies(setting, entry, protocol)) for protocol in PROTOCOLS]
+        worst = spread([float(r.summary["worst_tenth"]) for r in records])
+        claim = "carries no claim" if found.no_claim(setting) else ""
+        rows.append((*where, len(records), *cells, worst, claim))
+    columns = (*_WHERE, Column("seeds"), *map(_percent, (*PROTOCOLS, "worst tenth")), Column("note"))
+    notes = [
+        "Mean ± sample standard deviation over seeds. global: the server's model on all test examples; personalized: "
+        "each device's own model on its part; worst tenth: mean over the worst tenth of devices."
+    ]
+    if any(map(found.no_claim, found.spec.settings())):
+        notes.append(f"Carries no claim: there {RIDGE} is within 2 points of {CENTRALIZED}.")
+    return Table("accuracy", "Final accuracy", columns, rows, notes)
+
+
+def _target(found: Findings) -> Table:
+    rows = []
+    for setting, entry, where in _lines(found):
+        target = found.target(setting)
+        if target is None:
+            continue
+        each, mean = found.to_target(setting, entry), found.mean_to_target(setting, entry)
+        means = {e.name: found.mean_to_target(setting, e.name) for e in found.spec.methods}
+        slowest = max((m[0] for m in means.values() if m is not None), default=None)
+        reference = means.get(REFERENCE)
+        seconds, traffic = mean if mean is not None else (None, None)
+        of_reference = ratio(seconds, reference[0] if reference else None)
+        reached = f"{sum(e is not None for e in each)} of {len(each)}"
+        rows.append((*where, target, reached, seconds, of_reference, ratio(seconds, slowest), traffic))
+    columns = (
+        *_WHERE, _percent("target"), Column("reached"), Column("simulated s", 1), Column(f"÷ {REFERENCE}", 2),
+        Column("÷ slowest", 2), Column("MB", 1, 1e-6, plain_name="bytes"),
+    )  # fmt: skip
+    notes = [
+        f"The target is reached when the mean global accuracy of {CONSECUTIVE} consecutive evaluations is at least "
+        "that; costs up to the last of them, means over seeds, given where every seed reaches it. A ratio below 1 is "
+        "faster.",
+    ]
+    return Table("target", "Cost to the target accuracy", columns, rows, notes)
+
+
+def _costs(found: Findings) -> Table:
+    rows = []
+    for setting, entry, where in _lines(found):
+        summaries = [r.summary for r in found.seeds(setting, entry).values()]
+        trained = spread([s["examples_trained"] for s in summaries]).mean
+        scored = spread([s["examples_scored"] for s in summaries]).mean
+        traffic = [spread([s["bytes"][way] for s in summaries]).mean for way in ("up", "down")]
+        rows.append((*where, trained, scored, *traffic, spread([s["seconds"]["simulated"] for s in summaries]).mean))
+    columns = (
+        *_WHERE, Column("examples trained"), Column("examples scored"),
+        Column("MB up", 1, 1e-6, plain_name="bytes up"), Column("MB down", 1, 1e-6, plain_name="bytes down"),
+        Column("simulated s", 1),
+    )  # fmt: skip
+    return Table("costs", "Costs of a whole run", columns, rows, ["Means over seeds."])
+
+
+def _ranks(found: Findings) -> Table:
+    ranks = {protocol: found.ranks(protocol) for protocol in PROTOCOLS}
+    rows: list[tuple[Cell, ...]] = [
+        (e.name, *(ranks[p][e.name] for p in PROTOCOLS)) for e in found.spec.methods if ranks["global"]
+    ]
+    columns = (Column("method"), *(Column(p, 2) for p in PROTOCOLS))
+    note = (
+        f"By mean final accuracy, 1 is best, ties share; mean over the {len(found.complete)} settings (data set and "
+        "partition) in which every method has all its seeds."
+    )
+    return Table("ranks", "Average rank", columns, rows, [note])
+
+
+def _gains(found: Findings) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for entry in found.spec.methods:
+        if found.is_control(entry) or entry.method_name == CENTRALIZED:
+            continue
+        gains = [found.gain(entry.name, protocol) for protocol in PROTOCOLS]
+        if any(gain is not None for gain in gains):
+            rows.append((entry.name, *gains))
+    settings = [s for s in found.spec.settings() if not found.no_claim(s)]
+    notes = ["Points; mean and 95 % interval (Student's t) of differences paired over seeds and settings."]
+    for protocol in PROTOCOLS:
+        best = [f"{found.best_control(s, protocol)} ({s.title})" for s in settings if found.best_control(s, protocol)]
+        notes.append(f"Best control, {protocol}: {'; '.join(best)}.")
+    left_out = len(found.spec.settings()) - len(settings)
+    if left_out:
+        notes.append(f"{left_out} settings that carry no claim are left out.")
+    columns = (Column("method"), *(_percent(p, signed=True) for p in PROTOCOLS))
+    return Table("gains", "Gain over the best control", columns, rows, notes)
+
+
+def _ablations(found: Findings) -> Table:
+    whole = {e.name for e in found.spec.methods if e.name == e.method_name}
+    rows: list[tuple[Cell, ...]] = []
+    for entry in found.spec.methods:
+        if entry.name != entry.method_name and entry.method_name in whole:
+            against = [found.against(entry.name, entry.method_name, protocol) for protocol in PROTOCOLS]
+            rows.append((entry.name, entry.method_name, *against))
+    columns = (Column("configuration"), Column("of"), *(_percent(p, signed=True) for p in PROTOCOLS))
+    note = "Points above the unchanged method; mean and 95 % interval of differences paired over seeds and settings."
+    return Table("ablations", "Ablations", columns, rows, [note])
+
+
+def _tuning(found: Findings) -> Table:
+    accuracy = {(r.run.setting, r.run.entry, r.run.rate): r.accuracy(found.spec.chosen_by) for r in found.tuning}
+    rows = []
+    for entry in found.spec.methods:
+        grid = found.spec.grid(entry)
+        for setting in found.spec.settings():
+            rate = found.rates.get((setting, entry.name))
+            if rate is not None:
+                edge = "at the grid's edge" if rate in (min(grid), max(grid)) else ""
+                where = (setting.data_set, setting.partition, entry.name)
+                rows.append((*where, f"{rate:g}", accuracy[setting, entry.name, rate], edge))
+    columns = (*_WHERE, Column("learning rate"), _percent("validation accuracy"), Column("note"))
+    untuned = [e.name for e in found.spec.methods if not found.spec.grid(e)]
+    notes = [
+        f"Chosen on validation data (seed {found.spec.tuning_seed}, {found.spec.chosen_by} accuracy) from a grid of "
+        f"{len(found.spec.learning_rates or [])} rates for each method."
+    ]
+    if untuned:
+        notes.append(f"Not tuned: {', '.join(untuned)}.")
+    return Table("tuning", "Learning rates", columns, rows, notes)
+
+
+def _measured(found: Findings) -> Table:
+    rows = []
+    for setting, entry, where in _lines(found):
+        summaries = [r.summary for r in found.seeds(setting, entry).values()]
+        seconds = [spread([s["seconds"][kind] for s in summaries]).mean for kind in ("cpu", "wall")]
+        rows.append((*where, spread([s["peak_memory_bytes"] for s in summaries]).mean, *seconds))
+    machines = sorted(
+        {f"{r.summary['hardware']['processor']}, {r.summary['hardware']['cores']} cores" for r in found.final}
+        | {str(r.summary["hardware"]["accelerator"]) for r in found.final if r.summary["hardware"]["accelerator"]}
+    )
+    columns = (*_WHERE, Column("peak MB", 0, 1e-6, plain_name="peak bytes"), Column("CPU s", 1), Column("wall s", 1))
+    notes = [
+        f"Means over seeds; they differ from run to run, and with what else the machine did: {', '.join(machines)}."
+    ]
+    return Table("measured", "Memory and seconds as measured", columns, rows, notes)
+
+
+def _pictures(found: Findings) -> dict[str, bytes]:
+    pictures = {}
+    for setting in found.spec.settings():
+        curves = {
+            e.name: [r.curve for r in found.seeds(setting, e.name).values()]
+            for e in found.spec.methods
+            if found.seeds(setting, e.name)
+        }
+        if curves:
+            name = f"curves--{setting.data_set}--{setting.partition}.png"
+            pictures[name] = comparison_png(curves, setting.title, found.target(setting))
+    return pictures

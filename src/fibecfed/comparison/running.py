@@ -1,0 +1,210 @@
+"""Carrying out a comparison: tuning runs, then the runs that are reported; what is done stays done."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from fibecfed.comparison.records import (
+    SPEC_FILE,
+    STATE_FILE,
+    begun,
+    chosen_rates,
+    differing_version,
+    read_record,
+    run_directory,
+)
+from fibecfed.comparison.spec import PlannedRun, Spec, final_runs, load_spec, tuning_runs
+from fibecfed.config import to_dict
+from fibecfed.errors import InputError
+from fibecfed.federation import write_atomically
+from fibecfed.methods import method_class, resolve
+from fibecfed.quickstart.processes import Report, Task, run_side_by_side
+from fibecfed.results import versions
+from fibecfed.runtime import Experiment, assemble
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class Watcher(Report, Protocol):
+    """Is told how the comparison goes."""
+
+    def begins(self, stage: str, tasks: Sequence[Task]) -> None:
+        """A stage (``tuning`` or ``final``) starts with these runs, done ones among them."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How far a comparison came: names of runs that are ``finished`` and ``left``; ``failures``: why runs failed."""
+
+    failures: Mapping[str, str]
+    finished: tuple[str, ...]
+    left: tuple[str, ...]
+    out_of_time: bool
+
+
+class Comparison:
+    """A spec and the directory its runs lie in."""
+
+    def __init__(self, spec: Spec, out: Path) -> None:
+        self.spec = spec
+        self.out = out
+
+    @staticmethod
+    def begin(path: Path, out: Path, overrides: Sequence[str] = ()) -> "Comparison":
+        """Check everything that can be checked before a run, then write the spec into the directory.
+
+        Raises InputError for a wrong spec, for data or a model that cannot be used, and if the directory holds
+        results of other settings or of other versions of the packages that decide numbers.
+        """
+        spec = load_spec(path, overrides)
+        text = path.read_bytes()
+        _check_directory(out)
+        comparison = Comparison(spec, out)
+        known = {run.name: run for run in comparison._known_runs()}
+        waiting = [r for r in comparison._all_runs() if r.name not in known or read_record(out, known[r.name]) is None]
+        for run in known.values():
+            begun(out, run)  # raises where the directory holds something else
+        check_inputs(waiting)
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / SPEC_FILE, text)
+        comparison._write_state(overrides=list(overrides))
+        return comparison
+
+    @staticmethod
+    def open(out: Path) -> tuple["Comparison", Mapping[str, str]]:
+        """The comparison of a directory, and which of its tuning runs failed. Raises InputError if it is none."""
+        state = _read_state(out)
+        if state is None or not (out / SPEC_FILE).is_file():
+            raise InputError(f"'{out}' is not the directory of a comparison (it has no {STATE_FILE}).")
+        return Comparison(load_spec(out / SPEC_FILE, state["overrides"]), out), state["failed"]
+
+    def run(self, jobs: int, hours: float | None, watcher: Watcher) -> Outcome:
+        """Run what is not done, ``jobs`` processes at a time, for at most ``hours``.
+
+        Raises InputError if a process finds that its input cannot be used, and KeyboardInterrupt on Ctrl-C; either
+        way all processes have ended and what was done is kept.
+        """
+        deadline = None if hours is None else time.monotonic() + 3600 * hours
+        failures: dict[str, str] = {}
+        tuning = tuning_runs(self.spec)
+        with _few_threads(self.threads):
+            if tuning:
+                failures |= self._stage("tuning", tuning, jobs, deadline, watcher)
+                self._write_state(failed=failures)
+            final = final_runs(self.spec, chosen_rates(self.out, self.spec, failures))
+            failures |= self._stage("final", final, jobs, deadline, watcher)
+        done = {run.name for run in (*tuning, *final) if read_record(self.out, run) is not None}
+        wanted = [run.name for run in self._all_runs()]
+        left = tuple(name for name in wanted if name not in done)
+        late = deadline is not None and time.monotonic() >= deadline and bool(set(left) - failures.keys())
+        return Outcome(failures, tuple(name for name in wanted if name in done), left, late)
+
+    @property
+    def threads(self) -> int:
+        """Threads that one run uses, at most."""
+        return max(run.config.runtime.threads for run in self._all_runs())
+
+    def _stage(
+        self, name: str, runs: Sequence[PlannedRun], jobs: int, deadline: float | None, watcher: Watcher
+    ) -> dict[str, str]:
+        tasks = [self._task(run) for run in runs]
+        watcher.begins(name, tasks)
+        seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if seconds == 0.0:
+            return {}
+        failures = run_side_by_side(tasks, jobs, watcher, seconds)
+        for run in runs:
+            read_record(self.out, run)  # writes it for those that ended
+        return failures
+
+    def _task(self, run: PlannedRun) -> Task:
+        directory = run_directory(self.out, run)
+        started = begun(self.out, run)
+        if not started and directory.is_dir() and all(p.name.startswith(".") for p in directory.iterdir()):
+            shutil.rmtree(directory)  # killed while its very first file was being written
+        return Task(run.name, run.config, directory, read_record(self.out, run) is not None, started)
+
+    def _known_runs(self) -> list[PlannedRun]:
+        """The runs whose settings are settled: the tuning runs, and final runs with a chosen rate or none to choose."""
+        failed = (_read_state(self.out) or {}).get("failed", {})
+        return tuning_runs(self.spec) + final_runs(self.spec, chosen_rates(self.out, self.spec, failed))
+
+    def _all_runs(self) -> list[PlannedRun]:
+        """Every run there will be; final runs have the first rate of their grid, which tells their name."""
+        spec = self.spec
+        rates = {(s, e.name): spec.grid(e)[0] for s in spec.settings() for e in spec.methods if spec.grid(e)}
+        return tuning_runs(spec) + final_runs(spec, rates)
+
+    def _write_state(self, **changes: Any) -> None:
+        """``overrides`` of the base, ``versions``, and the tuning runs that ``failed``, with the reason."""
+        state = {"failed": {}, **(_read_state(self.out) or {}), "versions": versions(), **changes}
+        write_atomically(self.out / STATE_FILE, (json.dumps(state, indent=1) + "\n").encode())
+
+
+def _read_state(out: Path) -> dict[str, Any] | None:
+    path = out / STATE_FILE
+    if not path.is_file():
+        return None
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"'{path}' cannot be read ({error}); use another --out.") from None
+
+
+def _check_directory(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"'{out}' is a file; --out must name a directory.")
+    state = _read_state(out)
+    if state is None:
+        if out.is_dir() and any(not p.name.startswith(".") for p in out.iterdir() if p.name != SPEC_FILE):
+            raise InputError(f"'{out}' holds something other than a comparison; use another --out.")
+        return
+    differs = differing_version(state["versions"], versions())
+    if differs:
+        raise InputError(
+            f"'{out}' was begun with other versions (then and now: {differs}); results of different versions are not "
+            "mixed. Go on with the versions it was begun with, or use another --out."
+        )
+
+
+def check_inputs(runs: Iterable[PlannedRun]) -> None:
+    """Find what a run would stumble over: data, model and partition once for each setting, methods one by one.
+
+    Raises InputError naming the run.
+    """
+    by_input: dict[str, dict[str, PlannedRun]] = {}
+    for run in runs:
+        content = to_dict(run.config)
+        tuning = method_class(run.config.method).tuning
+        inputs = [content["data"], content["federation"]["devices"], content["model"], content["lora"], tuning]
+        own = {key: value for key, value in content.items() if key != "seed"}
+        by_input.setdefault(json.dumps(inputs), {}).setdefault(json.dumps(own), run)
+    for group in by_input.values():
+        experiment: Experiment | None = None
+        for run in group.values():
+            try:
+                experiment = experiment or assemble(run.config)
+                method_class(run.config.method)(resolve(run.config), experiment.layout)
+            except InputError as error:
+                raise InputError(f"Run '{run.name}': {error}") from None
+
+
+@contextmanager
+def _few_threads(threads: int) -> Iterator[None]:
+    """Libraries beside torch use as many threads as torch (``runtime.threads``), so that jobs do not compete."""
+    before = {name: os.environ.get(name) for name in (*_THREAD_VARIABLES, "TOKENIZERS_PARALLELISM")}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)) | {"TOKENIZERS_PARALLELISM": "false"})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

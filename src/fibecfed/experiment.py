@@ -5,13 +5,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
+from fibecfed.callbacks import Callback, EarlyStopping
 from fibecfed.config import Config
 from fibecfed.errors import InputError
-from fibecfed.federation import AGGREGATORS, Costs, Device, DiskStore, MemoryStore, PhaseDone, ServerState
+from fibecfed.federation import AGGREGATORS, Costs, Device, DiskStore, MemoryStore, ServerState
 from fibecfed.results import (
     RunDirectory,
     curves_png,
@@ -29,16 +30,6 @@ This method has no global model: `adapter/` is the average of the devices' adapt
 below is the mean over the devices' models.
 """
 HEADER = "Written by fibecfed. Run it again with: fibecfed run {path} --out NEW_DIR"
-
-
-class Callback(Protocol):
-    """Watches a run; any of them may stop it."""
-
-    def started(self, experiment: Experiment, state: ServerState) -> None:
-        """Before the first phase, or the first after a resume."""
-
-    def phase_done(self, done: PhaseDone, record: dict[str, Any] | None) -> bool:
-        """After each phase, with the evaluation if there was one. True stops the run, as if it were over."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +57,10 @@ class _Progress:
         old = dataclasses.asdict(before)
         for name, value in dataclasses.asdict(after).items():
             spent[name] += value - old[name]
+
+    def keep(self, record: dict[str, Any]) -> None:
+        """A round's evaluation, in place of an earlier one of the same round."""
+        self.records = [r for r in self.records if r["round"] != record["round"]] + [record]
 
     def extra(self) -> dict[str, Any]:
         return dict(self.__dict__)
@@ -122,11 +117,35 @@ def _go_on(
     directory: RunDirectory | None,
     callbacks: Sequence[Callback],
 ) -> RunResult:
-    config = experiment.config
-    for callback in callbacks:
-        callback.started(experiment, state)
+    patience = experiment.config.evaluation.patience
+    stopping = None if patience is None else EarlyStopping(patience)
+    watching = [*callbacks, *([stopping] if stopping else [])]
+    try:
+        for callback in watching:
+            callback.started(experiment, state, progress.records)
+        if directory is not None:
+            directory.write_metrics(progress.records)
+        if stopping is None or not stopping.exhausted:  # a run that was stopped stays so when it is resumed
+            state = _train(experiment, state, progress, directory, watching)
+    finally:
+        for callback in watching:
+            callback.ended()
+    config, data = experiment.config, data_summary(experiment)
+    summary = summarize(config, progress.records, progress.wall_seconds, progress.peak_memory, data)
+    summary["phases"] = progress.phases
     if directory is not None:
-        directory.write_metrics(progress.records)
+        _write_results(experiment, state, progress, summary, directory)
+    return RunResult(summary, progress.records, state, directory.path if directory else None)
+
+
+def _train(
+    experiment: Experiment,
+    state: ServerState,
+    progress: _Progress,
+    directory: RunDirectory | None,
+    callbacks: Sequence[Callback],
+) -> ServerState:
+    """Phase after phase until the method or a callback ends it, with a checkpoint after each."""
     before, started = progress.wall_seconds, time.perf_counter()
     failures = 0
     for done in experiment.server.phases(state):
@@ -134,10 +153,10 @@ def _go_on(
         state = done.state
         failures += len(done.failures)
         record = None
-        if done.phase.judged or (done.phase.is_round and _due(config, state.round)):
+        if done.phase.judged or (done.phase.is_round and _due(experiment.config, state.round)):
             record = metrics_record(state.round, experiment.evaluate(state), state.costs, done.loss, failures)
             failures = 0
-            progress.records = [r for r in progress.records if r["round"] != state.round] + [record]
+            progress.keep(record)
         progress.wall_seconds = before + time.perf_counter() - started
         progress.peak_memory = max(progress.peak_memory, peak_memory_bytes())
         if directory is not None:
@@ -148,12 +167,8 @@ def _go_on(
         if any(wishes):
             break
     if not progress.records or progress.records[-1]["round"] != state.round:  # stopped by a callback
-        progress.records.append(metrics_record(state.round, experiment.evaluate(state), state.costs, None, failures))
-    summary = summarize(config, progress.records, progress.wall_seconds, progress.peak_memory, data_summary(experiment))
-    summary["phases"] = progress.phases
-    if directory is not None:
-        _write_results(experiment, state, progress, summary, directory)
-    return RunResult(summary, progress.records, state, directory.path if directory else None)
+        progress.keep(metrics_record(state.round, experiment.evaluate(state), state.costs, None, failures))
+    return state
 
 
 def _due(config: Config, round: int) -> bool:

@@ -9,9 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import textwrap
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +17,13 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from fibecfed import InputError, load_config
+from fibecfed import InputError
 from fibecfed.cli.app import app
 from fibecfed.cli.quickstart_command import QuickstartProgress, results_table
 from fibecfed.config import to_dict, to_yaml
 from fibecfed.methods import method_class
-from fibecfed.quickstart import METHODS, Findings, Task, example_message, plan, processes, run_side_by_side
+from fibecfed.quickstart import METHODS, Findings, example_message, plan
+from fibecfed.side_by_side import Task
 from run_content import content
 
 FEW = ["federation.rounds=3", "evaluation.every=1", "data.train_examples=48", "training.batch_size=8"]
@@ -166,124 +164,6 @@ def test_out_may_not_be_a_file(tmp_path: Path) -> None:
     assert code == 2
     assert "is a file; --out must name a directory" in output
     assert (tmp_path / "out").read_text() == "mine"
-
-
-# Processes side by side, with workers that do as a test says
-
-
-class Notes:
-    """A report that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, dict[str, Any]]] = []
-        self.ends: dict[str, str | None] = {}
-
-    def progressed(self, task: Task, event: dict[str, Any]) -> None:
-        self.events.append((task.name, event))
-
-    def ended(self, task: Task, reason: str | None) -> None:
-        self.ends[task.name] = reason
-
-
-@pytest.fixture
-def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Put a short program in the place of the worker; it has the order in ``order`` and ``tell(event)``."""
-
-    def put(body: str) -> None:
-        head = """
-            import json, os, sys, time
-            order = json.loads(sys.stdin.readline())
-            name = order["config"]["method"]
-            def tell(event):
-                print(json.dumps(event), flush=True)
-        """
-        path = tmp_path / "worker.py"
-        path.write_text(textwrap.dedent(head) + textwrap.dedent(body))
-        monkeypatch.setattr(processes, "WORKER", (sys.executable, "-S", str(path)))
-
-    return put
-
-
-def tasks(tmp_path: Path, *names: str) -> list[Task]:
-    return [Task(n, load_config(method=n), tmp_path / "out" / n) for n in names]
-
-
-def test_runs_are_reported_and_those_done_are_left_alone(tmp_path: Path, worker: Any) -> None:
-    worker("tell({'round': 1, 'directory': order['directory'], 'resume': order['resume']})")
-    done, fresh, begun = tasks(tmp_path, "a", "b", "c")
-    done, begun = Task(**done.__dict__ | {"done": True}), Task(**begun.__dict__ | {"begun": True})
-    notes = Notes()
-    assert run_side_by_side([done, fresh, begun], 1, notes) == {}
-    assert notes.events == [
-        ("b", {"round": 1, "directory": str(fresh.directory), "resume": False}),
-        ("c", {"round": 1, "directory": str(begun.directory), "resume": True}),
-    ]
-    assert notes.ends == {"b": None, "c": None}
-    assert not list((tmp_path / "out").glob("*.log"))
-
-
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_no_more_than_jobs_run_at_once(tmp_path: Path, worker: Any, jobs: int) -> None:
-    worker("tell({'at': time.monotonic()}); time.sleep(0.3); tell({'at': time.monotonic()})")
-    notes = Notes()
-    run_side_by_side(tasks(tmp_path, "a", "b", "c", "d"), jobs, notes)
-    spans = [[e["at"] for n, e in notes.events if n == name] for name in "abcd"]
-    assert max(sum(s <= start < e for s, e in spans) for start, _ in spans) == jobs
-
-
-def test_a_failed_run_gives_its_reason_and_the_others_go_on(tmp_path: Path, worker: Any) -> None:
-    worker("if name == 'a': tell({'error': 'the loss became nan'}); sys.exit(1)")
-    notes = Notes()
-    assert run_side_by_side(tasks(tmp_path, "a", "b"), 1, notes) == {"a": "the loss became nan"}
-    assert notes.ends == {"a": "the loss became nan", "b": None}
-
-
-def test_a_process_that_dies_leaves_its_last_words_and_a_log(tmp_path: Path, worker: Any) -> None:
-    worker("print('out of paper', file=sys.stderr); sys.exit(3)")
-    reasons = run_side_by_side(tasks(tmp_path, "a"), 1, Notes())
-    log = tmp_path / "out" / "a.log"
-    assert reasons == {"a": f"its process ended with exit code 3; its last words: out of paper; see {log}"}
-    assert log.read_text() == "out of paper\n"
-
-
-def test_a_killed_process_is_named_as_such(tmp_path: Path, worker: Any) -> None:
-    worker("os.kill(os.getpid(), 9)")
-    (reason,) = run_side_by_side(tasks(tmp_path, "a"), 1, Notes()).values()
-    assert "was killed by signal 9 (9 often means that memory ran out; try --jobs 1)" in reason
-
-
-def test_a_worker_that_cannot_start_is_no_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "WORKER", (sys.executable, "-c", "import sys; sys.stdin.close(); sys.exit(5)"))
-    (reason,) = run_side_by_side(tasks(tmp_path, "a"), 1, Notes()).values()
-    assert "ended with exit code 5" in reason
-
-
-def test_wrong_input_found_by_a_process_ends_all(tmp_path: Path, worker: Any) -> None:
-    worker("if name == 'b': tell({'error': 'no such column'}); sys.exit(2)\ntell({'round': 1}); time.sleep(60)")
-    started = time.monotonic()
-    with pytest.raises(InputError, match="no such column"):
-        run_side_by_side(tasks(tmp_path, "a", "b", "c"), 2, Notes())
-    assert time.monotonic() - started < 30
-    assert not list((tmp_path / "out").glob("*.log"))
-
-
-def test_ctrl_c_ends_the_processes(tmp_path: Path, worker: Any) -> None:
-    worker("tell({'pid': os.getpid()}); time.sleep(60)")
-
-    class Interrupting(Notes):
-        def progressed(self, task: Task, event: dict[str, Any]) -> None:
-            super().progressed(task, event)
-            if len(self.events) == 2:
-                threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
-
-    notes = Interrupting()
-    with pytest.raises(KeyboardInterrupt):
-        run_side_by_side(tasks(tmp_path, "a", "b", "c"), 2, notes)
-    assert [name for name, _ in notes.events] != ["a", "a"]
-    assert len(notes.events) == 2  # the third never started
-    for _, event in notes.events:
-        with pytest.raises(ProcessLookupError):
-            os.kill(event["pid"], 0)
 
 
 # The table
@@ -474,18 +354,3 @@ def test_a_run_that_fails_is_named_with_its_reason(arguments: list[str], tmp_pat
     assert "Traceback" not in errors
     assert f"{failed}: failed" in output
     assert not (tmp_path / "out" / "quickstart.json").exists()
-
-
-@pytest.mark.slow
-def test_a_worker_ends_with_its_parent(bert: Path, tmp_path: Path) -> None:
-    config = load_config(overrides=[f"model.name={bert}", "federation.rounds=100000", "evaluation.every=100000"])
-    order = {"config": to_dict(config), "directory": str(tmp_path / "r")}
-    running = subprocess.Popen(processes.WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert running.stdin is not None
-    assert running.stdout is not None
-    running.stdin.write(json.dumps(order | {"resume": False}) + "\n")
-    running.stdin.flush()
-    assert json.loads(running.stdout.readline())["rounds"] == 100000
-    running.stdin.close()
-    assert running.wait(20) == 1
-    running.stdout.close()

@@ -17,7 +17,7 @@ from fibecfed import InputError, RunFailed, experiment, run
 from fibecfed.cli.app import app
 from fibecfed.comparison import Comparison, build_report, running, write_report
 from fibecfed.experiment import resume
-from fibecfed.quickstart import Report, Task
+from fibecfed.side_by_side import Report, Task
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,6 +9,7 @@ import torch
 
 import fibecfed
 from fibecfed import Config
+from fibecfed.callbacks import Callback
 from fibecfed.config import build_config, merge, to_dict
 from fibecfed.federation import Device
 from fibecfed.methods.statistics import HEAD_BIAS, log_prior_ratio
@@ -26,12 +27,9 @@ def changed(config: Config, **values: Any) -> Config:
     return build_config(merge(merge(to_dict(config), skewed), values))
 
 
-class Watch:
-    def started(self, experiment: Experiment, state: object) -> None:
+class Watch(Callback):
+    def started(self, experiment: Experiment, state: object, records: object) -> None:
         self.experiment = experiment
-
-    def phase_done(self, done: object, record: object) -> bool:
-        return False
 
 
 def watched(config: Config) -> tuple[Experiment, Any]:

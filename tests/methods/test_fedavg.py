@@ -9,6 +9,7 @@ from torch import Tensor
 
 import fibecfed
 from fibecfed import Config
+from fibecfed.callbacks import Callback
 from fibecfed.config import build_config, merge, to_dict
 from fibecfed.data import training_batches
 from fibecfed.federation import PhaseDone
@@ -123,13 +124,11 @@ def test_bytes_are_the_sizes_that_crossed(small: Config) -> None:
         assert 4 * entries * messages < sent < 4 * entries * messages + 4000 * messages
 
 
-class Cohorts:
+class Cohorts(Callback):
     """Remembers who took part."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, ...]] = []
-
-    def started(self, experiment: Experiment, state: object) -> None: ...
 
     def phase_done(self, done: PhaseDone, record: object) -> bool:
         self.seen.append(done.cohort)
@@ -147,9 +146,7 @@ def test_local_only_sends_nothing_and_meets_the_same_devices(small: Config) -> N
 
 
 def test_a_callback_can_stop_a_run(small: Config) -> None:
-    class Stop:
-        def started(self, experiment: Experiment, state: object) -> None: ...
-
+    class Stop(Callback):
         def phase_done(self, done: PhaseDone, record: object) -> bool:
             return done.state.round == 2
 

@@ -8,6 +8,7 @@ import torch
 
 import fibecfed
 from fibecfed import Config, InputError
+from fibecfed.callbacks import Callback
 from fibecfed.config import build_config, merge, to_dict
 from fibecfed.federation import PhaseDone, Reply, Request, ServerState
 from fibecfed.runtime import Experiment, InProcessTransport, assemble
@@ -107,14 +108,11 @@ def test_the_warm_ups_layers_reach_a_device_once(base: Config, monkeypatch: pyte
     assert sorted(met) == state.info["met"]
 
 
-class Watch:
+class Watch(Callback):
     """Keeps the last experiment and state."""
 
-    def started(self, experiment: Experiment, state: ServerState) -> None:
+    def started(self, experiment: Experiment, state: ServerState, records: object) -> None:
         self.experiment = experiment
-
-    def phase_done(self, done: PhaseDone, record: object) -> bool:
-        return False
 
 
 def test_unselected_rows_stay_bit_identical(base: Config, tmp_path: Path) -> None:
@@ -211,11 +209,9 @@ class Crash(Exception):
     """Stands for a power cut."""
 
 
-class CrashAfter:
+class CrashAfter(Callback):
     def __init__(self, phases: int) -> None:
         self.left = phases
-
-    def started(self, experiment: Experiment, state: ServerState) -> None: ...
 
     def phase_done(self, done: PhaseDone, record: object) -> bool:
         self.left -= 1

@@ -13,8 +13,8 @@ import pytest
 
 import fibecfed
 from fibecfed import Config, InputError
+from fibecfed.callbacks import Callback
 from fibecfed.config import build_config, merge, to_dict, to_yaml
-from fibecfed.experiment import Callback
 from fibecfed.federation import PhaseDone
 from fibecfed.methods import METHODS
 from run_content import content
@@ -35,8 +35,6 @@ class Crash(Exception):
 class CrashAt(Callback):
     def __init__(self, phase: int) -> None:
         self.left = phase
-
-    def started(self, experiment: object, state: object) -> None: ...
 
     def phase_done(self, done: PhaseDone, record: object) -> bool:
         self.left -= 1
@@ -131,8 +129,6 @@ def test_ctrl_c_leaves_a_directory_that_can_be_resumed(small: Config, tmp_path: 
 class Stop(Callback):
     def __init__(self, round: int) -> None:
         self.round = round
-
-    def started(self, experiment: object, state: object) -> None: ...
 
     def phase_done(self, done: PhaseDone, record: object) -> bool:
         return done.state.round >= self.round

@@ -69,17 +69,23 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be trained and sent, and what it takes.")
     ] = False,
+    tensorboard: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the curves for TensorBoard, too (extra tensorboard).")
+    ] = None,
+    trackio: Annotated[
+        str | None, typer.Option(metavar="PROJECT", help="Write the curves for Trackio, too (extra trackio).")
+    ] = None,
 ) -> None:
     """Fine-tune one model over all devices."""
     with explained(resume or out):
-        from fibecfed.cli.running import dry, go_on, start
+        from fibecfed.cli.running import dry, go_on, loggers_of, start
 
         if resume is not None:
             if arguments or out is not None or force or dry_run:
                 raise InputError(
                     "--resume takes everything from its directory; give no configuration, --out, --force or --dry-run."
                 )
-            go_on(resume, console)
+            go_on(resume, loggers_of(tensorboard, trackio), console)
             return
         config = read_arguments(arguments or [])
         if dry_run:
@@ -87,7 +93,7 @@ def run(
             return
         if out is None:
             raise InputError("Say where the results go: --out DIR.")
-        start(config, out, force, console)
+        start(config, out, force, loggers_of(tensorboard, trackio), console)
 
 
 @app.command()

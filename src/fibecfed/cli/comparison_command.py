@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from fibecfed.comparison import Comparison, Outcome, build_report, write_report
 from fibecfed.errors import InputError, RunFailed
-from fibecfed.quickstart import Task
+from fibecfed.side_by_side import Task
 
 _MOST_NAMED = 10
 

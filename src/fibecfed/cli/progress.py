@@ -1,16 +1,18 @@
 """Showing a run as it goes: a live line on a terminal, plain lines elsewhere."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fibecfed.callbacks import Callback, Record
 from fibecfed.federation import PhaseDone, ServerState
 from fibecfed.runtime import Experiment
 
 
-class RunProgress:
+class RunProgress(Callback):
     """A callback that prints round, accuracy, bytes and time left."""
 
     def __init__(self, console: Console) -> None:
@@ -20,7 +22,7 @@ class RunProgress:
         self._rounds = self._first = 0
         self._started = 0.0
 
-    def started(self, experiment: Experiment, state: ServerState) -> None:
+    def started(self, experiment: Experiment, state: ServerState, records: Sequence[Record]) -> None:
         """Begin; after a resume the rounds already done are not counted into the speed."""
         self._rounds = experiment.config.federation.rounds
         self._first = state.round
@@ -33,7 +35,7 @@ class RunProgress:
             self._task = self._bar.add_task("", total=self._rounds, completed=state.round, status="")
             self._bar.start()
 
-    def phase_done(self, done: PhaseDone, record: dict[str, Any] | None) -> bool:
+    def phase_done(self, done: PhaseDone, record: Record | None) -> bool:
         """Update; never stops the run."""
         status = self._status(done, record)
         for failure in done.failures:
@@ -46,7 +48,7 @@ class RunProgress:
             self.console.print(f"{self._heading(done)}  {status}  {self._left(done)}", highlight=False)
         return False
 
-    def stop(self) -> None:
+    def ended(self) -> None:
         """Leave the terminal as it was."""
         if self._bar is not None:
             self._bar.stop()
@@ -56,7 +58,7 @@ class RunProgress:
             return f"round {done.state.round}/{self._rounds}"
         return f"{done.phase.name} before round {done.phase.round}"
 
-    def _status(self, done: PhaseDone, record: dict[str, Any] | None) -> str:
+    def _status(self, done: PhaseDone, record: Record | None) -> str:
         costs = done.state.costs
         parts = []
         if record is not None:

@@ -18,15 +18,14 @@ from fibecfed.errors import RunFailed
 from fibecfed.quickstart import (
     Findings,
     Plan,
-    Task,
     begin,
     example_message,
     findings,
     headings,
     plan,
-    run_side_by_side,
 )
 from fibecfed.runtime import assemble
+from fibecfed.side_by_side import Task, run_side_by_side
 
 
 def usual_jobs() -> int:

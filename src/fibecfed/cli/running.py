@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fibecfed.callbacks import Callback, Record, TensorBoard, Trackio
 from fibecfed.cli.progress import RunProgress
 from fibecfed.cli.tables import decision_lines, estimate_table, partition_table, summary_table
 from fibecfed.config import Config
@@ -15,18 +16,18 @@ from fibecfed.errors import InputError
 from fibecfed.estimate import estimate
 from fibecfed.evaluating import evaluate_run
 from fibecfed.experiment import RunResult, data_summary, resume, run
-from fibecfed.federation import PhaseDone, ServerState
+from fibecfed.federation import ServerState
 from fibecfed.prediction import load
 from fibecfed.runtime import Experiment, assemble
 
 
-class _Introduction:
+class _Introduction(Callback):
     """A callback that says what is about to be trained, and on what."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
 
-    def started(self, experiment: Experiment, state: ServerState) -> None:
+    def started(self, experiment: Experiment, state: ServerState, records: Sequence[Record]) -> None:
         data = experiment.data
         self.console.print(f"Data: {data.origin}.", highlight=False, markup=False, soft_wrap=True)
         found = data_summary(experiment)
@@ -40,28 +41,25 @@ class _Introduction:
         if state.round:
             self.console.print(f"Going on after round {state.round}.", highlight=False)
 
-    def phase_done(self, done: PhaseDone, record: dict[str, Any] | None) -> bool:
-        return False
 
-
-def start(config: Config, out: Path, force: bool, console: Console) -> None:
+def start(config: Config, out: Path, force: bool, loggers: Sequence[Callback], console: Console) -> None:
     """A new run, shown as it goes."""
-    progress = RunProgress(console)
-    try:
-        result = run(config, out, force=force, callbacks=[_Introduction(console), progress])
-    finally:
-        progress.stop()
-    _show(result, console)
+    _show(run(config, out, force=force, callbacks=[_Introduction(console), RunProgress(console), *loggers]), console)
 
 
-def go_on(directory: Path, console: Console) -> None:
+def go_on(directory: Path, loggers: Sequence[Callback], console: Console) -> None:
     """A stopped run, continued."""
-    progress = RunProgress(console)
-    try:
-        result = resume(directory, [_Introduction(console), progress])
-    finally:
-        progress.stop()
-    _show(result, console)
+    _show(resume(directory, [_Introduction(console), RunProgress(console), *loggers]), console)
+
+
+def loggers_of(tensorboard: Path | None, trackio: str | None) -> list[Callback]:
+    """What writes the curves elsewhere. Raises InputError if its extra is missing."""
+    loggers: list[Callback] = []
+    if tensorboard is not None:
+        loggers.append(TensorBoard(tensorboard))
+    if trackio is not None:
+        loggers.append(Trackio(trackio))
+    return loggers
 
 
 def _show(result: RunResult, console: Console) -> None:

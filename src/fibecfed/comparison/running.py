@@ -1,11 +1,9 @@
 """Carrying out a comparison: tuning runs, then the runs that are reported; what is done stays done."""
 
 import json
-import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,11 +22,9 @@ from fibecfed.config import to_dict
 from fibecfed.errors import InputError
 from fibecfed.federation import write_atomically
 from fibecfed.methods import method_class, resolve
-from fibecfed.quickstart.processes import Report, Task, run_side_by_side
 from fibecfed.results import versions
 from fibecfed.runtime import Experiment, assemble
-
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+from fibecfed.side_by_side import Report, Task, run_side_by_side
 
 
 class Watcher(Report, Protocol):
@@ -93,12 +89,11 @@ class Comparison:
         deadline = None if hours is None else time.monotonic() + 3600 * hours
         failures: dict[str, str] = {}
         tuning = tuning_runs(self.spec)
-        with _few_threads(self.threads):
-            if tuning:
-                failures |= self._stage("tuning", tuning, jobs, deadline, watcher)
-                self._write_state(failed=failures)
-            final = final_runs(self.spec, chosen_rates(self.out, self.spec, failures))
-            failures |= self._stage("final", final, jobs, deadline, watcher)
+        if tuning:
+            failures |= self._stage("tuning", tuning, jobs, deadline, watcher)
+            self._write_state(failed=failures)
+        final = final_runs(self.spec, chosen_rates(self.out, self.spec, failures))
+        failures |= self._stage("final", final, jobs, deadline, watcher)
         done = {run.name for run in (*tuning, *final) if read_record(self.out, run) is not None}
         wanted = [run.name for run in self._all_runs()]
         left = tuple(name for name in wanted if name not in done)
@@ -193,18 +188,3 @@ def check_inputs(runs: Iterable[PlannedRun]) -> None:
                 method_class(run.config.method)(resolve(run.config), experiment.layout)
             except InputError as error:
                 raise InputError(f"Run '{run.name}': {error}") from None
-
-
-@contextmanager
-def _few_threads(threads: int) -> Iterator[None]:
-    """Libraries beside torch use as many threads as torch (``runtime.threads``), so that jobs do not compete."""
-    before = {name: os.environ.get(name) for name in (*_THREAD_VARIABLES, "TOKENIZERS_PARALLELISM")}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)) | {"TOKENIZERS_PARALLELISM": "false"})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -231,6 +231,14 @@ class EvaluationConfig:
         Field(description="validation for every tuning decision, test for what is reported."),
     ] = "test"
     batch_size: Annotated[int, Field(ge=1, description="Examples per forward pass in evaluation and prediction.")] = 64
+    patience: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Stop when so many evaluations have passed without a better global accuracy; meant for "
+            "evaluation.split=validation. None: run every round.",
+        ),
+    ] = None
 
 
 @dataclass(config=_STRICT_KEYS, frozen=True)

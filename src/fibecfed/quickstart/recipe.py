@@ -8,8 +8,8 @@ from typing import Any
 from fibecfed.config import Config, build_config, config_hash, load_config, merge
 from fibecfed.config.loading import parse_overrides
 from fibecfed.errors import InputError
-from fibecfed.quickstart.processes import Task
 from fibecfed.results import RunDirectory
+from fibecfed.side_by_side import Task
 
 METHODS = ("fibecfed", "fedavg-lora", "local-only", "centralized-lora")
 

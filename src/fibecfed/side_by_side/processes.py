@@ -1,21 +1,24 @@
-"""Runs side by side, each in a fresh process of its own."""
+"""Processes, at most so many at a time. They are forked from a server that has imported everything once."""
 
-import json
-import subprocess
-import sys
+import multiprocessing
+import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
 from fibecfed.config import Config, to_dict
 from fibecfed.errors import InputError
+from fibecfed.side_by_side import worker
 
-WORKER = (sys.executable, "-m", "fibecfed.quickstart.worker")
 _PATIENCE = 10.0  # seconds that a process which was asked to end gets, before it is killed
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+WORK = worker.carry_out
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ def run_side_by_side(tasks: Sequence[Task], jobs: int, report: Report, seconds: 
     Raises InputError if a process finds that its input cannot be used.
     """
     crew = _Crew(report)
-    with ThreadPoolExecutor(jobs) as pool:
+    threads = max((task.config.runtime.threads for task in tasks), default=1)
+    with _few_threads(threads), ThreadPoolExecutor(jobs) as pool:
         futures = {task.name: pool.submit(crew.run, task) for task in tasks if not task.done}
         try:
             finished, late = wait(futures.values(), timeout=seconds, return_when=FIRST_EXCEPTION)
@@ -71,18 +75,19 @@ class _Crew:
     def __init__(self, report: Report) -> None:
         self._report = report
         self._lock = threading.Lock()
-        self._processes: set[subprocess.Popen[str]] = set()
+        self._processes: set[BaseProcess] = set()
         self._stopped = False
 
     def run(self, task: Task) -> str | None:
         """One run from start to end; why it failed, or None. Raises InputError if its input cannot be used."""
         task.directory.parent.mkdir(parents=True, exist_ok=True)
-        with task.log.open("w", encoding="utf-8") as log:
-            process = self._start(log.fileno())
-            error, code = (None, None) if process is None else self._follow(process, task)
+        started = self._start(task)
+        if started is None:
+            return None
+        error, code = self._follow(*started, task)
         if code == 0 or error is not None or self._stopped:
-            task.log.unlink()
-        if self._stopped or code is None:
+            task.log.unlink(missing_ok=True)
+        if self._stopped:
             return None
         if code == InputError.exit_code and error is not None:
             raise InputError(error)
@@ -91,42 +96,38 @@ class _Crew:
             self._report.ended(task, reason)
         return reason
 
-    def _start(self, log: int) -> "subprocess.Popen[str] | None":
+    def _start(self, task: Task) -> tuple[BaseProcess, Connection] | None:
+        order = {"config": to_dict(task.config), "directory": str(task.directory), "resume": task.begun}
+        context = _context()
         with self._lock:
             if self._stopped:
                 return None
-            process = subprocess.Popen(
-                WORKER,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
-                start_new_session=True,  # Ctrl-C reaches the parent alone, which ends the others
-            )  # fmt: skip
+            here, there = context.Pipe()
+            process = context.Process(target=_work, args=(WORK, order, str(task.log), there))
+            process.start()
+            there.close()  # so that its end is seen when the process is gone
             self._processes.add(process)
-            return process
+            return process, here
 
-    def _follow(self, process: "subprocess.Popen[str]", task: Task) -> tuple[str | None, int]:
+    def _follow(self, process: BaseProcess, events: Connection, task: Task) -> tuple[str | None, int]:
         """Pass on what the process says until it ends; its error, if it explained one, and its exit code."""
-        assert process.stdin is not None
-        assert process.stdout is not None
-        order = {"config": to_dict(task.config), "directory": str(task.directory), "resume": task.begun}
         error = None
         try:
-            with suppress(BrokenPipeError):  # it died at once; the exit code and the log say why
-                process.stdin.write(json.dumps(order) + "\n")
-                process.stdin.flush()  # and stays open: its end tells the process that this one is gone
-            for line in process.stdout:
-                event = json.loads(line)
-                if "error" in event:
-                    error = str(event["error"])
-                else:
-                    with self._lock:
-                        self._report.progressed(task, event)
-            return error, process.wait()
+            with suppress(EOFError, ConnectionError):
+                while True:
+                    event = events.recv()
+                    if "error" in event:
+                        error = str(event["error"])
+                    else:
+                        with self._lock:
+                            self._report.progressed(task, event)
+            process.join()
+            assert process.exitcode is not None  # it was waited for
+            return error, process.exitcode
         finally:
             with self._lock:
                 self._processes.discard(process)
-            with suppress(BrokenPipeError):
-                process.stdin.close()
-            process.stdout.close()
+            events.close()
 
     def stop(self) -> None:
         """End every process; runs are written atomically, so what was done can be gone on with."""
@@ -136,10 +137,38 @@ class _Crew:
         for process in processes:
             process.terminate()
         for process in processes:
-            try:
-                process.wait(_PATIENCE)
-            except subprocess.TimeoutExpired:
+            process.join(_PATIENCE)
+            if process.exitcode is None:
                 process.kill()
+
+
+def _context() -> Any:
+    """Processes forked from a server that has imported what a run needs; where there is none, fresh ones."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([worker.__name__])
+    return context
+
+
+def _work(work: Any, order: Mapping[str, Any], log: str, parent: Connection) -> None:
+    worker.settle(log, parent)
+    work(order, parent)
+
+
+@contextmanager
+def _few_threads(threads: int) -> Iterator[None]:
+    """Libraries beside torch use as many threads as torch (``runtime.threads``), so that runs do not compete."""
+    before = {name: os.environ.get(name) for name in (*_THREAD_VARIABLES, "TOKENIZERS_PARALLELISM")}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)) | {"TOKENIZERS_PARALLELISM": "false"})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _unexplained(code: int, log: Path) -> str:

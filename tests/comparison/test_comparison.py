@@ -175,7 +175,7 @@ def test_results_of_other_versions_are_refused(
 
 
 def running_versions(out: Path) -> dict[str, str]:
-    return dict(json.loads((out / "comparison.json").read_text())["versions"])
+    return dict(json.loads((out / "comparison.json").read_text())["made_with"])
 
 
 def test_wrong_method_fails_before_anything_is_written(tmp_path: Path, content: dict[str, Any]) -> None:

@@ -159,7 +159,8 @@ def compare(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Directory for the runs and the tables.")] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Runs side by side. Default: one a core.", show_default=False)
+        int | None,
+        typer.Option(min=1, help="Runs side by side. Default: one a core, or one a GPU.", show_default=False),
     ] = None,
     hours: Annotated[
         float | None, typer.Option(min=0.0, help="Stop after so long; go on with the same command.")

@@ -50,7 +50,9 @@ def report(out: Path, console: Console) -> None:
 
 
 def _usual_jobs(comparison: Comparison) -> int:
-    """As many as the cores that this process may use give room for."""
+    """One for each accelerator; without one, as many as the cores that this process may use give room for."""
+    if comparison.accelerators:
+        return comparison.accelerators
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // comparison.threads)
 

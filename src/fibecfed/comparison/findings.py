@@ -34,7 +34,7 @@ class Findings:
         if not self.final:
             raise InputError(f"'{out}' has no run yet that has ended; run fibecfed compare first.")
         for record in (*self.tuning, *self.final):
-            differs = differing_version(self.final[0].versions, record.versions)
+            differs = differing_version(self.final[0].made_with, record.made_with)
             if differs:
                 raise InputError(
                     f"Runs '{self.final[0].run.name}' and '{record.run.name}' were made with different versions "

@@ -1,7 +1,7 @@
 """One JSON for each run that has ended: configuration, summary, whole curve. Tables are made from these alone."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,19 @@ class Record:
     curve: list[dict[str, Any]]
 
     @property
-    def versions(self) -> Mapping[str, str]:
-        """What it was made with."""
-        return dict(self.summary["versions"])
+    def made_with(self) -> Mapping[str, str]:
+        """Versions, and the accelerator where one was used: what numbers depend on beside the settings."""
+        return made_with(self.summary["versions"], self.summary["hardware"], [self.run])
 
     def accuracy(self, protocol: str) -> float:
         """Final accuracy in [0, 1]; protocol is ``global`` or ``personalized``."""
         return float(self.summary["accuracy"][protocol])
+
+
+def made_with(versions: Mapping[str, str], hardware: Mapping[str, Any], runs: Iterable[PlannedRun]) -> dict[str, str]:
+    """Versions, and the accelerator if any of the runs uses one."""
+    used = any(run.config.runtime.device != "cpu" for run in runs)
+    return {**versions, "accelerator": str(hardware["accelerator"] if used else None)}
 
 
 def run_directory(out: Path, run: PlannedRun) -> Path:

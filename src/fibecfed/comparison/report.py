@@ -58,7 +58,7 @@ def write_report(out: Path) -> list[Path]:
 def _introduction(found: Findings) -> str:
     spec, first = found.spec, found.final[0]
     commits = sorted({str(r.summary["git_commit"]) for r in found.final} - {"None"})
-    made = ", ".join(f"{name} {version}" for name, version in first.versions.items())
+    made = ", ".join(f"{name} {version}" for name, version in first.made_with.items() if version != "None")
     lines = [
         "# Comparison\n",
         f"{len(spec.methods)} methods, {len(spec.data_sets)} data sets, {len(spec.partitions)} partitions, "

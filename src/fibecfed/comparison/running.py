@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from fibecfed.comparison.records import (
     SPEC_FILE,
     STATE_FILE,
     begun,
     chosen_rates,
     differing_version,
+    made_with,
     read_record,
     run_directory,
 )
@@ -22,9 +25,10 @@ from fibecfed.config import to_dict
 from fibecfed.errors import InputError
 from fibecfed.federation import write_atomically
 from fibecfed.methods import method_class, resolve
-from fibecfed.results import versions
+from fibecfed.results import hardware, versions
 from fibecfed.runtime import Experiment, assemble
 from fibecfed.side_by_side import Report, Task, run_side_by_side
+from fibecfed.training import torch_device
 
 
 class Watcher(Report, Protocol):
@@ -60,8 +64,8 @@ class Comparison:
         """
         spec = load_spec(path, overrides)
         text = path.read_bytes()
-        _check_directory(out)
         comparison = Comparison(spec, out)
+        _check_directory(out, comparison.made_with)
         known = {run.name: run for run in comparison._known_runs()}
         waiting = [r for r in comparison._all_runs() if r.name not in known or read_record(out, known[r.name]) is None]
         for run in known.values():
@@ -101,6 +105,17 @@ class Comparison:
         return Outcome(failures, tuple(name for name in wanted if name in done), left, late)
 
     @property
+    def made_with(self) -> Mapping[str, str]:
+        """The versions and the accelerator of this process."""
+        return made_with(versions(), hardware(), self._all_runs())
+
+    @property
+    def accelerators(self) -> int:
+        """How many accelerators its runs could use here: 0 where they use the CPU."""
+        devices = {torch_device(run.config.runtime.device).type for run in self._all_runs()}
+        return 0 if devices == {"cpu"} else max(1, torch.cuda.device_count())
+
+    @property
     def threads(self) -> int:
         """Threads that one run uses, at most."""
         return max(run.config.runtime.threads for run in self._all_runs())
@@ -137,8 +152,8 @@ class Comparison:
         return tuning_runs(spec) + final_runs(spec, rates)
 
     def _write_state(self, **changes: Any) -> None:
-        """``overrides`` of the base, ``versions``, and the tuning runs that ``failed``, with the reason."""
-        state = {"failed": {}, **(_read_state(self.out) or {}), "versions": versions(), **changes}
+        """``overrides`` of the base, what it is ``made_with``, and the tuning runs that ``failed``, with the reason."""
+        state = {"failed": {}, **(_read_state(self.out) or {}), "made_with": self.made_with, **changes}
         write_atomically(self.out / STATE_FILE, (json.dumps(state, indent=1) + "\n").encode())
 
 
@@ -152,7 +167,7 @@ def _read_state(out: Path) -> dict[str, Any] | None:
         raise InputError(f"'{path}' cannot be read ({error}); use another --out.") from None
 
 
-def _check_directory(out: Path) -> None:
+def _check_directory(out: Path, now: Mapping[str, str]) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"'{out}' is a file; --out must name a directory.")
     state = _read_state(out)
@@ -160,7 +175,7 @@ def _check_directory(out: Path) -> None:
         if out.is_dir() and any(not p.name.startswith(".") for p in out.iterdir() if p.name != SPEC_FILE):
             raise InputError(f"'{out}' holds something other than a comparison; use another --out.")
         return
-    differs = differing_version(state["versions"], versions())
+    differs = differing_version(state["made_with"], now)
     if differs:
         raise InputError(
             f"'{out}' was begun with other versions (then and now: {differs}); results of different versions are not "

@@ -27,6 +27,7 @@ _OWNED = {  # keys that the comparison itself sets, and where to say them instea
 }
 
 Settings = dict[str, Any]
+_USUAL: Settings = {"runtime": {"device": "auto"}}  # a comparison uses an accelerator where there is one
 
 
 @dataclass(config=_STRICT_KEYS, frozen=True)
@@ -186,7 +187,7 @@ def parse_spec(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> Spec
     base = expanded.get("base") or {}
     if not isinstance(base, Mapping):
         raise InputError(f"Key 'base' holds settings of its own, not the value {base!r}.")
-    expanded["base"] = merge(base, overrides)
+    expanded["base"] = merge(merge(_USUAL, base), overrides)
     try:
         return TypeAdapter(Spec).validate_python(expanded)
     except ValidationError as error:

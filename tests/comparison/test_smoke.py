@@ -1,0 +1,70 @@
+"""experiments/smoke.yaml for real: its time, side by side or not, stopped by the clock, and killed."""
+
+import random
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fibecfed.comparison import write_report
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNS, KILLS, LIMIT = 14, 5, 180.0
+
+
+def process(out: Path, *options: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "fibecfed", "compare", str(ROOT / "experiments" / "smoke.yaml"), "--out", str(out)]
+    return subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finished(out: Path, *options: str) -> str:
+    running = process(out, *options)
+    said, _ = running.communicate(timeout=LIMIT)
+    assert running.returncode == 0, said
+    return " ".join(said.split())
+
+
+def kill_when(out: Path, records: int, delay: float) -> None:
+    """Kill -9 some time after so many runs have ended."""
+    running = process(out, "--jobs", "1")
+    until = time.monotonic() + LIMIT
+    while len(list((out / "records").glob("*.json"))) < records:
+        assert running.poll() is None, "it ended before it was killed"
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    time.sleep(delay)
+    assert running.poll() is None
+    running.kill()
+    running.communicate()
+
+
+def tables(out: Path) -> dict[str, bytes]:
+    """All that must be equal: everything but what was measured."""
+    write_report(out)
+    return {p.name: p.read_bytes() for p in sorted((out / "report").iterdir()) if not p.name.startswith("measured")}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_smoke_ends_in_time_and_gives_the_same_tables_alone_stopped_and_killed(tmp_path: Path) -> None:
+    started = time.monotonic()
+    said = finished(tmp_path / "whole", "--jobs", "2")
+    assert time.monotonic() - started < LIMIT
+    assert f"{RUNS} of {RUNS} runs done" in said
+    whole = tables(tmp_path / "whole")
+    assert "## Final accuracy" in whole["report.md"].decode()
+
+    out = tmp_path / "interrupted"
+    said = finished(out, "--jobs", "1", "--hours", str(4 / 3600))
+    found = re.search(r"(\d+) of 14 runs done. The time is up. Left: .*Go on with: fibecfed compare", said)
+    assert found, said
+    done = int(found.group(1))
+    chance = random.Random(0)
+    for records in sorted(chance.sample(range(done, RUNS - 1), KILLS)):
+        kill_when(out, records, delay=chance.uniform(0, 1.0))
+    said = finished(out, "--jobs", "1")
+    assert "14 of 14 runs done" in said
+    assert tables(out) == whole

@@ -13,6 +13,15 @@ from fibecfed import Config, load_config
 # pytest-xdist sets it in its workers, and a console made under it would keep that width in every test.
 os.environ.pop("COLUMNS", None)
 
+_LONG = ("test_readme.py", "test_smoke.py", "test_quickstart.py", "test_examples.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side the long tests go first, so that no process waits for another's at the end."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.path.name not in _LONG)
+
+
 LABELS = ("billing", "delivery", "praise")
 _PHRASES = {
     "billing": ["charged twice", "the invoice is wrong", "my money back please", "a refund for the month"],

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from fibecfed.comparison.spec import PlannedRun, Setting, Spec, tuning_runs
-from fibecfed.config import Config, build_config, config_hash, to_dict
+from fibecfed.config import Config, build_config, config_hash, read_yaml, to_dict
 from fibecfed.errors import InputError
 from fibecfed.federation import write_atomically
+from fibecfed.methods import resolve
 from fibecfed.results import RunDirectory
 
 SPEC_FILE, STATE_FILE = "spec.yaml", "comparison.json"
@@ -46,9 +47,9 @@ def run_directory(out: Path, run: PlannedRun) -> Path:
 
 
 def same_settings(stored: Mapping[str, Any], config: Config) -> bool:
-    """Whether a stored configuration is this one; keys it does not know yet have their defaults."""
+    """Whether a stored configuration means what this one does; keys it does not know yet have their defaults."""
     try:
-        return config_hash(build_config(stored)) == config_hash(config)
+        return config_hash(resolve(build_config(stored))) == config_hash(resolve(config))
     except InputError:  # written by a version with other keys
         return False
 
@@ -85,11 +86,7 @@ def begun(out: Path, run: PlannedRun) -> bool:
     directory = run_directory(out, run)
     if not (directory / "config.yaml").is_file():
         return False
-    try:
-        same = config_hash(RunDirectory.open(directory).config()) == config_hash(run.config)
-    except InputError:  # written by a version with other keys
-        same = False
-    if not same:
+    if not same_settings(read_yaml(directory / "config.yaml"), run.config):
         raise InputError(_other_settings(directory))
     return True
 

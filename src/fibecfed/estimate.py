@@ -4,8 +4,9 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
-from fibecfed.federation import Device, Phase, Reply, Request, cohort, encode
+from fibecfed.federation import Device, Reply, Request, cohort, encode
 from fibecfed.federation.messages import Address
 from fibecfed.results import peak_memory_bytes
 from fibecfed.runtime import Experiment
@@ -15,52 +16,72 @@ _STEPS = 3  # optimizer steps that are timed
 
 
 @dataclass(frozen=True)
+class Round:
+    """An ordinary round of a method, as one of its devices sees it. A method without rounds has zeros and no job."""
+
+    parameters_trained: int = 0
+    parameters_sent: int = 0
+    bytes_down: int = 0  # to one device
+    bytes_up: int = 0  # from one device
+    devices: int = 0
+    job: TrainJob | None = None
+
+
+@dataclass(frozen=True)
 class Estimate:
     """The answer of ``--dry-run``. Times and memory are measured on a few real steps and scaled."""
 
-    parameters_trained: int
-    parameters_sent: int
-    bytes_down_per_round: int
-    bytes_up_per_round: int
+    round: Round
     seconds: float
     memory_bytes: int
 
 
-def estimate(experiment: Experiment) -> Estimate:
-    """Time a few steps of the first round's first device and scale by the examples of all rounds."""
+def ordinary_round(experiment: Experiment) -> Round:
+    """What one device trains, receives and returns in a round in mid-run, encoded as it would be."""
     config, method = experiment.config, experiment.site.method
     state = method.midway(experiment.start)
-    federation = config.federation
-    phase = Phase("train", 1, federation.sampled)
-    devices = experiment.data.devices.devices
-    chosen = cohort(config.seed, phase, devices)
+    phase = method.next_phase(state)
+    if phase is None or not phase.is_round:
+        return Round()
+    chosen = cohort(config.seed, phase, experiment.data.devices.devices)
     tensors, info = method.request(state, phase, chosen[0])
-    request = Request(Address("dry run", 1, phase.name, chosen[0]), tensors, info)
-    sent = encode(request)
-    back = encode(Reply(request.address, {n: state.tensors[n] for n in method.expected(state, phase)}))
+    request = Request(Address("dry run", phase.round, phase.name, chosen[0]), tensors, info)
     job = Device(experiment.site, chosen[0], 0).prepare(request)
+    assert isinstance(job, TrainJob)  # a round is one in which devices train
+    back = {name: torch.zeros(shape) for name, shape in method.expected(state, phase).items()}
+    sizes = {p.name: (p.size, p.shape[0] if p.shape else 1) for p in experiment.layout}
+    return Round(
+        parameters_trained=sum(
+            sizes[name][0] if rows is None else sizes[name][0] // sizes[name][1] * len(rows)
+            for name, rows in job.trained.items()
+        ),
+        parameters_sent=sum(t.numel() for t in tensors.values()),
+        bytes_down=len(encode(request)),
+        bytes_up=len(encode(Reply(request.address, back))),
+        devices=len(chosen),
+        job=job,
+    )
+
+
+def estimate(experiment: Experiment) -> Estimate:
+    """Time a few steps of a round's first device and scale by the examples of all rounds."""
+    config, executor = experiment.config, experiment.site.executor
+    found = ordinary_round(experiment)
     seconds = 0.0
-    if isinstance(job, TrainJob):
-        few = TrainJob(**{**job.__dict__, "batches": job.batches[:_STEPS]})
-        list(experiment.site.executor.train([few]))  # the first pass also counts operations
+    if found.job is not None:
+        few = TrainJob(**{**found.job.__dict__, "batches": found.job.batches[:_STEPS]})
+        list(executor.train([few]))  # the first pass also counts operations
         started = time.perf_counter()
-        (result,) = experiment.site.executor.train([few])
+        (result,) = executor.train([few])
         per_example = (time.perf_counter() - started) / max(1, result.examples)
-        examples = experiment.data.devices.sizes.mean() * len(chosen) * config.training.local_epochs * federation.rounds
+        work = found.devices * config.federation.rounds
+        examples = experiment.data.devices.sizes.mean() * config.training.local_epochs * work
         if config.training.local_steps is not None:
-            limit = config.training.local_steps * config.training.batch_size * len(chosen) * federation.rounds
-            examples = min(examples, limit)
+            examples = min(examples, config.training.local_steps * config.training.batch_size * work)
         seconds = per_example * float(examples)
     held_out = np.arange(len(experiment.data.held_out))[: config.evaluation.batch_size]
     started = time.perf_counter()
-    experiment.site.executor.counts(state.tensors, experiment.data.held_out, held_out)
-    evaluations = -(-federation.rounds // config.evaluation.every)
+    executor.counts(experiment.start.tensors, experiment.data.held_out, held_out)
+    evaluations = -(-config.federation.rounds // config.evaluation.every) if found.job is not None else 1
     seconds += (time.perf_counter() - started) * len(experiment.data.held_out) / len(held_out) * evaluations
-    return Estimate(
-        parameters_trained=experiment.layout.size,
-        parameters_sent=sum(t.numel() for t in tensors.values()),
-        bytes_down_per_round=len(sent) * len(chosen),
-        bytes_up_per_round=len(back) * len(chosen),
-        seconds=seconds,
-        memory_bytes=peak_memory_bytes(),
-    )
+    return Estimate(found, seconds, peak_memory_bytes())

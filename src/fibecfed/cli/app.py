@@ -189,12 +189,21 @@ def report(
 
 
 @app.command()
-def methods() -> None:
-    """List the methods."""
+def methods(arguments: Arguments = None) -> None:
+    """List the methods; with settings (such as model.name=minilm) also what a round of each takes on one device."""
     with explained():
         from fibecfed.cli.tables import methods_table
 
-        console.print(methods_table())
+        if not arguments:
+            console.print(methods_table())
+            console.print(
+                "For parameters and bytes a round, name a model: fibecfed methods model.name=minilm", highlight=False
+            )
+            return
+        from fibecfed.cli.running import rounds_of_methods
+
+        console.print(methods_table(rounds_of_methods(read_arguments(arguments))))
+        console.print("Of one device in a round in mid-run; 0 where there are no rounds.", highlight=False)
 
 
 @app.command()

@@ -13,10 +13,11 @@ from fibecfed.cli.progress import RunProgress
 from fibecfed.cli.tables import decision_lines, estimate_table, partition_table, summary_table
 from fibecfed.config import Config
 from fibecfed.errors import InputError
-from fibecfed.estimate import estimate
+from fibecfed.estimate import Round, estimate, ordinary_round
 from fibecfed.evaluating import evaluate_run
 from fibecfed.experiment import RunResult, data_summary, resume, run
 from fibecfed.federation import ServerState
+from fibecfed.methods import METHODS
 from fibecfed.prediction import load
 from fibecfed.runtime import Experiment, assemble
 
@@ -79,6 +80,24 @@ def _show(result: RunResult, console: Console) -> None:
 def dry(config: Config, console: Console) -> None:
     """What a run would take."""
     console.print(estimate_table(estimate(assemble(config))))
+
+
+def rounds_of_methods(config: Config) -> dict[str, Round | str]:
+    """What a round of each method takes on one device, or why it cannot be had with these settings.
+
+    Raises InputError if none can.
+    """
+    found: dict[str, Round | str] = {}
+    for name in METHODS:
+        try:
+            found[name] = dataclasses.replace(
+                ordinary_round(assemble(dataclasses.replace(config, method=name))), job=None
+            )
+        except InputError as error:
+            found[name] = str(error)
+    if all(isinstance(round, str) for round in found.values()):
+        raise InputError(str(next(iter(found.values()))))
+    return found
 
 
 def evaluate_directory(directory: Path, split: str | None) -> dict[str, Any]:

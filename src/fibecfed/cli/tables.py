@@ -1,6 +1,6 @@
 """Tables that the commands print."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from fibecfed.config import keys
 from fibecfed.data import Partition
-from fibecfed.estimate import Estimate
+from fibecfed.estimate import Estimate, Round
 from fibecfed.methods import METHODS
 
 _MOST_DEVICES = 20
@@ -146,22 +146,31 @@ def estimate_table(found: Estimate) -> Table:
     table = Table(title="Dry run: nothing was trained or written", show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    table.add_row("parameters trained", f"{found.parameters_trained:,}")
-    table.add_row("parameters sent to a device", f"{found.parameters_sent:,}")
-    table.add_row("bytes down a round, all devices", f"{found.bytes_down_per_round:,}")
-    table.add_row("bytes up a round, all devices", f"{found.bytes_up_per_round:,}")
+    table.add_row("parameters trained on a device", f"{found.round.parameters_trained:,}")
+    table.add_row("parameters sent to a device", f"{found.round.parameters_sent:,}")
+    table.add_row("bytes down a round, all devices", f"{found.round.bytes_down * found.round.devices:,}")
+    table.add_row("bytes up a round, all devices", f"{found.round.bytes_up * found.round.devices:,}")
     table.add_row("estimated time", f"{found.seconds:.0f} s")
     table.add_row("estimated memory", f"{found.memory_bytes / 1e6:.0f} MB")
     return table
 
 
-def methods_table() -> Table:
-    """The registry."""
+def methods_table(rounds: Mapping[str, Round | str] | None = None) -> Table:
+    """The registry; with ``rounds``, what a round of each takes, or why the method cannot be had."""
     table = Table(title="Methods")
     for column in ("method", "source", "trains", "sends"):
         table.add_column(column)
+    for column in ("parameters\ntrained", "parameters\nsent", "bytes down", "bytes up") if rounds else ():
+        table.add_column(column, justify="right")
     for name, method in METHODS.items():
-        table.add_row(name, method.paper, method.trains, method.sends)
+        found = None if rounds is None else rounds[name]
+        cells = [method.paper, method.trains, method.sends]
+        if isinstance(found, str):
+            cells[1] = found
+        elif found is not None:
+            numbers = (found.parameters_trained, found.parameters_sent, found.bytes_down, found.bytes_up)
+            cells += [f"{number:,}" for number in numbers]
+        table.add_row(name, *cells)
     return table
 
 

@@ -131,8 +131,11 @@ class FederatedAveraging:
         )
 
     def midway(self, state: ServerState) -> ServerState:
-        """A state as it is in most rounds, for estimates before a run."""
-        return state
+        """A state as it is in most rounds, for estimates before a run: the statistics are there."""
+        if not self._sums:
+            return state
+        counts = torch.ones(self._head_shape()[1], dtype=torch.float64)
+        return state.replace(info={**state.info, STATISTICS: True}, memory={**state.memory, "label_counts": counts})
 
     def decisions(self, site: Site, state: ServerState) -> Mapping[str, Any]:
         """Nothing."""

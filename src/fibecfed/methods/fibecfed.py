@@ -255,6 +255,7 @@ class FibecFed(FederatedAveraging):
 
     def midway(self, state: ServerState) -> ServerState:
         """After the warm-up, with as many layers shared as the setting says; half of them where devices decide."""
+        state = super().midway(state)
         if self._off:
             return state
         warm_up, rounds = self._most_warm_up(), self.config.federation.rounds

@@ -90,13 +90,13 @@ def rounds_of_methods(config: Config) -> dict[str, Round | str]:
     found: dict[str, Round | str] = {}
     for name in METHODS:
         try:
-            found[name] = dataclasses.replace(
-                ordinary_round(assemble(dataclasses.replace(config, method=name))), job=None
-            )
+            experiment = assemble(dataclasses.replace(config, method=name))
+            found[name] = dataclasses.replace(ordinary_round(experiment), job=None)  # its tensors are large
         except InputError as error:
             found[name] = str(error)
-    if all(isinstance(round, str) for round in found.values()):
-        raise InputError(str(next(iter(found.values()))))
+    reasons = [why for why in found.values() if isinstance(why, str)]
+    if len(reasons) == len(found):
+        raise InputError(reasons[0])
     return found
 
 

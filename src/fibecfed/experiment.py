@@ -178,7 +178,8 @@ def _write_results(
     decided = method.decisions(experiment.site, state)
     if decided:
         directory.write_json("method.json", decided)
-        directory.write_bytes("method.png", decisions_png(decided))
+        if "prefix" in decided:
+            directory.write_bytes("method.png", decisions_png(decided))
     _write_adapter(experiment, directory.adapter, tensors, description, directory)
     directory.write_metrics(progress.records)
     directory.write_bytes(

@@ -1,5 +1,6 @@
 """Settings: what a run is defined by."""
 
+from fibecfed.config.baselines import LengthsConfig, PersonalConfig, ProximalConfig, ServerConfig
 from fibecfed.config.loading import (
     Key,
     build_config,
@@ -34,10 +35,14 @@ __all__ = [
     "EvaluationConfig",
     "FederationConfig",
     "Key",
+    "LengthsConfig",
     "LoraConfig",
     "ModelConfig",
     "PartitionConfig",
+    "PersonalConfig",
+    "ProximalConfig",
     "RuntimeConfig",
+    "ServerConfig",
     "SharingConfig",
     "TrainingConfig",
     "WarmUpConfig",

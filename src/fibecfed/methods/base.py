@@ -47,6 +47,7 @@ class FederatedAveraging:
     global_is_mean_of_devices: ClassVar[bool] = False  # no server model worth judging
     parts: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # what keys left to the method stand for
     takes_parts: ClassVar[bool] = False  # whether curriculum.* and sharing.* mean anything
+    sections: ClassVar[frozenset[str]] = frozenset()  # of the configuration, that only some methods use
 
     def __init__(self, config: Config, layout: Layout) -> None:
         self.config = config

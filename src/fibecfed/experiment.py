@@ -22,7 +22,7 @@ from fibecfed.results import (
     summarize,
 )
 from fibecfed.runtime import Experiment, assemble
-from fibecfed.tuning import put_tensors, save_adapter
+from fibecfed.tuning import TUNINGS, put_tensors, save_adapter
 
 NO_GLOBAL_MODEL = """
 This method has no global model: `adapter/` is the average of the devices' adapters, and the accuracy
@@ -209,8 +209,9 @@ def _write_adapter(
     directory: RunDirectory,
 ) -> None:
     put_tensors(experiment.model, tensors)
+    form = TUNINGS[experiment.site.method.tuning].peft_form(experiment.model)
     with directory.replace_folder(target) as folder:
-        save_adapter(folder, experiment.model, experiment.pretrained.tokenizer, description)
+        save_adapter(folder, experiment.model, experiment.pretrained.tokenizer, description, form)
 
 
 def data_summary(experiment: Experiment) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Settings: what a run is defined by."""
 
-from fibecfed.config.baselines import LengthsConfig, PersonalConfig, ProximalConfig, ServerConfig
+from fibecfed.config.baselines import LengthsConfig, PersonalConfig, ProximalConfig, ServerConfig, SparseConfig
 from fibecfed.config.loading import (
     Key,
     build_config,
@@ -44,6 +44,7 @@ __all__ = [
     "RuntimeConfig",
     "ServerConfig",
     "SharingConfig",
+    "SparseConfig",
     "TrainingConfig",
     "WarmUpConfig",
     "build_config",

@@ -40,6 +40,17 @@ class ProximalConfig:
 
 
 @dataclass(config=_STRICT_KEYS, frozen=True)
+class SparseConfig:
+    """Sparse tuning of the backbone before LoRA (slora)."""
+
+    rounds: Annotated[
+        int | None,
+        Field(ge=0, description="Rounds of it, counted in federation.rounds. None: a fifth of them, at least one."),
+    ] = None
+    density: Annotated[float, Field(gt=0, le=1, description="Part of each weight's entries that trains.")] = 0.01
+
+
+@dataclass(config=_STRICT_KEYS, frozen=True)
 class LengthsConfig:
     """Short texts first (slw, shortformer)."""
 

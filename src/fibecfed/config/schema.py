@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from fibecfed.config.baselines import LengthsConfig, PersonalConfig, ProximalConfig, ServerConfig
+from fibecfed.config.baselines import LengthsConfig, PersonalConfig, ProximalConfig, ServerConfig, SparseConfig
 from fibecfed.config.parts import CurriculumConfig, SharingConfig, WarmUpConfig
 from fibecfed.errors import InputError
 
@@ -292,6 +292,7 @@ class Config:
     personal: PersonalConfig = Field(default_factory=PersonalConfig)
     proximal: ProximalConfig = Field(default_factory=ProximalConfig)
     lengths: LengthsConfig = Field(default_factory=LengthsConfig)
+    sparse: SparseConfig = Field(default_factory=SparseConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     cost: CostConfig = Field(default_factory=CostConfig)
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)

@@ -26,6 +26,7 @@ from fibecfed.methods.local_only import LocalOnly
 from fibecfed.methods.momd import Momd
 from fibecfed.methods.moms_adamd import MomsAdamd
 from fibecfed.methods.short_first import SequenceLengthWarmUp, Shortformer
+from fibecfed.methods.slora import SLora
 from fibecfed.methods.voc import Voc
 
 METHODS: dict[str, type[FederatedAveraging]] = {
@@ -52,6 +53,7 @@ METHODS: dict[str, type[FederatedAveraging]] = {
         Voc,
         SequenceLengthWarmUp,
         Shortformer,
+        SLora,
     )
 }
 

@@ -1,6 +1,13 @@
 """Settings: what a run is defined by."""
 
-from fibecfed.config.baselines import LengthsConfig, PersonalConfig, ProximalConfig, ServerConfig, SparseConfig
+from fibecfed.config.baselines import (
+    DeltaConfig,
+    LengthsConfig,
+    PersonalConfig,
+    ProximalConfig,
+    ServerConfig,
+    SparseConfig,
+)
 from fibecfed.config.loading import (
     Key,
     build_config,
@@ -32,6 +39,7 @@ __all__ = [
     "CostConfig",
     "CurriculumConfig",
     "DataConfig",
+    "DeltaConfig",
     "EvaluationConfig",
     "FederationConfig",
     "Key",

@@ -51,6 +51,18 @@ class SparseConfig:
 
 
 @dataclass(config=_STRICT_KEYS, frozen=True)
+class DeltaConfig:
+    """The move of the backbone's weights with LoRA (delta-lora)."""
+
+    ratio: Annotated[
+        float, Field(ge=0, description="lambda: the part of LoRA's change that a weight makes too. 0: none.")
+    ] = 0.5
+    start: Annotated[
+        int | None, Field(ge=0, description="Rounds before the weights move. None: a tenth of the rounds.")
+    ] = None
+
+
+@dataclass(config=_STRICT_KEYS, frozen=True)
 class LengthsConfig:
     """Short texts first (slw, shortformer)."""
 

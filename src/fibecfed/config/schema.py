@@ -11,7 +11,14 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from fibecfed.config.baselines import LengthsConfig, PersonalConfig, ProximalConfig, ServerConfig, SparseConfig
+from fibecfed.config.baselines import (
+    DeltaConfig,
+    LengthsConfig,
+    PersonalConfig,
+    ProximalConfig,
+    ServerConfig,
+    SparseConfig,
+)
 from fibecfed.config.parts import CurriculumConfig, SharingConfig, WarmUpConfig
 from fibecfed.errors import InputError
 
@@ -293,6 +300,7 @@ class Config:
     proximal: ProximalConfig = Field(default_factory=ProximalConfig)
     lengths: LengthsConfig = Field(default_factory=LengthsConfig)
     sparse: SparseConfig = Field(default_factory=SparseConfig)
+    delta: DeltaConfig = Field(default_factory=DeltaConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     cost: CostConfig = Field(default_factory=CostConfig)
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)

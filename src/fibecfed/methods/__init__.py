@@ -17,6 +17,7 @@ from fibecfed.methods.controls import (
     RandomSubset,
     RidgeHead,
 )
+from fibecfed.methods.delta_lora import DeltaLora
 from fibecfed.methods.fedalt import FedAlt
 from fibecfed.methods.fedprox import FedProx
 from fibecfed.methods.fedsa_lora import FedsaLora
@@ -54,6 +55,7 @@ METHODS: dict[str, type[FederatedAveraging]] = {
         SequenceLengthWarmUp,
         Shortformer,
         SLora,
+        DeltaLora,
     )
 }
 

@@ -189,8 +189,8 @@ class FederatedAveraging:
         return statistics.log_prior_ratio(device.label_counts, everyone)
 
     def conclude(self, device: Device, request: Request, result: LocalResult) -> tuple[Reply, DeviceState | None]:
-        """Return what was received, trained; keep the rest."""
-        shared = {name: result.tensors[name] for name in request.tensors}
+        """Return what was received and trained; keep the rest of what was trained."""
+        shared = {name: result.tensors[name] for name in request.tensors if name in result.tensors}
         local = {name: tensor for name, tensor in result.tensors.items() if name not in shared}
         memory = {f"optimizer/{name}": t for name, t in result.optimizer_state.items()}
         state = DeviceState(local=local, memory=memory) if local or memory else None

@@ -15,8 +15,9 @@ from fibecfed.tuning.adapter_files import (
     save_adapter,
     trainable_tensors,
 )
+from fibecfed.tuning.delta_lora import DeltaLoraTuning, delta_start
 from fibecfed.tuning.layout import Layout, Parameter
-from fibecfed.tuning.lora import LoraTuning, pooling_of
+from fibecfed.tuning.lora import LoraTuning, SavedLora, pooling_of
 from fibecfed.tuning.sparse_lora import SparseLoraTuning, sparse_rounds, taken_over
 
 
@@ -36,16 +37,19 @@ class Tuning(Protocol):
         """The model's adapter as it is saved."""
 
 
-TUNINGS: dict[str, Tuning] = {t.name: t for t in (LoraTuning(), SparseLoraTuning())}
+TUNINGS: dict[str, Tuning] = {t.name: t for t in (LoraTuning(), SparseLoraTuning(), DeltaLoraTuning())}
 
 __all__ = [
     "TUNINGS",
+    "DeltaLoraTuning",
     "Layout",
     "LoraTuning",
     "Parameter",
     "PeftForm",
+    "SavedLora",
     "SparseLoraTuning",
     "Tuning",
+    "delta_start",
     "load_adapter",
     "pooling_of",
     "put_tensors",

@@ -1,6 +1,7 @@
 """LoRA through PEFT: attach, describe, save and load."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -93,6 +94,18 @@ class LoraTuning:
             if p.requires_grad
         )
         return Layout(parameters, config.num_hidden_layers)
+
+
+class SavedLora(LoraTuning):
+    """LoRA of the ranks that an adapter folder was saved with."""
+
+    def __init__(self, folder: Path) -> None:
+        self._saved: Any = peft.LoraConfig.from_pretrained(str(folder))
+
+    def _settings(self, config: Config, **common: Any) -> peft.LoraConfig:
+        saved = self._saved
+        patterns = {"rank_pattern": saved.rank_pattern, "alpha_pattern": saved.alpha_pattern}
+        return peft.LoraConfig(r=saved.r, **{**common, "lora_alpha": saved.lora_alpha}, **patterns)
 
 
 def _in_fp32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

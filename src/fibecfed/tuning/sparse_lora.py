@@ -1,6 +1,7 @@
 """LoRA on weights that a sparse change may be added to: the two stages of SLoRA in one model."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from fibecfed.errors import InputError
 from fibecfed.models import Pretrained
 from fibecfed.seeding import stream
 from fibecfed.tuning.adapter_files import PeftForm, own_form
-from fibecfed.tuning.layout import Layout, Parameter
+from fibecfed.tuning.layout import Layout
 from fibecfed.tuning.lora import LoraTuning
 
 _VALUES = ".base_layer.parametrizations.weight.0.values"
@@ -76,10 +77,7 @@ class SparseLoraTuning(LoraTuning):
 
     def layout(self, model: nn.Module, config: Any) -> Layout:
         found = super().layout(model, config)
-        return Layout(
-            tuple(Parameter(p.name, p.shape, p.layer, "sparse" if p.name.endswith(_VALUES) else p.role) for p in found),
-            found.layers,
-        )
+        return Layout(tuple(replace(p, role="sparse") if p.name.endswith(_VALUES) else p for p in found), found.layers)
 
     def peft_form(self, model: Any) -> PeftForm:
         """The LoRA adapter. Of a run that was stopped before LoRA took over: what would have taken over."""

@@ -8,11 +8,12 @@ from fibecfed.errors import InputError
 from fibecfed.federation import DiskStore
 from fibecfed.results import RunDirectory
 from fibecfed.runtime import assemble
-from fibecfed.tuning import load_adapter, trainable_tensors
+from fibecfed.tuning import TUNINGS, load_adapter, trainable_tensors
 
 
 def evaluate_run(directory: Path, split: str | None = None) -> dict[str, Any]:
-    """Metrics of both protocols, from the saved adapter (or the checkpoint of an unfinished run).
+    """Metrics of both protocols, from the saved adapter (or the checkpoint of a run that is unfinished
+    or whose adapter is saved in another form than it is trained in).
 
     ``split`` is "test" or "validation"; None takes the run's own. Raises InputError if nothing is saved yet.
     """
@@ -27,7 +28,8 @@ def evaluate_run(directory: Path, split: str | None = None) -> dict[str, Any]:
         )
     state = loaded[0]
     experiment = assemble(config, DiskStore(run.states))
-    if run.adapter.is_dir() and not experiment.evaluate.global_is_mean_of_devices:
+    reloads = TUNINGS[experiment.site.method.tuning].reloads
+    if reloads and run.adapter.is_dir() and not experiment.evaluate.global_is_mean_of_devices:
         load_adapter(run.adapter, experiment.model)
         state = state.replace(tensors=trainable_tensors(experiment.model))
     evaluation = experiment.evaluate(state)

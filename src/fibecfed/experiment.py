@@ -23,7 +23,7 @@ from fibecfed.results import (
     summarize,
 )
 from fibecfed.runtime import Experiment, assemble
-from fibecfed.tuning import put_tensors, save_adapter
+from fibecfed.tuning import TUNINGS, put_tensors, save_adapter
 
 NO_GLOBAL_MODEL = """
 This method has no global model: `adapter/` is the average of the devices' adapters, and the accuracy
@@ -193,7 +193,8 @@ def _write_results(
     decided = method.decisions(experiment.site, state)
     if decided:
         directory.write_json("method.json", decided)
-        directory.write_bytes("method.png", decisions_png(decided))
+        if "prefix" in decided:
+            directory.write_bytes("method.png", decisions_png(decided))
     _write_adapter(experiment, directory.adapter, tensors, description, directory)
     directory.write_metrics(progress.records)
     directory.write_bytes(
@@ -223,8 +224,9 @@ def _write_adapter(
     directory: RunDirectory,
 ) -> None:
     put_tensors(experiment.model, tensors)
+    form = TUNINGS[experiment.site.method.tuning].peft_form(experiment.model)
     with directory.replace_folder(target) as folder:
-        save_adapter(folder, experiment.model, experiment.pretrained.tokenizer, description)
+        save_adapter(folder, experiment.model, experiment.pretrained.tokenizer, description, form)
 
 
 def data_summary(experiment: Experiment) -> dict[str, Any]:

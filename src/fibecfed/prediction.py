@@ -16,7 +16,7 @@ from fibecfed.methods import method_class
 from fibecfed.models import load_pretrained
 from fibecfed.results import RunDirectory
 from fibecfed.tasks import to_probabilities
-from fibecfed.tuning import TUNINGS, load_adapter, read_description
+from fibecfed.tuning import TUNINGS, SavedLora, load_adapter, read_description
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ def load(directory: Path | str, device: int | None = None) -> Classifier:
         raise InputError(
             f"The weights of '{config.model.name}' are not those that '{directory}' was trained on (sha256 differs)."
         )
-    model = TUNINGS[method_class(config.method).tuning].attach(pretrained, len(labels), config, 0)
+    tuning = TUNINGS[method_class(config.method).tuning]
+    model = (tuning if tuning.reloads else SavedLora(folder)).attach(pretrained, len(labels), config, 0)
     load_adapter(folder, model)
     return Classifier(model.eval(), pretrained.tokenizer, labels, config, int(description["max_length"]))

@@ -132,7 +132,10 @@ def test_not_a_number_is_no_number() -> None:
         ({"data": {"separator": ", "}}, "Key 'data.separator' cannot be ', '"),
         ({"federation": {"sampled": 6, "devices": 5}}, "federation.sampled is 6 but there are only 5 devices"),
         ({"federation": {"minimum_replies": 6}}, "federation.minimum_replies is 6 but only 5 devices are asked"),
-        ({"training": {"momentum": 0.9}}, "training.momentum only applies to training.optimizer=sgd"),
+        (
+            {"training": {"momentum": 0.9, "optimizer": "adamw"}},
+            "training.momentum only applies to training.optimizer=sgd",
+        ),
         (
             {"evaluation": {"split": "validation"}, "data": {"validation_fraction": 0}},
             "evaluation.split=validation needs data.validation_fraction above 0",

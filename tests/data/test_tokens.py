@@ -128,6 +128,42 @@ def test_batches_are_the_tokenizers_own(kind: str, data: st.DataObject) -> None:
     assert (found.truncated, found.tokens_cut) == (sum(n > 0 for n in lost), sum(lost))
 
 
+@settings(max_examples=40, deadline=None, derandomize=True)
+@pytest.mark.parametrize("kind", ["bert", "roberta", "deberta", "llama", "gpt2", "mistral"])
+@given(data=st.data())
+def test_batches_cut_later_are_as_if_the_tokenizer_had_cut_them(kind: str, data: st.DataObject) -> None:
+    tokenizer = tiny.tokenizer_of(kind)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    texts = data.draw(st.lists(SENTENCE, min_size=1, max_size=6))
+    pairs = data.draw(st.none() | st.lists(SENTENCE, min_size=len(texts), max_size=len(texts)))
+    whole = tokenize(rows(texts, pairs), tokenizer, tiny.LENGTH)
+    limit = data.draw(st.integers(whole.shortest_cut, 40))
+    early = tokenize(rows(texts, pairs), tokenizer, limit)
+    picked = np.array(data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=5)))
+    late, expected = whole.batch(picked, limit), early.batch(picked)
+    if (whole.lengths < tiny.LENGTH).all():  # else a pair was cut to the model's length before
+        assert torch.equal(late.input_ids, expected.input_ids)
+        assert torch.equal(late.attention_mask, expected.attention_mask)
+        if late.token_type_ids is not None:
+            assert torch.equal(late.token_type_ids, expected.token_type_ids)
+    assert late.attention_mask.sum(dim=1).tolist() == np.minimum(whole.lengths, limit)[picked].tolist()
+    assert whole.lengths_within(limit).tolist() == np.minimum(whole.lengths, limit).tolist()
+
+
+def test_cutting_later_keeps_ends_and_separators() -> None:
+    single = tokenize(rows(["a b c d", "a"]), word_level(), 10)
+    assert single.batch(np.array([0, 1]), 4).input_ids.tolist() == [[CLS, A, B, SEP], [CLS, A, SEP, 0]]
+    pair = tokenize(rows(["a b c d", "a"], ["c d", "a b c d"]), word_level(), 20)
+    batch = pair.batch(np.array([0, 1]), 7)
+    assert batch.input_ids.tolist() == [[CLS, A, B, SEP, C, D, SEP], [CLS, A, SEP, A, B, C, SEP]]
+    assert batch.token_type_ids is not None
+    assert batch.token_type_ids.tolist() == [[0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1]]
+    assert (single.shortest_cut, pair.shortest_cut) == (3, 5)
+    with pytest.raises(ValueError, match="leaves no text; the lowest is 5"):
+        pair.batch(np.array([0]), 4)
+
+
 def test_a_text_without_a_token_is_named() -> None:
     some = rows(["a text", "more", "\x01\x02", "the end"])
     with pytest.raises(InputError, match=r"Text 3 \('\\x01\\x02'\) has no token for this model's tokenizer; remove it"):

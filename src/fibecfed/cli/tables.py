@@ -138,6 +138,11 @@ def decision_lines(decided: dict[str, Any]) -> list[str]:
         )
     if decided.get("rank_stability") is not None:
         lines.append(f"Ranks at initialization and at the end correlate at {decided['rank_stability']:.2f}.")
+    if decided.get("change_kept") is not None:
+        lines.append(f"LoRA kept {decided['change_kept']:.0%} of the sparse change's square norm.")
+    if decided.get("tokens_cut"):
+        cut, trained = sum(decided["tokens_cut"]), sum(decided["tokens_trained"])
+        lines.append(f"Tokens cut to begin with short texts: {cut:,}, {cut / max(1, cut + trained):.1%} of all.")
     return lines + [f"Warning: {warning}" for warning in decided.get("warnings", [])]
 
 

@@ -1,5 +1,13 @@
 """Settings: what a run is defined by."""
 
+from fibecfed.config.baselines import (
+    DeltaConfig,
+    LengthsConfig,
+    PersonalConfig,
+    ProximalConfig,
+    ServerConfig,
+    SparseConfig,
+)
 from fibecfed.config.loading import (
     Key,
     build_config,
@@ -31,14 +39,20 @@ __all__ = [
     "CostConfig",
     "CurriculumConfig",
     "DataConfig",
+    "DeltaConfig",
     "EvaluationConfig",
     "FederationConfig",
     "Key",
+    "LengthsConfig",
     "LoraConfig",
     "ModelConfig",
     "PartitionConfig",
+    "PersonalConfig",
+    "ProximalConfig",
     "RuntimeConfig",
+    "ServerConfig",
     "SharingConfig",
+    "SparseConfig",
     "TrainingConfig",
     "WarmUpConfig",
     "build_config",

@@ -25,11 +25,23 @@ class CurriculumConfig:
         ),
     ] = None
     stratified: Annotated[
-        bool, Field(description="Rank inside each label, so that the easy part keeps the device's label mix [D].")
-    ] = True
+        bool | None,
+        Field(
+            description="Rank inside each label, so that the easy part keeps the device's label mix [D]. "
+            "None: the method decides."
+        ),
+    ] = None
     pacing: Annotated[
-        Literal["linear", "sqrt", "exp"], Field(description="How the used part of the data grows with the round [D].")
-    ] = "linear"
+        Literal["linear", "sqrt", "exp", "competence"] | None,
+        Field(
+            description="How the used part of the data grows with the round [D]. competence: as many examples as "
+            "linear, drawn from a part that grows from curriculum.competence by the square root (Platanios et al. "
+            "2019). None: the method decides."
+        ),
+    ] = None
+    competence: Annotated[
+        _OpenFraction, Field(description="pacing=competence only: c0, the part drawn from in the first round.")
+    ] = 0.01
     start: Annotated[_OpenFraction, Field(description="Part of the data in the first round [D].")] = 0.6
     full_at: Annotated[_OpenFraction, Field(description="Part of the rounds after which all data is used [D].")] = 0.8
     unit: Annotated[

@@ -11,6 +11,14 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from fibecfed.config.baselines import (
+    DeltaConfig,
+    LengthsConfig,
+    PersonalConfig,
+    ProximalConfig,
+    ServerConfig,
+    SparseConfig,
+)
 from fibecfed.config.parts import CurriculumConfig, SharingConfig, WarmUpConfig
 from fibecfed.errors import InputError
 
@@ -188,10 +196,13 @@ class TrainingConfig:
     local_steps: Annotated[
         int | None, Field(ge=1, description="Stop a device's round after this many optimizer steps. None: no limit.")
     ] = None
-    optimizer: Annotated[Literal["adamw", "sgd"], Field(description="Optimizer on devices, fresh each round.")] = (
-        "adamw"
+    optimizer: Annotated[
+        Literal["adamw", "sgd"] | None,
+        Field(description="Optimizer on devices, fresh each round. None: the method decides."),
+    ] = None
+    momentum: Annotated[float | None, Field(ge=0, lt=1, description="Momentum of sgd. None: the method decides.")] = (
+        None
     )
-    momentum: Annotated[float, Field(ge=0, lt=1, description="Momentum of sgd.")] = 0.0
     weight_decay: Annotated[float, Field(ge=0, description="Decoupled weight decay (adamw) or L2 (sgd).")] = 0.0
     max_grad_norm: Annotated[
         float | None, Field(gt=0, description="Clip the gradient's norm to this. None: no clipping.")
@@ -292,6 +303,12 @@ class Config:
     curriculum: CurriculumConfig = Field(default_factory=CurriculumConfig)
     sharing: SharingConfig = Field(default_factory=SharingConfig)
     warm_up: WarmUpConfig = Field(default_factory=WarmUpConfig)
+    server: ServerConfig = Field(default_factory=ServerConfig)
+    personal: PersonalConfig = Field(default_factory=PersonalConfig)
+    proximal: ProximalConfig = Field(default_factory=ProximalConfig)
+    lengths: LengthsConfig = Field(default_factory=LengthsConfig)
+    sparse: SparseConfig = Field(default_factory=SparseConfig)
+    delta: DeltaConfig = Field(default_factory=DeltaConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     cost: CostConfig = Field(default_factory=CostConfig)
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
@@ -308,7 +325,7 @@ class Config:
                 f"federation.minimum_replies is {self.federation.minimum_replies} but only {self.federation.sampled} "
                 "devices are asked in a round (federation.sampled)."
             )
-        if self.training.momentum and self.training.optimizer != "sgd":
+        if self.training.momentum and self.training.optimizer == "adamw":
             raise InputError("training.momentum only applies to training.optimizer=sgd; adamw has its own momentum.")
         if self.model.head_init != "random" and self.model.head != "pooled":
             raise InputError(f"model.head_init={self.model.head_init} needs model.head=pooled.")
@@ -318,6 +335,16 @@ class Config:
             raise InputError("curriculum.fresh only applies to curriculum.score=random.")
         if self.curriculum.unit == "batch" and self.curriculum.fresh:
             raise InputError("curriculum.fresh draws single examples; use curriculum.unit=example.")
+        another = self.curriculum.pacing not in (None, "competence")
+        if another and self.curriculum.competence != CurriculumConfig().competence:
+            raise InputError("curriculum.competence only applies to curriculum.pacing=competence.")
+        if self.curriculum.pacing == "competence" and (
+            self.curriculum.fresh or self.curriculum.importance or self.curriculum.unit == "batch"
+        ):
+            raise InputError(
+                "curriculum.pacing=competence draws single examples by itself; leave curriculum.fresh, importance and "
+                "unit as they are."
+            )
         if (self.curriculum.refresh or self.curriculum.importance) and self.curriculum.score not in (None, "fisher"):
             raise InputError("curriculum.refresh and curriculum.importance need curriculum.score=fisher.")
         if self.evaluation.split == "validation" and not self.data.validation_fraction:

@@ -92,6 +92,17 @@ def random_subset(labels: np.ndarray, count: int, rng: np.random.Generator, stra
     return random_order(labels, rng, stratified).prefix(count)
 
 
+def draw(pool: np.ndarray, count: int, rng: np.random.Generator) -> Selection:
+    """``count`` uniform draws from the positions ``pool``, ascending: each comes floor or ceil of count / |pool| times.
+
+    Source: Platanios et al. 2019, algorithm 1, where batches are drawn from the easy part; that no example comes
+    twice more than another is a project decision.
+    """
+    whole, rest = divmod(count, len(pool))
+    drawn = np.concatenate([np.repeat(pool, whole), rng.permutation(pool)[:rest]])
+    return Selection(np.sort(drawn))
+
+
 def importance_sample(
     difficulty: np.ndarray, count: int, rng: np.random.Generator, uniform_share: float = UNIFORM_SHARE
 ) -> Selection:

@@ -3,9 +3,16 @@
 import numpy as np
 
 from fibecfed.config import CurriculumConfig
-from fibecfed.curriculum.order import Selection, batches_easy_first, easy_first, importance_sample, random_subset
+from fibecfed.curriculum.order import Selection, batches_easy_first, draw, easy_first, importance_sample, random_subset
 from fibecfed.curriculum.pacing import capped_size, prefix_fraction, prefix_size
 from fibecfed.seeding import stream
+
+
+def part_in_use(config: CurriculumConfig, step: int, steps: int) -> float:
+    """c(t): the part of its data that a device trains on, or draws from, before any cap."""
+    if config.pacing == "competence":
+        return prefix_fraction("sqrt", step, steps, config.competence, config.full_at)
+    return prefix_fraction(config.pacing or "linear", step, steps, config.start, config.full_at)
 
 
 def select(
@@ -24,18 +31,23 @@ def select(
     ``difficulty`` and ``labels`` (n,) of the device's own examples. Source: METHOD.md section 4.
     """
     examples = len(difficulty)
-    fraction = prefix_fraction(config.pacing, step, steps, config.start, config.full_at)
+    stratified = config.stratified is not False
+    fraction = part_in_use(config, step, steps)
     count = prefix_size(fraction, examples)
+    if config.pacing == "competence":
+        pool = easy_first(difficulty, labels, stratified).prefix(count, config.cap)
+        count = prefix_size(prefix_fraction("linear", step, steps, config.start, config.full_at), examples)
+        return draw(pool.positions, count, stream(seed, "competence", step, device))
     if config.fresh:
         count = min(count, capped_size(config.cap, examples))
-        return random_subset(labels, count, stream(seed, "random subset", step, device), config.stratified)
+        return random_subset(labels, count, stream(seed, "random subset", step, device), stratified)
     if config.importance and fraction >= 1:
         kept = capped_size(config.cap, examples)
-        easy = easy_first(difficulty, labels, config.stratified).prefix(kept).positions
+        easy = easy_first(difficulty, labels, stratified).prefix(kept).positions
         drawn = importance_sample(difficulty[easy], kept, stream(seed, "importance", step, device))
         return Selection(easy[drawn.positions], drawn.weights)
     if config.unit == "batch":
         order = batches_easy_first(difficulty, batch_size, stream(seed, "curriculum batches", device))
     else:
-        order = easy_first(difficulty, labels, config.stratified)
+        order = easy_first(difficulty, labels, stratified)
     return order.prefix(count, config.cap)

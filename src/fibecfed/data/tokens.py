@@ -26,6 +26,8 @@ class TokenizedSet:
     labels: np.ndarray  # (N,) int64
     pad_id: int
     types: np.ndarray | None = None  # (sum of lengths,) uint8, segment of each token
+    first: np.ndarray | None = None  # (N,) int64, tokens of the first text of each pair; None: single texts
+    special: tuple[int, int, int] | None = (0, 0, 0)  # tokens added before, between, behind; None: not known
     truncated: int = 0  # examples cut to the maximum length
     tokens_cut: int = 0
 
@@ -37,13 +39,37 @@ class TokenizedSet:
         """(N,) tokens of each example."""
         return np.diff(self.offsets)
 
-    def batch(self, indices: np.ndarray) -> Batch:
-        """The examples at these positions, right-padded to the longest of them."""
+    def lengths_within(self, limit: int | None) -> np.ndarray:
+        """(N,) tokens of each example once cut to ``limit``; None cuts nothing."""
+        return self.lengths if limit is None else np.minimum(self.lengths, limit)
+
+    @property
+    def shortest_cut(self) -> int:
+        """The lowest limit that leaves a token of every text beside what the tokenizer adds.
+
+        Raises InputError if it is not known what that is.
+        """
+        if self.special is None:
+            raise InputError("Pairs of texts can only be cut with a fast tokenizer, which this model does not have.")
+        return sum(self.special) + (1 if self.first is None else 2)
+
+    def batch(self, indices: np.ndarray, limit: int | None = None) -> Batch:
+        """The examples at these positions, right-padded to the longest of them.
+
+        With a ``limit``, at least ``shortest_cut``, they are cut to it as the tokenizer itself would cut them: what it
+        adds before, between and behind the texts stays, the longer text of a pair is cut first.
+        """
         starts = self.offsets[indices]
         lengths = self.offsets[indices + 1] - starts
+        skip = None
+        if limit is not None and (lengths > limit).any():
+            skip = self._cut(indices, lengths, limit)
+            lengths = np.minimum(lengths, limit)
         width = int(lengths.max())
         columns = np.arange(width)
         real = columns < lengths[:, None]
+        if skip is not None:
+            columns = columns + sum((columns >= begin[:, None]) * count[:, None] for begin, count in skip)
         places = np.where(real, starts[:, None] + columns, 0)
         ids = np.where(real, self.ids[places], self.pad_id)
         types = None
@@ -56,6 +82,40 @@ class TokenizedSet:
             token_type_ids=types,
         )
 
+    def _cut(self, indices: np.ndarray, lengths: np.ndarray, limit: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """From which column of each cut row (B,) how many tokens (B,) are left out: of the first text, the second."""
+        if limit < self.shortest_cut:
+            raise ValueError(f"a limit of {limit} tokens leaves no text; the lowest is {self.shortest_cut}")
+        assert self.special is not None
+        before, between, _ = self.special
+        texts, room = lengths - sum(self.special), limit - sum(self.special)
+        if self.first is None:
+            kept = np.minimum(texts, room)
+            return [(before + kept, texts - kept)]
+        first = self.first[indices]
+        second = texts - first
+        kept_first, kept_second = _longest_first(first, second, room)
+        return [
+            (before + kept_first, first - kept_first),
+            (before + kept_first + between + kept_second, second - kept_second),
+        ]
+
+
+def _longest_first(first: np.ndarray, second: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
+    """(B,) tokens left of each text of a pair: the longer one is cut to the shorter, then both to half the room.
+
+    Source: truncation "longest_first" of the tokenizers library, which gives an odd token to the second text unless
+    the first is longer.
+    """
+    short, long = np.minimum(first, second), np.maximum(first, second)
+    halves = room - short < short
+    new_short = np.where(halves, room // 2, short)
+    new_long = np.where(halves, room - room // 2, np.minimum(long, room - short))
+    fits = first + second <= room
+    new_short, new_long = np.where(fits, short, new_short), np.where(fits, long, new_long)
+    swapped = first > second
+    return np.where(swapped, new_long, new_short), np.where(swapped, new_short, new_long)
+
 
 def tokenize(rows: Rows, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> TokenizedSet:
     """Every row as token ids, cut to ``max_length`` (the longer text of a pair first), with what was cut counted.
@@ -64,6 +124,7 @@ def tokenize(rows: Rows, tokenizer: "PreTrainedTokenizerBase", max_length: int) 
     """
     ids: list[np.ndarray] = []
     types: list[np.ndarray] = []
+    first: list[int] = []
     truncated = cut = 0
     with_types = rows.pairs is not None and "token_type_ids" in tokenizer.model_input_names
     limit = min(max_length, _model_limit(tokenizer))
@@ -85,6 +146,8 @@ def tokenize(rows: Rows, tokenizer: "PreTrainedTokenizerBase", max_length: int) 
                     f"Text {start + i + 1} ({texts[i]!r}) has no token for this model's tokenizer; remove it."
                 )
             ids.append(np.asarray(sequence, dtype=np.int32))
+        if pairs is not None and encoded.is_fast:
+            first.extend(encoded.sequence_ids(i).count(0) for i in range(len(texts)))
         if with_types:
             types.extend(np.asarray(sequence, dtype=np.uint8) for sequence in encoded["token_type_ids"])
     return TokenizedSet(
@@ -93,9 +156,20 @@ def tokenize(rows: Rows, tokenizer: "PreTrainedTokenizerBase", max_length: int) 
         labels=rows.labels.astype(np.int64),
         pad_id=int(tokenizer.pad_token_id or 0),
         types=_joined(types, np.uint8) if with_types else None,
+        first=None if rows.pairs is None else np.asarray(first, dtype=np.int64),
+        special=_special(tokenizer, rows.pairs is not None),
         truncated=truncated,
         tokens_cut=cut,
     )
+
+
+def _special(tokenizer: "PreTrainedTokenizerBase", pairs: bool) -> tuple[int, int, int] | None:
+    """Tokens that the tokenizer adds before, between and behind texts; None where pairs cannot be told apart."""
+    if pairs and not tokenizer.is_fast:
+        return None
+    added = tokenizer("a", "a" if pairs else None, return_special_tokens_mask=True)["special_tokens_mask"]
+    before, behind = [*added, 0].index(0), [*added[::-1], 0].index(0)
+    return before, sum(added) - before - behind, behind
 
 
 def _joined(parts: Sequence[np.ndarray], dtype: type) -> np.ndarray:

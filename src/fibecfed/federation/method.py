@@ -34,6 +34,7 @@ class Method(Protocol):
     """One federated fine-tuning method. See methods/base.py for what most methods inherit."""
 
     name: ClassVar[str]
+    tuning: ClassVar[str]  # the kind of parameters that train
     pooled_data: ClassVar[bool]  # one device holds everything
     keeps_device_state: bool  # devices have models of their own
     layout: Layout

@@ -1,5 +1,6 @@
 """The methods by name. To add one, write a file with a class and list it here."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from fibecfed.config import Config, build_config, merge, nearest_hint, to_dict
@@ -16,8 +17,18 @@ from fibecfed.methods.controls import (
     RandomSubset,
     RidgeHead,
 )
+from fibecfed.methods.delta_lora import DeltaLora
+from fibecfed.methods.fedalt import FedAlt
+from fibecfed.methods.fedprox import FedProx
+from fibecfed.methods.fedsa_lora import FedsaLora
+from fibecfed.methods.ffa_lora import FfaLora
 from fibecfed.methods.fibecfed import FibecFed
 from fibecfed.methods.local_only import LocalOnly
+from fibecfed.methods.momd import Momd
+from fibecfed.methods.moms_adamd import MomsAdamd
+from fibecfed.methods.short_first import SequenceLengthWarmUp, Shortformer
+from fibecfed.methods.slora import SLora
+from fibecfed.methods.voc import Voc
 
 METHODS: dict[str, type[FederatedAveraging]] = {
     m.name: m
@@ -34,6 +45,17 @@ METHODS: dict[str, type[FederatedAveraging]] = {
         RandomPace,
         RandomSubset,
         LossOrder,
+        Momd,
+        MomsAdamd,
+        FedAlt,
+        FfaLora,
+        FedsaLora,
+        FedProx,
+        Voc,
+        SequenceLengthWarmUp,
+        Shortformer,
+        SLora,
+        DeltaLora,
     )
 }
 
@@ -47,21 +69,34 @@ def method_class(name: str) -> type[FederatedAveraging]:
 
 
 _OFF: dict[str, dict[str, Any]] = {
-    "curriculum": {"score": "none", "fresh": False},
+    "curriculum": {"score": "none", "fresh": False, "stratified": True, "pacing": "linear"},
     "sharing": {"layers": "all", "rows": "dense", "head": "shared"},
+    "training": {"optimizer": "adamw", "momentum": 0.0},
 }
 
 
 def resolve(config: Config) -> Config:
     """The configuration with every key that is left to the method set to what the method says.
 
-    Raises InputError for an unknown method.
+    Raises InputError for an unknown method, and for a setting that only other methods use.
     """
+    method = method_class(config.method)
     content, changes = to_dict(config), {}
-    for section, keys in merge(_OFF, method_class(config.method).parts).items():
+    _refuse_unused(config.method, content)
+    for section, keys in merge(_OFF, method.parts).items():
         left = {key: value for key, value in keys.items() if content[section][key] is None}
         changes[section] = left
     return build_config(merge(content, changes))
+
+
+def _refuse_unused(name: str, content: Mapping[str, Any]) -> None:
+    """A setting that this method would silently pass over is a mistake."""
+    defaults = to_dict(Config())
+    for section in sorted(set().union(*(m.sections for m in METHODS.values())) - METHODS[name].sections):
+        changed = [key for key, value in content[section].items() if value != defaults[section][key]]
+        if changed:
+            users = ", ".join(m for m, cls in METHODS.items() if section in cls.sections)
+            raise InputError(f"method={name} does not use {section}.{changed[0]}; it is a setting of {users}.")
 
 
 __all__ = ["METHODS", "FederatedAveraging", "method_class", "resolve"]

@@ -47,6 +47,7 @@ class FederatedAveraging:
     global_is_mean_of_devices: ClassVar[bool] = False  # no server model worth judging
     parts: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # what keys left to the method stand for
     takes_parts: ClassVar[bool] = False  # whether curriculum.* and sharing.* mean anything
+    sections: ClassVar[frozenset[str]] = frozenset()  # of the configuration, that only some methods use
 
     def __init__(self, config: Config, layout: Layout) -> None:
         self.config = config
@@ -191,8 +192,8 @@ class FederatedAveraging:
         return statistics.log_prior_ratio(device.label_counts, everyone)
 
     def conclude(self, device: Device, request: Request, result: LocalResult) -> tuple[Reply, DeviceState | None]:
-        """Return what was received, trained; keep the rest."""
-        shared = {name: result.tensors[name] for name in request.tensors}
+        """Return what was received and trained; keep the rest of what was trained."""
+        shared = {name: result.tensors[name] for name in request.tensors if name in result.tensors}
         local = {name: tensor for name, tensor in result.tensors.items() if name not in shared}
         memory = {f"optimizer/{name}": t for name, t in result.optimizer_state.items()}
         state = DeviceState(local=local, memory=memory) if local or memory else None

@@ -10,9 +10,9 @@ from fibecfed.curriculum import (
     label_share,
     label_share_by_chance,
     log_histogram,
-    prefix_fraction,
     rank_stability,
 )
+from fibecfed.curriculum.selection import part_in_use
 from fibecfed.federation import Device, ServerState, Site
 from fibecfed.methods.initialization import DIFFICULTY, FIRST_DIFFICULTY, kept_rows_of
 from fibecfed.seeding import stream
@@ -58,15 +58,12 @@ def decisions(
 
 
 def _prefix(config: Config, warm_up: int) -> list[float]:
-    """Part of the data used in each round; the warm-up uses all."""
+    """Part of the data in use (or drawn from) in each round; the warm-up uses all."""
     curriculum, rounds = config.curriculum, config.federation.rounds
     if curriculum.score in (None, "none"):
         return [1.0] * rounds
     steps = max(1, rounds - warm_up)
-    paced = [
-        min(curriculum.cap, prefix_fraction(curriculum.pacing, t, steps, curriculum.start, curriculum.full_at))
-        for t in range(steps)
-    ]
+    paced = [min(curriculum.cap, part_in_use(curriculum, t, steps)) for t in range(steps)]
     return ([1.0] * warm_up + paced)[:rounds]
 
 

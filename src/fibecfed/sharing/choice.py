@@ -42,7 +42,7 @@ def choose_layers(
     if kind == "all":
         return tuple(range(layers))
     if not 1 <= count <= layers:
-        raise InputError(f"{count} layers cannot be shared; the model has {layers}, choose 1 to {layers}.")
+        raise InputError(f"{count} layers cannot be chosen; the model has {layers}, choose 1 to {layers}.")
     if kind == "first":
         return tuple(range(count))
     if kind == "last":
@@ -68,7 +68,7 @@ def fixed_count(count: int | float, layers: int) -> int:
             raise InputError(f"{count} is no fraction of the layers; give a number above 0 and at most 1.")
         return max(1, math.floor(count * layers + 0.5))
     if not 1 <= count <= layers:
-        raise InputError(f"{count} layers cannot be shared; the model has {layers}, choose 1 to {layers}.")
+        raise InputError(f"{count} layers cannot be chosen; the model has {layers}, choose 1 to {layers}.")
     return count
 
 

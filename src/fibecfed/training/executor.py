@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -51,35 +51,44 @@ class SequentialExecutor:
 
     def train(self, jobs: Iterable[TrainJob]) -> Iterator[LocalResult]:
         """Each job in turn. Raises DeviceFailed from the job whose loss is not finite."""
-        settings = self.config.training
         for job in jobs:
-            put_tensors(self.model, job.tensors)
-            self._require_gradients(job.trained)
-            batches: Iterator[Batch] = (self.data.batch(indices).to(self.device) for indices in job.batches)
-            with torch.random.fork_rng(devices=[]), self._training_mode():
-                torch.manual_seed(job.seed)
-                sizes = batch_sizes(list(job.batches), self.data.lengths)
-                with self._refreshed(job, batches) as followed, self._cached(job, sizes) as saved:
-                    total, optimizer_state = train(self.model, self.task, job, followed.batches, settings)
-                # Here and not later: recomputed activations count, and what records gradients does not.
-                operations = self.operations.training(sizes) - saved
-            parameters = dict(self.model.named_parameters())
-            examples = sum(map(len, job.batches))
-            yield LocalResult(
-                tensors={name: parameters[name].detach().cpu().clone() for name in job.trained},
-                loss=total / max(1, examples),
-                examples=examples,
-                operations=operations,
-                optimizer_state=optimizer_state,
-                difficulty=None if followed.running is None else followed.running.values,
-            )
+            yield self._train(job)
+
+    def _train(self, job: TrainJob) -> LocalResult:
+        if job.before is not None:
+            first = self._train(job.before)
+            return self._train(replace(job, before=None, tensors={**job.tensors, **first.tensors})).after(first)
+        put_tensors(self.model, job.tensors)
+        self._require_gradients(job.trained)
+        lengths = self.data.lengths_within(job.max_tokens)
+        batches: Iterator[Batch] = (self.data.batch(indices, job.max_tokens).to(self.device) for indices in job.batches)
+        with torch.random.fork_rng(devices=[]), self._training_mode():
+            torch.manual_seed(job.seed)
+            sizes = batch_sizes(list(job.batches), lengths)
+            with self._refreshed(job, batches) as followed, self._cached(job, sizes) as saved:
+                total, optimizer_state = train(self.model, self.task, job, followed.batches, self.config.training)
+            # Here and not later: recomputed activations count, and what records gradients does not.
+            operations = self.operations.training(sizes) - saved
+        parameters = dict(self.model.named_parameters())
+        examples = sum(map(len, job.batches))
+        tokens = sum(int(lengths[batch].sum()) for batch in job.batches)
+        return LocalResult(
+            tensors={name: parameters[name].detach().cpu().clone() for name in job.trained},
+            loss=total / max(1, examples),
+            examples=examples,
+            operations=operations,
+            optimizer_state=optimizer_state,
+            difficulty=None if followed.running is None else followed.running.values,
+            tokens=tokens,
+            tokens_cut=sum(int(self.data.lengths[batch].sum()) for batch in job.batches) - tokens,
+        )
 
     @contextmanager
     def _cached(self, job: TrainJob, sizes: list[tuple[int, int]]) -> Iterator[float]:
         """Training that starts at the lowest layer that trains, if there is a cache; yields the operations saved."""
         layer = self.hidden_states.lowest(job.trained)
         entry, filled = None, list[tuple[int, int]]()
-        if self.config.training.cache_mb and len(job.batches):
+        if self.config.training.cache_mb and len(job.batches) and job.max_tokens is None:  # it holds whole texts
             entry, filled = self.hidden_states.get(job.cached_examples, layer, job.tensors, self.device)
         if entry is None:
             yield 0.0

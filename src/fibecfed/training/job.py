@@ -1,12 +1,14 @@
 """One device's local work in one round, as data: what an executor needs and what it returns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
 
 from fibecfed.errors import FibecFedError
+
+Penalty = Callable[[Mapping[str, Tensor]], Tensor]  # the model's parameters by name -> a differentiable scalar
 
 
 class DeviceFailed(FibecFedError):
@@ -33,6 +35,9 @@ class TrainJob:
     weights: Mapping[int, float] | None = None  # of examples' losses, by position; None: all 1
     held: np.ndarray | None = None  # all of the device's examples, ascending; None: those of the batches
     difficulty: tuple[np.ndarray, np.ndarray] | None = None  # positions and scores to keep up to date
+    max_tokens: int | None = None  # examples are cut to so many tokens; None: not cut
+    penalty: Penalty | None = None  # added to each step's mean loss, not to the loss that is reported
+    before: "TrainJob | None" = None  # runs first; this job starts from what it leaves
 
     @property
     def cached_examples(self) -> np.ndarray:
@@ -50,3 +55,19 @@ class LocalResult:
     operations: float  # floating-point operations executed, counted
     optimizer_state: Mapping[str, Tensor]
     difficulty: np.ndarray | None = None  # refreshed scores, in the order of the job's
+    tokens: int = 0  # trained, padding left out, repeats counted
+    tokens_cut: int = 0  # beside them, because of max_tokens
+
+    def after(self, first: "LocalResult") -> "LocalResult":
+        """The result of two jobs in a row, this one the second."""
+        examples = first.examples + self.examples
+        return LocalResult(
+            tensors={**first.tensors, **self.tensors},
+            loss=(first.loss * first.examples + self.loss * self.examples) / max(1, examples),
+            examples=examples,
+            operations=first.operations + self.operations,
+            optimizer_state={**first.optimizer_state, **self.optimizer_state},
+            difficulty=first.difficulty if self.difficulty is None else self.difficulty,
+            tokens=first.tokens + self.tokens,
+            tokens_cut=first.tokens_cut + self.tokens_cut,
+        )

@@ -72,6 +72,8 @@ def train(
             parameters[name].grad = None
         weights = None if job.weights is None else torch.tensor([job.weights[int(i)] for i in chosen])
         total += _accumulate(forward, task, batch, weights, settings.micro_batch_size, job, step)
+        if job.penalty is not None:
+            job.penalty(parameters).backward()
         for part in moving.values():
             part.take_gradient()
         if settings.max_grad_norm is not None:
@@ -108,7 +110,11 @@ def make_optimizer(
     """The device optimizer of the configuration."""
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
-            parameters, lr=learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay, foreach=True
+            parameters,
+            lr=learning_rate,
+            momentum=settings.momentum or 0.0,
+            weight_decay=settings.weight_decay,
+            foreach=True,
         )
     return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=settings.weight_decay, foreach=True)
 

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,32 @@ HEAD_FILE = "head.safetensors"
 ADAPTER_FILE = "adapter_model.safetensors"
 
 
-def save_adapter(directory: Path, model: Any, tokenizer: Any, description: Mapping[str, Any]) -> None:
-    """Write the model's present trainable tensors into an empty folder.
+@dataclass(frozen=True)
+class PeftForm:
+    """A model's adapter as PEFT reads it."""
 
-    ``description`` goes into task.json (labels, pooling, length, pad token, base sha256).
-    """
+    tensors: Mapping[str, Tensor]  # by PEFT's names
+    settings: Any  # a PeftConfig
+
+
+def own_form(model: Any) -> PeftForm:
+    """The adapter that PEFT itself put into the model."""
     wrapped = model.backbone
     tensors = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    save_file({name: _plain(t) for name, t in tensors.items()}, directory / ADAPTER_FILE)
-    settings = copy.copy(wrapped.peft_config["default"])
+    return PeftForm(tensors, wrapped.peft_config["default"])
+
+
+def save_adapter(
+    directory: Path, model: Any, tokenizer: Any, description: Mapping[str, Any], form: PeftForm | None = None
+) -> None:
+    """Write the model's present trainable tensors into an empty folder.
+
+    ``description`` goes into task.json (labels, pooling, length, pad token, base sha256). ``form``: the adapter, where
+    it is not the one that PEFT put into the model.
+    """
+    form = form or own_form(model)
+    save_file({name: _plain(t) for name, t in form.tensors.items()}, directory / ADAPTER_FILE)
+    settings = copy.copy(form.settings)
     settings.inference_mode = True
     for names in ("target_modules", "exclude_modules"):  # sets, whose order differs from process to process
         if (value := getattr(settings, names)) is not None:

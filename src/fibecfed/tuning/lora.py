@@ -1,6 +1,7 @@
 """LoRA through PEFT: attach, describe, save and load."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -12,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from fibecfed.config import Config
 from fibecfed.errors import InputError
 from fibecfed.models import NativeClassifier, PooledClassifier, Pretrained, blocks_path, layer_of
+from fibecfed.tuning.adapter_files import PeftForm, own_form
 from fibecfed.tuning.layout import Layout, Parameter
 from fibecfed.tuning.targets import linear_maps, lora_targets, named_by, outside_layers
 
@@ -33,6 +35,14 @@ class LoraTuning:
     """LoRA pairs on the chosen linear maps, and the head (Hu et al. 2021)."""
 
     name = "lora"
+    reloads = True
+
+    def peft_form(self, model: Any) -> PeftForm:
+        """The PEFT adapter as it is."""
+        return own_form(model)
+
+    def _settings(self, config: Config, **common: Any) -> peft.LoraConfig:
+        return peft.LoraConfig(r=config.lora.rank, **common)
 
     def attach(self, pretrained: Pretrained, classes: int, config: Config, seed: int) -> nn.Module:
         """The model with trainable LoRA and head; everything random comes from ``seed``."""
@@ -40,9 +50,9 @@ class LoraTuning:
         native = config.model.head == "native"
         backbone: Any = pretrained.backbone
         targets = lora_targets(backbone, settings.targets)
-        peft_config = peft.LoraConfig(
-            r=settings.rank,
-            lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT only multiplies by it
+        peft_config = self._settings(
+            config,
+            lora_alpha=settings.alpha,
             lora_dropout=settings.dropout,
             target_modules=targets,
             exclude_modules=outside_layers(backbone, targets) or None,
@@ -84,6 +94,18 @@ class LoraTuning:
             if p.requires_grad
         )
         return Layout(parameters, config.num_hidden_layers)
+
+
+class SavedLora(LoraTuning):
+    """LoRA of the ranks that an adapter folder was saved with."""
+
+    def __init__(self, folder: Path) -> None:
+        self._saved: Any = peft.LoraConfig.from_pretrained(str(folder))
+
+    def _settings(self, config: Config, **common: Any) -> peft.LoraConfig:
+        saved = self._saved
+        patterns = {"rank_pattern": saved.rank_pattern, "alpha_pattern": saved.alpha_pattern}
+        return peft.LoraConfig(r=saved.r, **{**common, "lora_alpha": saved.lora_alpha}, **patterns)
 
 
 def _in_fp32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

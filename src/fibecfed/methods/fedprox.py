@@ -1,0 +1,40 @@
+"""`fedprox`: a device is held near the model it received."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fibecfed.federation import Device, Request
+from fibecfed.methods.base import FederatedAveraging
+from fibecfed.training import Penalty, TrainJob
+
+
+class FedProx(FederatedAveraging):
+    """fedavg-lora on the loss plus mu/2 ||w - w_received||^2 (Li et al. 2020, equation 2).
+
+    The norm is over every trained parameter, LoRA and head; the gradient is clipped after the term has been added.
+    With mu = 0 it is fedavg-lora. The paper's partial work of slow devices is left out: all take the same steps.
+    Parameters and bytes: as fedavg-lora.
+    """
+
+    name: ClassVar[str] = "fedprox"
+    paper: ClassVar[str] = "Li et al. 2020"
+    trains: ClassVar[str] = "as fedavg-lora, pulled towards the received model"
+    sends: ClassVar[str] = "as fedavg-lora"
+    sections: ClassVar[frozenset[str]] = frozenset({"proximal"})
+
+    def job(self, device: Device, request: Request, indices: Any, **changes: Any) -> TrainJob:
+        """Local training with the pull."""
+        mu = self.config.proximal.mu
+        penalty = _pull(mu, request.tensors) if mu else None
+        return super().job(device, request, indices, **{"penalty": penalty, **changes})
+
+
+def _pull(mu: float, received: Mapping[str, Tensor]) -> Penalty:
+    def penalty(parameters: Mapping[str, Tensor]) -> Tensor:
+        squares = [(parameters[name] - start.to(parameters[name])).square().sum() for name, start in received.items()]
+        return mu / 2 * torch.stack(squares).sum()
+
+    return penalty

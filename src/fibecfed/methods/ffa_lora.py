@@ -1,0 +1,34 @@
+"""`ffa-lora`: LoRA's A stays as it was drawn; B is trained and averaged."""
+
+from typing import Any, ClassVar
+
+from fibecfed.federation import Device, Request, ServerState
+from fibecfed.methods.base import FederatedAveraging
+from fibecfed.training import TrainJob
+
+
+class FfaLora(FederatedAveraging):
+    """Federated freeze-A LoRA (Sun et al. 2024, section 4): with one A everywhere, mean(B) A = mean(B A) exactly.
+
+    A is drawn from the seed, which every device has, and never travels. The head is trained and shared as in
+    fedavg-lora (the paper freezes it on GLUE; project decision).
+
+    Trained, for R-rank LoRA on maps d_in -> d_out: sum R d_out, and the head. Bytes a round and device, each way:
+    4 x as many.
+    """
+
+    name: ClassVar[str] = "ffa-lora"
+    paper: ClassVar[str] = "Sun et al. 2024"
+    trains: ClassVar[str] = "LoRA B of every layer, and the head; A is frozen"
+    sends: ClassVar[str] = "LoRA B and the head"
+
+    def shared(self, state: ServerState) -> tuple[str, ...]:
+        return self._trained
+
+    @property
+    def _trained(self) -> tuple[str, ...]:
+        return tuple(p.name for p in self.layout if p.role != "lora_A")
+
+    def job(self, device: Device, request: Request, indices: Any, **changes: Any) -> TrainJob:
+        """What travels is what trains."""
+        return super().job(device, request, indices, **{"trained": dict.fromkeys(self._trained), **changes})

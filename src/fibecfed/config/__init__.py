@@ -1,5 +1,13 @@
 """Settings: what a run is defined by."""
 
+from fibecfed.config.kinds import (
+    AdapterConfig,
+    AttentivePromptConfig,
+    InstancePromptConfig,
+    LatePromptConfig,
+    PrefixConfig,
+    PromptConfig,
+)
 from fibecfed.config.loading import (
     Key,
     build_config,
@@ -27,16 +35,22 @@ from fibecfed.config.schema import (
 )
 
 __all__ = [
+    "AdapterConfig",
+    "AttentivePromptConfig",
     "Config",
     "CostConfig",
     "CurriculumConfig",
     "DataConfig",
     "EvaluationConfig",
     "FederationConfig",
+    "InstancePromptConfig",
     "Key",
+    "LatePromptConfig",
     "LoraConfig",
     "ModelConfig",
     "PartitionConfig",
+    "PrefixConfig",
+    "PromptConfig",
     "RuntimeConfig",
     "SharingConfig",
     "TrainingConfig",

@@ -4,6 +4,7 @@ from typing import Any
 
 from fibecfed.config import Config, build_config, merge, nearest_hint, to_dict
 from fibecfed.errors import InputError
+from fibecfed.methods.adapter import Adapter
 from fibecfed.methods.base import FederatedAveraging
 from fibecfed.methods.centralized_lora import CentralizedLora
 from fibecfed.methods.controls import (
@@ -17,6 +18,7 @@ from fibecfed.methods.controls import (
     RidgeHead,
 )
 from fibecfed.methods.fibecfed import FibecFed
+from fibecfed.methods.kinds import tuning_of
 from fibecfed.methods.local_only import LocalOnly
 
 METHODS: dict[str, type[FederatedAveraging]] = {
@@ -34,6 +36,7 @@ METHODS: dict[str, type[FederatedAveraging]] = {
         RandomPace,
         RandomSubset,
         LossOrder,
+        Adapter,
     )
 }
 
@@ -55,10 +58,12 @@ _OFF: dict[str, dict[str, Any]] = {
 def resolve(config: Config) -> Config:
     """The configuration with every key that is left to the method set to what the method says.
 
-    Raises InputError for an unknown method.
+    Raises InputError for an unknown method, or settings that it has no use for.
     """
-    content, changes = to_dict(config), {}
-    for section, keys in merge(_OFF, method_class(config.method).parts).items():
+    method = method_class(config.method)
+    content: dict[str, Any] = to_dict(config)
+    changes: dict[str, Any] = {"tuning": tuning_of(config, method)}
+    for section, keys in merge(_OFF, method.parts).items():
         left = {key: value for key, value in keys.items() if content[section][key] is None}
         changes[section] = left
     return build_config(merge(content, changes))

@@ -1,4 +1,4 @@
-"""The model card of a run, with the lines that load its adapter without this package."""
+"""The model card of a run, with the lines that load its adapter: without this package, if PEFT holds the kind."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -51,8 +51,21 @@ print(task["labels"][int(logits[0].argmax())])
 """
 
 
+_OWN = """\
+import fibecfed
+
+classifier = fibecfed.load(".")  # the run's directory
+logits = classifier.logits(["a text"])
+print(classifier.predict(["a text"])[0].label)
+"""
+
+_IN_PEFT = ("lora",)
+
+
 def loading_code(description: Mapping[str, Any]) -> str:
-    """Python that loads ``adapter/`` with transformers, peft and safetensors only."""
+    """Python that loads ``adapter/``: with transformers, peft and safetensors only, for kinds that PEFT holds."""
+    if description["tuning"] not in _IN_PEFT:
+        return _OWN
     if description["head"] == "native":
         return _NATIVE
     return _POOLED.format(pooling=_POOLING[description["pooling"]])
@@ -60,11 +73,11 @@ def loading_code(description: Mapping[str, Any]) -> str:
 
 def model_card(config: Config, summary: Mapping[str, Any], description: Mapping[str, Any], note: str = "") -> str:
     """README.md of a run directory, with the metadata block that model hubs read."""
-    accuracy = summary["accuracy"]
+    accuracy, kind = summary["accuracy"], description["tuning"]
     return f"""---
-library_name: peft
+library_name: {"peft" if kind in _IN_PEFT else "fibecfed"}
 base_model: {description["base_model"]}
-tags: [federated-learning, lora, fibecfed]
+tags: [federated-learning, {kind}, fibecfed]
 ---
 
 # {config.method} on {config.dataset}

@@ -1,11 +1,5 @@
 """What is trained on top of the frozen backbone."""
 
-from typing import Any, Protocol
-
-from torch import nn
-
-from fibecfed.config import Config
-from fibecfed.models import Pretrained
 from fibecfed.tuning.adapter_files import (
     load_adapter,
     put_tensors,
@@ -14,26 +8,30 @@ from fibecfed.tuning.adapter_files import (
     save_adapter,
     trainable_tensors,
 )
+from fibecfed.tuning.bottleneck import BottleneckTuning
+from fibecfed.tuning.instance_prompt import InstancePromptTuning
+from fibecfed.tuning.kind import Tuning, pooling_of
+from fibecfed.tuning.late_prompt import LatePromptTuning
 from fibecfed.tuning.layout import Layout, Parameter
-from fibecfed.tuning.lora import LoraTuning, pooling_of
+from fibecfed.tuning.lora import LoraTuning
+from fibecfed.tuning.prefix import PrefixTuning
+from fibecfed.tuning.prompt import PromptTuning
 
-
-class Tuning(Protocol):
-    """One kind of parameter-efficient tuning."""
-
-    name: str
-
-    def attach(self, pretrained: Pretrained, classes: int, config: Config, seed: int) -> nn.Module:
-        """A model with trainable parameters; all others frozen."""
-
-    def layout(self, model: nn.Module, config: Any) -> Layout:
-        """Those parameters, described."""
-
-
-TUNINGS: dict[str, Tuning] = {t.name: t for t in (LoraTuning(),)}
+TUNINGS: dict[str, Tuning] = {
+    t.name: t
+    for t in (
+        LoraTuning(),
+        BottleneckTuning(),
+        PromptTuning(),
+        PrefixTuning(),
+        LatePromptTuning(),
+        InstancePromptTuning(),
+    )
+}
 
 __all__ = [
     "TUNINGS",
+    "BottleneckTuning",
     "Layout",
     "LoraTuning",
     "Parameter",

@@ -1,4 +1,4 @@
-"""An adapter folder: a plain PEFT adapter, the head, the tokenizer, and task.json."""
+"""An adapter folder: a plain PEFT adapter, or what PEFT cannot hold as tensors of ours; head, tokenizer, task.json."""
 
 import copy
 import json
@@ -13,26 +13,27 @@ from torch import Tensor, nn
 
 from fibecfed.errors import InputError
 from fibecfed.models import PooledClassifier
+from fibecfed.tuning.kind import OWN
 
 TASK_FILE = "task.json"
 HEAD_FILE = "head.safetensors"
 ADAPTER_FILE = "adapter_model.safetensors"
+OWN_FILE = "tuning.safetensors"  # where PEFT has no such kind
 
 
 def save_adapter(directory: Path, model: Any, tokenizer: Any, description: Mapping[str, Any]) -> None:
     """Write the model's present trainable tensors into an empty folder.
 
-    ``description`` goes into task.json (labels, pooling, length, pad token, base sha256).
+    ``description`` goes into task.json (kind, labels, pooling, length, pad token, base sha256).
     """
-    wrapped = model.backbone
-    tensors = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    save_file({name: _plain(t) for name, t in tensors.items()}, directory / ADAPTER_FILE)
-    settings = copy.copy(wrapped.peft_config["default"])
-    settings.inference_mode = True
-    for names in ("target_modules", "exclude_modules"):  # sets, whose order differs from process to process
-        if (value := getattr(settings, names)) is not None:
-            setattr(settings, names, sorted(value))
-    settings.save_pretrained(str(directory))
+    save_file({name: _plain(t) for name, t in _tuned(model).items()}, directory / _file(model))
+    if _in_peft(model):
+        settings = copy.copy(model.backbone.peft_config["default"])
+        settings.inference_mode = True
+        for names in ("target_modules", "exclude_modules"):  # sets, whose order differs from process to process
+            if (value := getattr(settings, names, None)) is not None:
+                setattr(settings, names, sorted(value))
+        settings.save_pretrained(str(directory))
     if isinstance(model, PooledClassifier):
         save_file({name: _plain(t) for name, t in model.head.state_dict().items()}, directory / HEAD_FILE)
     tokenizer.save_pretrained(str(directory))
@@ -41,27 +42,45 @@ def save_adapter(directory: Path, model: Any, tokenizer: Any, description: Mappi
     )
 
 
+def _in_peft(model: Any) -> bool:
+    return isinstance(model.backbone, peft.PeftModel)
+
+
+def _file(model: Any) -> str:
+    return ADAPTER_FILE if _in_peft(model) else OWN_FILE
+
+
+def _tuned(model: Any) -> dict[str, Tensor]:
+    """What belongs to the tuning, under the names of its file."""
+    if _in_peft(model):
+        return peft.get_peft_model_state_dict(model.backbone, save_embedding_layers=False)
+    state = model.state_dict()
+    return {name: state[name] for name in getattr(model, OWN)}
+
+
 def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().clone().contiguous()
 
 
-def load_adapter(directory: Path, model: nn.Module) -> None:
+def load_adapter(directory: Path, model: Any) -> None:
     """Put a saved adapter (and head) into a model built from the same configuration.
 
     Raises InputError, with the model as it was, if a file is missing or a key is missing, unexpected or of
     another shape: PEFT alone would only warn and leave the model untrained.
     """
-    if not (directory / ADAPTER_FILE).is_file():
-        raise InputError(f"'{directory}' holds no adapter ({ADAPTER_FILE}).")
-    wrapped: Any = model.backbone
-    expected = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    found = read_tensors(directory / ADAPTER_FILE)
-    _compare(expected, found, directory / ADAPTER_FILE)
+    path = directory / _file(model)
+    if not path.is_file():
+        raise InputError(f"'{directory}' holds no adapter ({path.name}).")
+    found = read_tensors(path)
+    _compare(_tuned(model), found, path)
     if isinstance(model, PooledClassifier):
         head = read_tensors(directory / HEAD_FILE)
         _compare(model.head.state_dict(), head, directory / HEAD_FILE)
         model.head.load_state_dict(head)
-    peft.set_peft_model_state_dict(wrapped, found)
+    if _in_peft(model):
+        peft.set_peft_model_state_dict(model.backbone, found)
+    else:
+        model.load_state_dict(found, strict=False)  # the rest is the backbone
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

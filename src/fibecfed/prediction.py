@@ -85,6 +85,6 @@ def load(directory: Path | str, device: int | None = None) -> Classifier:
         raise InputError(
             f"The weights of '{config.model.name}' are not those that '{directory}' was trained on (sha256 differs)."
         )
-    model = tuning.attach(pretrained, len(labels), config, 0)
+    model = tuning.attach(pretrained, len(labels), tuning.for_loading(config), 0)
     load_adapter(folder, model)
     return Classifier(model.eval(), pretrained.tokenizer, labels, config, int(description["max_length"]))

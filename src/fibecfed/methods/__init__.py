@@ -20,6 +20,14 @@ from fibecfed.methods.controls import (
 from fibecfed.methods.fibecfed import FibecFed
 from fibecfed.methods.kinds import tuning_of
 from fibecfed.methods.local_only import LocalOnly
+from fibecfed.methods.prompts import (
+    AttentivePromptTuning,
+    FedPrompt,
+    InstancePromptTuning,
+    LatePromptTuning,
+    PromptTuning,
+    PTuningV2,
+)
 
 METHODS: dict[str, type[FederatedAveraging]] = {
     m.name: m
@@ -37,6 +45,12 @@ METHODS: dict[str, type[FederatedAveraging]] = {
         RandomSubset,
         LossOrder,
         Adapter,
+        PromptTuning,
+        FedPrompt,
+        PTuningV2,
+        LatePromptTuning,
+        InstancePromptTuning,
+        AttentivePromptTuning,
     )
 }
 

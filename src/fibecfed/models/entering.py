@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Entering:
-    """What enters a layer, (B, T, d), and whether each layer below it returns a tuple."""
+    """What enters a layer, (B, T, d), and how long a tuple each layer below it returns (0: no tuple)."""
 
     hidden: Tensor
-    as_tuple: tuple[bool, ...]
+    returned: tuple[int, ...]
 
 
 class _Reached(Exception):
@@ -22,7 +22,7 @@ class _Reached(Exception):
 
 def entering(call: Callable[[], Any], stack: Sequence[nn.Module], layer: int) -> Entering:
     """What enters ``stack[layer]`` in the forward pass that ``call`` makes; the pass ends there."""
-    shapes: list[bool] = [False] * layer
+    returned = [0] * layer
     found: list[Tensor] = []
 
     def stop(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
@@ -31,7 +31,7 @@ def entering(call: Callable[[], Any], stack: Sequence[nn.Module], layer: int) ->
 
     def note(number: int) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
-            shapes[number] = not isinstance(output, Tensor)
+            returned[number] = 0 if isinstance(output, Tensor) else len(output)
 
         return hook
 
@@ -43,12 +43,12 @@ def entering(call: Callable[[], Any], stack: Sequence[nn.Module], layer: int) ->
     finally:
         for hook in hooks:
             hook.remove()
-    return Entering(found[0], tuple(shapes))
+    return Entering(found[0], tuple(returned))
 
 
 @contextmanager
 def starting_at(
-    stack: Sequence[nn.Module], layer: int, as_tuple: Sequence[bool], supply: Callable[[], Tensor]
+    stack: Sequence[nn.Module], layer: int, returned: Sequence[int], supply: Callable[[], Tensor]
 ) -> Iterator[None]:
     """Forward passes start at ``stack[layer]`` with what ``supply`` gives; the layers below let anything through."""
 
@@ -62,7 +62,7 @@ def starting_at(
     hook = stack[layer].register_forward_pre_hook(enter, with_kwargs=True)
     try:
         for number in range(layer):
-            stack[number].forward = _passing(as_tuple[number])  # type: ignore[method-assign]
+            stack[number].forward = _passing(returned[number])  # type: ignore[method-assign]
         yield
     finally:
         hook.remove()
@@ -72,8 +72,8 @@ def starting_at(
                 block.forward = forward  # type: ignore[method-assign]
 
 
-def _passing(as_tuple: bool) -> Callable[..., Any]:
+def _passing(returned: int) -> Callable[..., Any]:
     def forward(hidden_states: Tensor, *_: Any, **__: Any) -> Any:
-        return (hidden_states,) if as_tuple else hidden_states
+        return (hidden_states, *[None] * (returned - 1)) if returned else hidden_states
 
     return forward

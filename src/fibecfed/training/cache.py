@@ -30,7 +30,7 @@ class _Entry:
     positions: np.ndarray  # (n,) examples, ascending
     offsets: np.ndarray  # (n+1,) rows of ``hidden`` of each example
     hidden: Tensor  # (tokens, d) what enters the lowest trained layer
-    as_tuple: tuple[bool, ...]  # whether each lower layer returns a tuple
+    returned: tuple[int, ...]  # how long a tuple each lower layer returns; 0: none
 
 
 class HiddenStates:
@@ -79,23 +79,23 @@ class HiddenStates:
 
     def _fill(self, examples: np.ndarray, batches: Sequence[np.ndarray], layer: int, device: torch.device) -> _Entry:
         found: dict[int, Tensor] = {}
-        as_tuple: tuple[bool, ...] = ()
+        returned: tuple[int, ...] = ()
         for chosen in batches:
             batch = self._data.batch(chosen).to(device)
             with torch.no_grad():
                 entered = entering(partial(self._model, batch), self._blocks, layer)
-            as_tuple = entered.as_tuple
+            returned = entered.returned
             for row, position in enumerate(chosen):
                 found[int(position)] = entered.hidden[row, : int(self._data.lengths[position])].clone()
         ordered = np.sort(examples)
         offsets = np.concatenate([[0], np.cumsum(self._data.lengths[ordered])])
-        return _Entry(ordered, offsets, torch.cat([found[int(i)] for i in ordered]), as_tuple)
+        return _Entry(ordered, offsets, torch.cat([found[int(i)] for i in ordered]), returned)
 
     @contextmanager
     def skipping(self, entry: _Entry, layer: int, passes: Sequence[tuple[np.ndarray, int]]) -> Iterator[None]:
         """Forward passes start at ``layer`` with what is stored; ``passes`` are their examples and T, in turn."""
         waiting = iter(passes)
-        with starting_at(self._blocks, layer, entry.as_tuple, lambda: _padded(entry, *next(waiting))):
+        with starting_at(self._blocks, layer, entry.returned, lambda: _padded(entry, *next(waiting))):
             yield
 
 

@@ -8,6 +8,7 @@ from fibecfed.tuning.adapter_files import (
     save_adapter,
     trainable_tensors,
 )
+from fibecfed.tuning.attentive_prompt import AttentivePromptTuning
 from fibecfed.tuning.bottleneck import BottleneckTuning
 from fibecfed.tuning.instance_prompt import InstancePromptTuning
 from fibecfed.tuning.kind import Tuning, pooling_of
@@ -26,6 +27,7 @@ TUNINGS: dict[str, Tuning] = {
         PrefixTuning(),
         LatePromptTuning(),
         InstancePromptTuning(),
+        AttentivePromptTuning(),
     )
 }
 

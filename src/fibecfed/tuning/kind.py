@@ -39,6 +39,10 @@ class Tuning(ABC):
         """How many of the model's positions are taken from the text."""
         return 0
 
+    def for_loading(self, config: Config) -> Config:
+        """The configuration to attach with when saved tensors will replace what training began with."""
+        return config
+
     def layout(self, model: nn.Module, config: Any) -> Layout:
         """Trainable parameters in the order of the model; ``config`` is the Hugging Face configuration."""
         path = blocks_path(model, config)

@@ -41,7 +41,7 @@ class LatePrompt(PromptedClassifier):
         inputs = behind_prompt(inputs, length)
         # Only their number counts: what they become is replaced at the layer.
         inputs["input_ids"] = functional.pad(batch.input_ids, (length, 0), value=0)
-        with starting_at(stack, self.layer, below.as_tuple, lambda: torch.cat([prompt, below.hidden], dim=1)):
+        with starting_at(stack, self.layer, below.returned, lambda: torch.cat([prompt, below.hidden], dim=1)):
             hidden = self.base(**inputs).last_hidden_state
         return pool(hidden[:, length:].float(), batch.attention_mask, self.pooling)
 

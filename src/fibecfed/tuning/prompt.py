@@ -42,8 +42,8 @@ class PromptTuning(PromptKind):
         )
         with seeded(seed):
             wrapped = with_peft(pretrained, settings)
-            start = initial_prompt(pretrained, config)
             model = SoftPrompt(wrapped, pooling, hidden, classes)
+            start = initial_prompt(pretrained, config)  # last, so that the head does not depend on where it starts
         with torch.no_grad():
             wrapped.prompt_encoder["default"].embedding.weight.copy_(start)
         train_in_fp32(model)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import fibecfed
-from fibecfed import Config
+from fibecfed import Callback, Config
 from fibecfed.config import build_config, merge, to_dict
 from fibecfed.data import training_batches
 from fibecfed.experiment import RunResult
@@ -43,12 +43,9 @@ class Watched:
         return [(q, r) for q, r in self.messages if q.address.phase == phase]
 
 
-class _Watch:
-    def started(self, experiment: Experiment, state: ServerState) -> None:
+class _Watch(Callback):
+    def started(self, experiment: Experiment, state: ServerState, records: object) -> None:
         self.experiment = experiment
-
-    def phase_done(self, done: object, record: object) -> bool:
-        return False
 
 
 @contextmanager

@@ -41,7 +41,7 @@ from fibecfed.config import Config
 from fibecfed.data import Rows, TokenizedSet, tokenize
 from fibecfed.models import Pretrained, load_pretrained
 from fibecfed.tasks import Batch, Classification
-from fibecfed.tuning import Layout, LoraTuning
+from fibecfed.tuning import TUNINGS, Layout
 
 ENCODERS = ("bert", "roberta", "deberta", "modernbert", "distilbert")
 DECODERS = ("gpt2", "llama", "qwen2", "qwen3", "mistral", "opt", "gpt_neox")
@@ -290,12 +290,12 @@ class Built:
         return self.model(self.batch(*positions))
 
     @torch.no_grad()
-    def randomize(self, roles: Collection[str] = ("lora_A", "lora_B", "head"), std: float = 0.2) -> None:
-        """Draw trained parameters so large that what goes wrong shows in the logits."""
+    def randomize(self, roles: Collection[str] | None = None, std: float = 0.2) -> None:
+        """Draw trained parameters (of some roles) so large that what goes wrong shows in the logits."""
         generator = torch.Generator().manual_seed(1)
         parameters = dict(self.model.named_parameters())
         for entry in self.layout:
-            if entry.role in roles:
+            if roles is None or entry.role in roles:
                 parameters[entry.name].copy_(std * torch.randn(entry.shape, generator=generator))
 
 
@@ -307,18 +307,23 @@ def build(
     pairs: bool = False,
     path: Path | None = None,
     seed: int = 0,
+    tuning: str = "lora",
     **settings: Any,
 ) -> Built:
-    """A tiny model with LoRA and a head for three labels; ``settings`` are sections of the configuration.
+    """A tiny model with LoRA (or another ``tuning``) and a head for three labels; ``settings`` are sections of the
+    configuration.
 
-    ``seed`` draws LoRA and the head.
+    ``seed`` draws what is trained.
     """
     settings["lora"] = {"rank": 2, "alpha": 4, "targets": "auto", **settings.get("lora", {})}
     model = {"name": str(path or folder(kind, layers)), "head": head, **settings.pop("model", {})}
     chosen = load_config(model=model, **settings)
-    pretrained = load_pretrained(chosen.model, len(LABELS), chosen.runtime.precision, seed)
-    tuned = LoraTuning().attach(pretrained, len(LABELS), chosen, seed)
+    kind = TUNINGS[tuning]
+    pretrained = load_pretrained(
+        chosen.model, len(LABELS), chosen.runtime.precision, seed, reserved=kind.positions(chosen)
+    )
+    tuned = kind.attach(pretrained, len(LABELS), chosen, seed)
     labels = np.arange(len(TEXTS)) % len(LABELS)
     rows = Rows(TEXTS, PAIRS if pairs else None, labels, LABELS)
     data = tokenize(rows, pretrained.tokenizer, chosen.data.max_length)
-    return Built(chosen, pretrained, tuned, LoraTuning().layout(tuned, pretrained.config), data)
+    return Built(chosen, pretrained, tuned, kind.layout(tuned, pretrained.config), data)

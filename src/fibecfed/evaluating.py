@@ -28,7 +28,7 @@ def evaluate_run(directory: Path, split: str | None = None) -> dict[str, Any]:
         )
     state = loaded[0]
     experiment = assemble(config, DiskStore(run.states))
-    reloads = TUNINGS[experiment.site.method.tuning].reloads
+    reloads = TUNINGS[str(experiment.config.tuning)].reloads
     if reloads and run.adapter.is_dir() and not experiment.evaluate.global_is_mean_of_devices:
         load_adapter(run.adapter, experiment.model)
         state = state.replace(tensors=trainable_tensors(experiment.model))

@@ -224,7 +224,7 @@ def _write_adapter(
     directory: RunDirectory,
 ) -> None:
     put_tensors(experiment.model, tensors)
-    form = TUNINGS[experiment.site.method.tuning].peft_form(experiment.model)
+    form = TUNINGS[str(experiment.config.tuning)].saved_form(experiment.model)
     with directory.replace_folder(target) as folder:
         save_adapter(folder, experiment.model, experiment.pretrained.tokenizer, description, form)
 

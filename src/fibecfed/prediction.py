@@ -12,7 +12,7 @@ from torch import nn
 from fibecfed.config import Config
 from fibecfed.data import Rows, evaluation_batches, tokenize
 from fibecfed.errors import InputError
-from fibecfed.methods import method_class
+from fibecfed.methods import resolve
 from fibecfed.models import load_pretrained
 from fibecfed.results import RunDirectory
 from fibecfed.tasks import to_probabilities
@@ -67,7 +67,7 @@ def load(directory: Path | str, device: int | None = None) -> Classifier:
     Raises InputError if the run has not ended, has no such device's adapter, or the base weights differ.
     """
     run = RunDirectory.open(Path(directory))
-    config = run.config()
+    config = resolve(run.config())
     folder = run.adapter if device is None else run.device_adapter(device)
     if not folder.is_dir():
         if device is not None and run.adapter.is_dir():
@@ -79,12 +79,13 @@ def load(directory: Path | str, device: int | None = None) -> Classifier:
     description = read_description(folder)
     labels = tuple(description["labels"])
     torch.set_num_threads(config.runtime.threads)
-    pretrained = load_pretrained(config.model, len(labels), config.runtime.precision)
+    tuning = TUNINGS[str(config.tuning)]
+    pretrained = load_pretrained(config.model, len(labels), config.runtime.precision, reserved=tuning.positions(config))
     if pretrained.sha256 != description["base_sha256"]:
         raise InputError(
             f"The weights of '{config.model.name}' are not those that '{directory}' was trained on (sha256 differs)."
         )
-    tuning = TUNINGS[method_class(config.method).tuning]
-    model = (tuning if tuning.reloads else SavedLora(folder)).attach(pretrained, len(labels), config, 0)
+    reader = tuning if tuning.reloads else SavedLora(folder)
+    model = reader.attach(pretrained, len(labels), tuning.for_loading(config), 0)
     load_adapter(folder, model)
     return Classifier(model.eval(), pretrained.tokenizer, labels, config, int(description["max_length"]))

@@ -148,4 +148,7 @@ class Toy(nn.Module):
         return self.head(pool(hidden, batch.attention_mask, "mean"))
 
 
-TOY_NAMES = ["embedding.weight", "wide.weight", "wide.bias", "conv.weight", "conv.bias", "head.weight", "head.bias"]
+TOY_NAMES = [
+    "embedding.weight", "wide.weight", "wide.bias", "conv.weight", "conv.bias", "norm.weight", "norm.bias",
+    "head.weight", "head.bias",
+]  # fmt: skip

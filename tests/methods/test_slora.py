@@ -156,9 +156,7 @@ def test_how_many_rounds_are_sparse(small: Config) -> None:
 
 
 def test_a_run_stopped_in_stage_one_saves_what_would_have_taken_over(small: Config, tmp_path: Path) -> None:
-    class Stop:
-        def started(self, experiment: object, state: object) -> None: ...
-
+    class Stop(fibecfed.Callback):
         def phase_done(self, done: PhaseDone, record: object) -> bool:
             return done.state.round == 1
 

@@ -57,7 +57,7 @@ def test_a_neuron_is_a_row() -> None:
     assert np.array_equal(neuron_scores(torch.tensor([[1.0, 2.0, 4.0], [0.0, 8.0, 0.5]])), [7.0, 8.5])
     assert neuron_scores(torch.ones(3, 2)).dtype == np.float64
     with pytest.raises(InputError, match="rows of a matrix"):
-        neuron_scores(torch.ones(3))
+        neuron_scores(torch.ones(3, 2, 2))
 
 
 def test_sums_are_float64() -> None:
@@ -125,7 +125,14 @@ def test_what_cannot_be_chosen() -> None:
     with pytest.raises(InputError, match="'best' chooses no rows"):
         choose_rows("best", PAIR, 0.5)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no matrix"):
-        choose_rows("dense", Layout((Parameter("bias", (4,), 0, "bias"),), 1), 0.5)
+        choose_rows("dense", Layout((Parameter("filter", (4, 2, 2), 0, "filter"),), 1), 0.5)
+
+
+def test_a_vector_has_one_entry_a_neuron() -> None:
+    bias = Layout((Parameter("bias", (4,), 0, "bias"),), 1)
+    mask = choose_rows("fisher", bias, 0.5, {"bias": torch.tensor([1.0, 9.0, 2.0, 3.0])})
+    assert mask.rows["bias"].tolist() == [1, 3]
+    assert mask.entries(bias) == 2
 
 
 @FEW

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import fibecfed
+import tiny
 from fibecfed import Config
 from fibecfed.config import build_config, merge, to_dict
 from fibecfed.runtime import assemble
@@ -53,6 +54,14 @@ def test_a_cache_too_small_or_emptied_changes_no_bit(top: Config) -> None:
         state = done.state
         experiment.site.executor.hidden_states._entries.clear()  # as after a crash
     assert all(torch.equal(state.tensors[n], t) for n, t in roomy.state.tensors.items())
+
+
+@pytest.mark.parametrize("kind", ["deberta", "modernbert", "gpt2", "distilbert"])
+def test_the_cache_knows_what_a_layer_returns(small: Config, kind: str) -> None:
+    top = changed(small, TOP_ONLY, {"model": {"name": str(tiny.folder(kind))}, "federation": {"rounds": 1}})
+    without = fibecfed.run(top).state.tensors
+    for name, tensor in fibecfed.run(changed(top, {"training": {"cache_mb": 50}})).state.tensors.items():
+        torch.testing.assert_close(tensor, without[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_the_cache_is_bounded(top: Config) -> None:

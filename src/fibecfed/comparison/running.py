@@ -191,7 +191,7 @@ def check_inputs(runs: Iterable[PlannedRun]) -> None:
     by_input: dict[str, dict[str, PlannedRun]] = {}
     for run in runs:
         content = to_dict(run.config)
-        tuning = method_class(run.config.method).tuning
+        tuning = resolve(run.config).tuning
         inputs = [content["data"], content["federation"]["devices"], content["model"], content["lora"], tuning]
         own = {key: value for key, value in content.items() if key != "seed"}
         by_input.setdefault(json.dumps(inputs), {}).setdefault(json.dumps(own), run)

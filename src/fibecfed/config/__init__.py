@@ -8,6 +8,14 @@ from fibecfed.config.baselines import (
     ServerConfig,
     SparseConfig,
 )
+from fibecfed.config.kinds import (
+    AdapterConfig,
+    AttentivePromptConfig,
+    InstancePromptConfig,
+    LatePromptConfig,
+    PrefixConfig,
+    PromptConfig,
+)
 from fibecfed.config.loading import (
     Key,
     build_config,
@@ -35,6 +43,8 @@ from fibecfed.config.schema import (
 )
 
 __all__ = [
+    "AdapterConfig",
+    "AttentivePromptConfig",
     "Config",
     "CostConfig",
     "CurriculumConfig",
@@ -42,12 +52,16 @@ __all__ = [
     "DeltaConfig",
     "EvaluationConfig",
     "FederationConfig",
+    "InstancePromptConfig",
     "Key",
+    "LatePromptConfig",
     "LengthsConfig",
     "LoraConfig",
     "ModelConfig",
     "PartitionConfig",
     "PersonalConfig",
+    "PrefixConfig",
+    "PromptConfig",
     "ProximalConfig",
     "RuntimeConfig",
     "ServerConfig",

@@ -19,6 +19,15 @@ from fibecfed.config.baselines import (
     ServerConfig,
     SparseConfig,
 )
+from fibecfed.config.kinds import (
+    AdapterConfig,
+    AttentivePromptConfig,
+    InstancePromptConfig,
+    LatePromptConfig,
+    PrefixConfig,
+    PromptConfig,
+    TuningName,
+)
 from fibecfed.config.parts import CurriculumConfig, SharingConfig, WarmUpConfig
 from fibecfed.errors import InputError
 
@@ -294,11 +303,24 @@ class Config:
     """Everything that defines a run. ``fibecfed config`` prints it."""
 
     method: Annotated[str, Field(description="The method (`fibecfed methods` lists them).")] = "fibecfed"
+    tuning: Annotated[
+        TuningName | None,
+        Field(
+            description="What is trained: lora or adapter where the method takes both (fibecfed and its controls); the "
+            "other kinds belong to one method each. None: the method decides."
+        ),
+    ] = None
     seed: Annotated[int, Field(ge=0, description="Seed of every random choice.")] = 0
     data: DataConfig = Field(default_factory=DataConfig)
     federation: FederationConfig = Field(default_factory=FederationConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     lora: LoraConfig = Field(default_factory=LoraConfig)
+    adapter: AdapterConfig = Field(default_factory=AdapterConfig)
+    prompt: PromptConfig = Field(default_factory=PromptConfig)
+    prefix: PrefixConfig = Field(default_factory=PrefixConfig)
+    lpt: LatePromptConfig = Field(default_factory=LatePromptConfig)
+    idpg: InstancePromptConfig = Field(default_factory=InstancePromptConfig)
+    attempt: AttentivePromptConfig = Field(default_factory=AttentivePromptConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     curriculum: CurriculumConfig = Field(default_factory=CurriculumConfig)
     sharing: SharingConfig = Field(default_factory=SharingConfig)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from fibecfed.errors import InputError
@@ -18,7 +19,7 @@ from fibecfed.errors import InputError
 Kernel = Callable[[nn.Module, str, Tensor, Tensor], tuple[Tensor, Tensor]]
 Use = tuple[Tensor, Tensor]  # inputs and output gradients of one call of a module
 
-_KERNELS: dict[type[nn.Module], Kernel] = {}
+_KERNELS: dict[str, Kernel] = {}  # by the type's full name, so that no model's code is loaded for it
 
 
 class NotByExample(InputError):
@@ -31,14 +32,21 @@ _ENTRY_COST = 8
 _MOST_ENTRIES = 2**24  # entries of per-example gradients held at once: 64 MiB in fp32
 
 
-def register_kernel(*types: type[nn.Module]) -> Callable[[Kernel], Kernel]:
-    """Give a layer type its kernel. Only the exact type matches: a subclass may compute something else."""
+def register_kernel(*types: type[nn.Module] | str) -> Callable[[Kernel], Kernel]:
+    """Give layer types (or full names of types) their kernel.
+
+    Only the exact type matches: a subclass may compute something else.
+    """
 
     def keep(kernel: Kernel) -> Kernel:
-        _KERNELS.update(dict.fromkeys(types, kernel))
+        _KERNELS.update({kind if isinstance(kind, str) else _full_name(kind): kernel for kind in types})
         return kernel
 
     return keep
+
+
+def _full_name(kind: type[nn.Module]) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 @register_kernel(nn.Linear, Conv1D)
@@ -78,6 +86,23 @@ def _embedding(module: nn.Module, name: str, inputs: Tensor, gradients: Tensor) 
     same = (ids.unsqueeze(1) == ids.unsqueeze(2)).to(gradients.dtype)
     total = gradients.new_zeros(module.weight.shape).index_add_(0, ids.flatten(), gradients.flatten(0, 1))
     return ((gradients @ gradients.mT) * same).sum(dim=(1, 2)).clamp_min(0), total
+
+
+@register_kernel(
+    nn.LayerNorm,
+    nn.RMSNorm,
+    *(f"transformers.models.{kind.lower()}.modeling_{kind.lower()}.{kind}RMSNorm"
+      for kind in ("Llama", "Mistral", "Qwen2", "Qwen3")),
+)  # fmt: skip
+def _norm(module: nn.Module, name: str, inputs: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+    if name == "weight":  # it multiplies the normalised input
+        if isinstance(module, nn.LayerNorm):
+            gradients = gradients * functional.layer_norm(inputs, inputs.shape[-1:], eps=module.eps)
+        else:
+            eps = module.eps if isinstance(module, nn.RMSNorm) else module.variance_epsilon
+            gradients = gradients * functional.rms_norm(inputs, inputs.shape[-1:], eps=eps)  # type: ignore[arg-type]
+    each = gradients.sum(dim=1)
+    return _squares(each), each.sum(dim=0)
 
 
 def _squares(each: Tensor) -> Tensor:
@@ -162,12 +187,12 @@ def _resolve(model: nn.Module, names: list[str]) -> list[_Parameter]:
         tensor = getattr(module, local)
         if len(shared[tensor]) > 1:
             raise InputError(f"The modules of {shared[tensor]} share one parameter; leave it out of the scores.")
-        kernel = _KERNELS.get(type(module))
+        kernel = _KERNELS.get(_full_name(type(module)))
         if kernel is None:
+            known = ", ".join(kind.rsplit(".", 1)[-1] for kind in _KERNELS)
             raise InputError(
-                f"Fisher scores do not support '{name}' ({type(module).__name__}); supported: "
-                f"{', '.join(kind.__name__ for kind in _KERNELS)}. Leave it out of the scores, or choose another "
-                "curriculum."
+                f"Fisher scores do not support '{name}' ({type(module).__name__}); supported: {known}. "
+                "Leave it out of the scores, or choose another curriculum."
             )
         found.append(_Parameter(name, tensor, module, local, kernel))
     return found

@@ -5,6 +5,7 @@ from typing import Any
 
 from fibecfed.config import Config, build_config, merge, nearest_hint, to_dict
 from fibecfed.errors import InputError
+from fibecfed.methods.adapter import Adapter
 from fibecfed.methods.base import FederatedAveraging
 from fibecfed.methods.centralized_lora import CentralizedLora
 from fibecfed.methods.controls import (
@@ -23,9 +24,18 @@ from fibecfed.methods.fedprox import FedProx
 from fibecfed.methods.fedsa_lora import FedsaLora
 from fibecfed.methods.ffa_lora import FfaLora
 from fibecfed.methods.fibecfed import FibecFed
+from fibecfed.methods.kinds import tuning_of
 from fibecfed.methods.local_only import LocalOnly
 from fibecfed.methods.momd import Momd
 from fibecfed.methods.moms_adamd import MomsAdamd
+from fibecfed.methods.prompts import (
+    AttentivePromptTuning,
+    FedPrompt,
+    InstancePromptTuning,
+    LatePromptTuning,
+    PromptTuning,
+    PTuningV2,
+)
 from fibecfed.methods.short_first import SequenceLengthWarmUp, Shortformer
 from fibecfed.methods.slora import SLora
 from fibecfed.methods.voc import Voc
@@ -56,6 +66,13 @@ METHODS: dict[str, type[FederatedAveraging]] = {
         Shortformer,
         SLora,
         DeltaLora,
+        Adapter,
+        PromptTuning,
+        FedPrompt,
+        PTuningV2,
+        LatePromptTuning,
+        InstancePromptTuning,
+        AttentivePromptTuning,
     )
 }
 
@@ -78,11 +95,12 @@ _OFF: dict[str, dict[str, Any]] = {
 def resolve(config: Config) -> Config:
     """The configuration with every key that is left to the method set to what the method says.
 
-    Raises InputError for an unknown method, and for a setting that only other methods use.
+    Raises InputError for an unknown method, and for a setting that it has no use for.
     """
     method = method_class(config.method)
-    content, changes = to_dict(config), {}
+    content: dict[str, Any] = to_dict(config)
     _refuse_unused(config.method, content)
+    changes: dict[str, Any] = {"tuning": tuning_of(config, method)}
     for section, keys in merge(_OFF, method.parts).items():
         left = {key: value for key, value in keys.items() if content[section][key] is None}
         changes[section] = left

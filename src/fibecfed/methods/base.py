@@ -43,6 +43,7 @@ class FederatedAveraging:
     trains: ClassVar[str] = "LoRA of every layer, and the head"
     sends: ClassVar[str] = "all of it, both ways, every round"
     tuning: ClassVar[str] = "lora"
+    tunings: ClassVar[tuple[str, ...]] = ()  # other kinds it can work with
     pooled_data: ClassVar[bool] = False
     global_is_mean_of_devices: ClassVar[bool] = False  # no server model worth judging
     parts: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # what keys left to the method stand for

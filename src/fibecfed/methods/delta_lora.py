@@ -35,7 +35,7 @@ class DeltaLora(FederatedAveraging):
     paper: ClassVar[str] = "Zi et al. 2023"
     trains: ClassVar[str] = "as fedavg-lora; the weights under LoRA move along"
     sends: ClassVar[str] = "as fedavg-lora; down also LoRA as it was when the weights began to move"
-    tuning: ClassVar[str] = "delta_lora"
+    tuning: ClassVar[str] = "delta-lora"
     sections: ClassVar[frozenset[str]] = frozenset({"delta"})
 
     def __init__(self, config: Config, layout: Layout) -> None:

@@ -74,6 +74,7 @@ class FibecFed(FederatedAveraging):
         "sharing": {"layers": "sensitivity", "rows": "fisher"},
     }
     takes_parts: ClassVar[bool] = True
+    tunings: ClassVar[tuple[str, ...]] = ("adapter",)
 
     def __init__(self, config: Config, layout: Layout) -> None:
         super().__init__(config, layout)

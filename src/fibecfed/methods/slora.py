@@ -27,7 +27,7 @@ class SLora(FederatedAveraging):
     paper: ClassVar[str] = "Babakniya et al. 2023"
     trains: ClassVar[str] = "first a sparse part of the backbone's weights, then LoRA, always the head"
     sends: ClassVar[str] = "first the sparse values, then LoRA, always the head"
-    tuning: ClassVar[str] = "sparse_lora"
+    tuning: ClassVar[str] = "sparse-lora"
     sections: ClassVar[frozenset[str]] = frozenset({"sparse"})
 
     def __init__(self, config: Config, layout: Layout) -> None:

@@ -1,20 +1,24 @@
 """Backbones, pooling and heads."""
 
+from fibecfed.models.entering import Entering, entering, starting_at
 from fibecfed.models.loading import Pretrained, is_decoder, load_pretrained, resolve, weights_sha256
 from fibecfed.models.pooled import NativeClassifier, PooledClassifier, model_inputs, pool
 from fibecfed.models.structure import blocks, blocks_path, layer_of
 
 __all__ = [
+    "Entering",
     "NativeClassifier",
     "PooledClassifier",
     "Pretrained",
     "blocks",
     "blocks_path",
+    "entering",
     "is_decoder",
     "layer_of",
     "load_pretrained",
     "model_inputs",
     "pool",
     "resolve",
+    "starting_at",
     "weights_sha256",
 ]

@@ -20,6 +20,7 @@ from fibecfed.errors import InputError
 
 MINILM_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_SHORTEST = 4  # tokens a text may be cut to, as data.max_length says
 # What modules with one learned vector per position are called.
 _POSITION_TABLES = ("position_embeddings", "position_embedding", "positions_embed", "embed_positions", "wpe")
 
@@ -63,10 +64,13 @@ def resolve(config: ModelConfig) -> tuple[str, str]:
     return config.name, config.name
 
 
-def load_pretrained(config: ModelConfig, labels: int, precision: str = "fp32", head_seed: int = 0) -> Pretrained:
+def load_pretrained(
+    config: ModelConfig, labels: int, precision: str = "fp32", head_seed: int = 0, reserved: int = 0
+) -> Pretrained:
     """The backbone with frozen weights in evaluation mode, and its tokenizer with a pad token.
 
     ``labels`` is the width of a native head; ``head_seed`` initialises what of it the checkpoint lacks.
+    ``reserved`` positions are kept for vectors other than the text's (a prompt): texts are cut by as many.
     Raises InputError if the model cannot be found or read, is no encoder or decoder, or if its checkpoint
     lacks weights of the backbone (transformers alone would draw them at random).
     """
@@ -93,7 +97,7 @@ def load_pretrained(config: ModelConfig, labels: int, precision: str = "fp32", h
         raise InputError(_explain(config, location, error)) from None
     fresh = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     _check_complete(config, backbone, fresh)
-    _prepare_tokenizer(config, backbone, tokenizer)
+    _prepare_tokenizer(config, backbone, tokenizer, reserved)
     if native and decoder:
         _check_last_token(config, tokenizer)
     backbone.config.pad_token_id = tokenizer.pad_token_id
@@ -128,7 +132,7 @@ def _native_head(backbone: Any, fresh: Collection[str]) -> tuple[str, ...]:
     return (*sorted(outside), *sorted(poolers))
 
 
-def _prepare_tokenizer(config: ModelConfig, backbone: Any, tokenizer: Any) -> None:
+def _prepare_tokenizer(config: ModelConfig, backbone: Any, tokenizer: Any, reserved: int) -> None:
     """Right padding, a pad token, and no text longer than the model's table of positions."""
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
@@ -141,7 +145,12 @@ def _prepare_tokenizer(config: ModelConfig, backbone: Any, tokenizer: Any) -> No
         if isinstance(module, nn.Embedding) and name.rsplit(".", 1)[-1] in _POSITION_TABLES:
             taken = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa counts from there
             limit = backbone.config.max_position_embeddings - taken
-            tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
+            if limit - reserved < _SHORTEST:
+                raise InputError(
+                    f"A prompt or prefix of {reserved} vectors leaves {limit - reserved} of the {limit} positions of "
+                    f"'{config.name}' for the text; make it shorter."
+                )
+            tokenizer.model_max_length = min(tokenizer.model_max_length, limit - reserved)
 
 
 def _check_last_token(config: ModelConfig, tokenizer: Any) -> None:

@@ -1,4 +1,4 @@
-"""The model card of a run, with the lines that load its adapter without this package."""
+"""The model card of a run, with the lines that load its adapter: without this package, if PEFT holds the kind."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -51,20 +51,70 @@ print(task["labels"][int(logits[0].argmax())])
 """
 
 
+_BEFORE = """\
+import json
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch.nn.functional import pad
+from transformers import AutoModel, AutoTokenizer
+
+task = json.load(open("adapter/task.json"))
+tokenizer = AutoTokenizer.from_pretrained("adapter")
+base = AutoModel.from_pretrained(task["base_model"]).eval()  # or a folder with the same weights
+model = PeftModel.from_pretrained(base, "adapter").eval()
+head = load_file("adapter/head.safetensors")
+
+batch = tokenizer(["a text"], padding=True, truncation=True, max_length=task["max_length"], return_tensors="pt")
+with torch.no_grad():
+{forward}
+{pooling}
+logits = vector @ head["weight"].T + head["bias"]
+print(task["labels"][int(logits[0].argmax())])
+"""
+
+_PROMPT = """\
+    words = base.get_input_embeddings()(batch["input_ids"])
+    prompt = model.get_prompt(len(words))
+    length = prompt.shape[1]
+    rest = {k: pad(v, (length, 0), value=int(k == "attention_mask")) for k, v in batch.items() if k != "input_ids"}
+    hidden = base(inputs_embeds=torch.cat([prompt, words], 1), **rest).last_hidden_state[:, length:]"""
+
+_PREFIX = """\
+    prefix = model.get_prompt(len(batch["input_ids"]))
+    mask = pad(batch["attention_mask"], (prefix.get_seq_length(), 0), value=1)
+    hidden = base(**{**batch, "attention_mask": mask}, past_key_values=prefix).last_hidden_state"""
+
+_OWN = """\
+import fibecfed
+
+classifier = fibecfed.load(".")  # the run's directory
+logits = classifier.logits(["a text"])
+print(classifier.predict(["a text"])[0].label)
+"""
+
+_IN_PEFT = ("lora", "prompt", "prefix")
+
+
 def loading_code(description: Mapping[str, Any]) -> str:
-    """Python that loads ``adapter/`` with transformers, peft and safetensors only."""
+    """Python that loads ``adapter/``: with transformers, peft and safetensors only, for kinds that PEFT holds."""
+    if description["tuning"] not in _IN_PEFT:
+        return _OWN
     if description["head"] == "native":
         return _NATIVE
-    return _POOLED.format(pooling=_POOLING[description["pooling"]])
+    pooling = _POOLING[description["pooling"]]
+    if description["tuning"] == "lora":
+        return _POOLED.format(pooling=pooling)
+    return _BEFORE.format(forward=_PROMPT if description["tuning"] == "prompt" else _PREFIX, pooling=pooling)
 
 
 def model_card(config: Config, summary: Mapping[str, Any], description: Mapping[str, Any], note: str = "") -> str:
     """README.md of a run directory, with the metadata block that model hubs read."""
-    accuracy = summary["accuracy"]
+    accuracy, kind = summary["accuracy"], description["tuning"]
     return f"""---
-library_name: peft
+library_name: {"peft" if kind in _IN_PEFT else "fibecfed"}
 base_model: {description["base_model"]}
-tags: [federated-learning, lora, fibecfed]
+tags: [federated-learning, {kind}, fibecfed]
 ---
 
 # {config.method} on {config.dataset}

@@ -38,6 +38,7 @@ class Experiment:
         return {
             "task": "classification",
             "labels": list(self.data.task.labels),
+            "tuning": self.config.tuning,
             "head": head,
             "pooling": pooling_of(self.config, self.pretrained.decoder) if head == "pooled" else None,
             "max_length": self.config.data.max_length,
@@ -58,9 +59,10 @@ def assemble(config: Config, store: DeviceStore | None = None) -> Experiment:
     torch_device(config.runtime.device)
     splits = load_splits(config)
     seed = torch_seed(config.seed, "model")
-    pretrained = load_pretrained(config.model, len(splits.train.label_names), config.runtime.precision, seed)
+    tuning = TUNINGS[config.tuning or method_type.tuning]
+    labels, reserved = len(splits.train.label_names), tuning.positions(config)
+    pretrained = load_pretrained(config.model, labels, config.runtime.precision, seed, reserved)
     data = build_data(config, splits, pretrained.tokenizer, method_type.pooled_data)
-    tuning = TUNINGS[method_type.tuning]
     model = tuning.attach(pretrained, data.task.outputs, config, seed)
     layout = tuning.layout(model, pretrained.config)
     initial = trainable_tensors(model)

@@ -49,14 +49,15 @@ class MomentumFisher:
 
 
 def neuron_scores(fisher: Tensor) -> np.ndarray:
-    """(rows,) float64: the sum of F over each row of one matrix.
+    """(rows,) float64: the sum of F over each row of one matrix; of a vector, F itself.
 
-    A row is an output neuron of B (out, r) or a rank row of A (r, in). Scores are comparable within one
-    matrix only. Source: METHOD.md section 6 [P]. Raises InputError if ``fisher`` is no matrix.
+    A row is an output neuron of B (out, r) or a rank row of A (r, in). A vector (a bias, a normalisation's scale)
+    has one entry a neuron [D]. Scores are comparable within one parameter only. Source: METHOD.md section 6 [P].
+    Raises InputError if ``fisher`` is neither.
     """
-    if fisher.dim() != 2:
+    if fisher.dim() not in (1, 2):
         raise InputError(f"Neurons are rows of a matrix; a tensor of shape {tuple(fisher.shape)} has none.")
-    return fisher.detach().cpu().double().sum(dim=1).numpy()
+    return fisher.detach().cpu().double().reshape(len(fisher), -1).sum(dim=1).numpy()
 
 
 def kept_rows(rows: int, density: float) -> int:
@@ -132,12 +133,12 @@ def choose_rows(
     fisher: Mapping[str, Tensor] | None = None,
     rng: np.random.Generator | None = None,
 ) -> RowMask:
-    """The rows that train in every matrix of a layout (the LoRA matrices outside the GAL).
+    """The rows that train in every matrix or vector of a layout (the parameters of the layers outside the GAL).
 
     fisher: the best of ``fisher`` (``MomentumFisher.values``) within each matrix; random: as many, drawn by
     ``rng`` in layout order; dense: all; none: no row. ``density`` counts for the first two.
     Source: METHOD.md section 6: fisher [P], density and the controls [D].
-    Raises InputError for a parameter that is no matrix or a missing ``fisher`` or ``rng``.
+    Raises InputError for a parameter that is neither, or a missing ``fisher`` or ``rng``.
     """
     return RowMask({p.name: _rows(kind, p, density, fisher, rng) for p in layout})
 
@@ -149,7 +150,7 @@ def _rows(
     fisher: Mapping[str, Tensor] | None,
     rng: np.random.Generator | None,
 ) -> Tensor:
-    if len(parameter.shape) != 2:
+    if len(parameter.shape) not in (1, 2):
         raise InputError(f"'{parameter.name}' of shape {parameter.shape} is no matrix; it has no rows to choose.")
     rows = parameter.shape[0]
     if kind == "dense":

@@ -7,9 +7,10 @@ are padded differently. Source: METHOD.md section 9 [D].
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fibecfed.data import TokenizedSet, evaluation_batches
+from fibecfed.models import entering, starting_at
 from fibecfed.training.local import batch_sizes
 from fibecfed.tuning import Layout
 
@@ -28,11 +30,7 @@ class _Entry:
     positions: np.ndarray  # (n,) examples, ascending
     offsets: np.ndarray  # (n+1,) rows of ``hidden`` of each example
     hidden: Tensor  # (tokens, d) what enters the lowest trained layer
-    as_tuple: tuple[bool, ...]  # whether each lower layer returns a tuple
-
-
-class _Reached(Exception):
-    """The forward pass has come to the layer whose input is wanted."""
+    returned: tuple[int, ...]  # how long a tuple each lower layer returns; 0: none
 
 
 class HiddenStates:
@@ -81,66 +79,24 @@ class HiddenStates:
 
     def _fill(self, examples: np.ndarray, batches: Sequence[np.ndarray], layer: int, device: torch.device) -> _Entry:
         found: dict[int, Tensor] = {}
-        shapes: list[bool] = [False] * layer
-        entering: list[Tensor] = []
-
-        def stop(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            entering.append(arguments[0] if arguments else keywords["hidden_states"])
-            raise _Reached
-
-        def note(number: int) -> Callable[..., None]:
-            def hook(_: nn.Module, __: Any, output: Any) -> None:
-                shapes[number] = not isinstance(output, Tensor)
-
-            return hook
-
-        hooks = [self._blocks[layer].register_forward_pre_hook(stop, with_kwargs=True)]
-        hooks += [self._blocks[number].register_forward_hook(note(number)) for number in range(layer)]
-        try:
-            for chosen in batches:
-                batch = self._data.batch(chosen).to(device)
-                with torch.no_grad(), suppress(_Reached):
-                    self._model(batch)
-                hidden = entering.pop()
-                for row, position in enumerate(chosen):
-                    found[int(position)] = hidden[row, : int(self._data.lengths[position])].clone()
-        finally:
-            for hook in hooks:
-                hook.remove()
+        returned: tuple[int, ...] = ()
+        for chosen in batches:
+            batch = self._data.batch(chosen).to(device)
+            with torch.no_grad():
+                entered = entering(partial(self._model, batch), self._blocks, layer)
+            returned = entered.returned
+            for row, position in enumerate(chosen):
+                found[int(position)] = entered.hidden[row, : int(self._data.lengths[position])].clone()
         ordered = np.sort(examples)
         offsets = np.concatenate([[0], np.cumsum(self._data.lengths[ordered])])
-        return _Entry(ordered, offsets, torch.cat([found[int(i)] for i in ordered]), tuple(shapes))
+        return _Entry(ordered, offsets, torch.cat([found[int(i)] for i in ordered]), returned)
 
     @contextmanager
     def skipping(self, entry: _Entry, layer: int, passes: Sequence[tuple[np.ndarray, int]]) -> Iterator[None]:
         """Forward passes start at ``layer`` with what is stored; ``passes`` are their examples and T, in turn."""
         waiting = iter(passes)
-
-        def enter(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-            hidden = _padded(entry, *next(waiting))
-            if arguments:
-                return (hidden, *arguments[1:]), keywords
-            return arguments, {**keywords, "hidden_states": hidden}
-
-        before = [block.__dict__.get("forward") for block in self._blocks[:layer]]
-        hook = self._blocks[layer].register_forward_pre_hook(enter, with_kwargs=True)
-        try:
-            for number in range(layer):
-                self._blocks[number].forward = _passing(entry.as_tuple[number])  # type: ignore[method-assign]
+        with starting_at(self._blocks, layer, entry.returned, lambda: _padded(entry, *next(waiting))):
             yield
-        finally:
-            hook.remove()
-            for block, forward in zip(self._blocks, before, strict=False):
-                del block.forward  # the class's own shows again
-                if forward is not None:
-                    block.forward = forward  # type: ignore[method-assign]
-
-
-def _passing(as_tuple: bool) -> Callable[..., Any]:
-    def forward(hidden_states: Tensor, *_: Any, **__: Any) -> Any:
-        return (hidden_states,) if as_tuple else hidden_states
-
-    return forward
 
 
 def _padded(entry: _Entry, chosen: np.ndarray, width: int) -> Tensor:

@@ -11,15 +11,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from fibecfed.models import blocks
 from fibecfed.tasks import Batch, Task
 
-_SHORT, _LONG = 8, 16
+_WIDTHS = (8, 16, 24)
 
 
 class OperationCounter:
-    """Operations of a batch of B examples padded to T tokens: B (a T + b T^2).
+    """Operations of a batch of B examples padded to T tokens: B (c + a T + b T^2).
 
-    a and b come from counting two real passes once for each set of trained parameters (attention is
-    the only term quadratic in T), so skipped backward passes are counted as skipped.
-    Source: METHOD.md section 9; the two-point count is a project decision.
+    a, b and c come from counting three real passes once for each set of trained parameters (attention is the only
+    term quadratic in T; the head and a prompt's own places cost the same for every T), so skipped backward passes
+    are counted as skipped, and a second forward pass as a second one.
+    Source: METHOD.md section 9; the three-point count is a project decision.
     """
 
     def __init__(self, model: Any, task: Task, device: torch.device) -> None:
@@ -47,11 +48,11 @@ class OperationCounter:
         self, key: tuple[frozenset[str], bool] | None, sizes: list[tuple[int, int]], passes: Callable[[Batch], None]
     ) -> float:
         if key not in self._coefficients:
-            counted = [self._count(width, passes) for width in (_SHORT, _LONG)]
-            system = np.array([[_SHORT, _SHORT**2], [_LONG, _LONG**2]], dtype=np.float64)
+            counted = [self._count(width, passes) for width in _WIDTHS]
+            system = np.array([[1, width, width**2] for width in _WIDTHS], dtype=np.float64)
             self._coefficients[key] = np.linalg.solve(system, np.array(counted, dtype=np.float64))
-        linear, quadratic = self._coefficients[key]
-        return float(sum(b * (linear * t + quadratic * t * t) for b, t in sizes))
+        constant, linear, quadratic = self._coefficients[key]
+        return float(sum(b * (constant + linear * t + quadratic * t * t) for b, t in sizes))
 
     def _count(self, width: int, passes: Callable[[Batch], None]) -> int:
         ones = torch.ones(1, width, dtype=torch.int64, device=self._device)

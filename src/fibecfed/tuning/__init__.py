@@ -1,13 +1,6 @@
 """What is trained on top of the frozen backbone."""
 
-from typing import Any, Protocol
-
-from torch import nn
-
-from fibecfed.config import Config
-from fibecfed.models import Pretrained
 from fibecfed.tuning.adapter_files import (
-    PeftForm,
     load_adapter,
     put_tensors,
     read_description,
@@ -15,37 +8,41 @@ from fibecfed.tuning.adapter_files import (
     save_adapter,
     trainable_tensors,
 )
+from fibecfed.tuning.attentive_prompt import AttentivePromptTuning
+from fibecfed.tuning.bottleneck import BottleneckTuning
 from fibecfed.tuning.delta_lora import DeltaLoraTuning, delta_start
+from fibecfed.tuning.instance_prompt import InstancePromptTuning
+from fibecfed.tuning.kind import SavedForm, Tuning, pooling_of
+from fibecfed.tuning.late_prompt import LatePromptTuning
 from fibecfed.tuning.layout import Layout, Parameter
-from fibecfed.tuning.lora import LoraTuning, SavedLora, pooling_of
+from fibecfed.tuning.lora import LoraTuning, SavedLora
+from fibecfed.tuning.prefix import PrefixTuning
+from fibecfed.tuning.prompt import PromptTuning
 from fibecfed.tuning.sparse_lora import SparseLoraTuning, sparse_rounds, taken_over
 
-
-class Tuning(Protocol):
-    """One kind of parameter-efficient tuning."""
-
-    name: str
-    reloads: bool  # whether ``load_adapter`` brings back what was saved; else it is saved as an ordinary LoRA adapter
-
-    def attach(self, pretrained: Pretrained, classes: int, config: Config, seed: int) -> nn.Module:
-        """A model with trainable parameters; all others frozen."""
-
-    def layout(self, model: nn.Module, config: Any) -> Layout:
-        """Those parameters, described."""
-
-    def peft_form(self, model: Any) -> PeftForm:
-        """The model's adapter as it is saved."""
-
-
-TUNINGS: dict[str, Tuning] = {t.name: t for t in (LoraTuning(), SparseLoraTuning(), DeltaLoraTuning())}
+TUNINGS: dict[str, Tuning] = {
+    t.name: t
+    for t in (
+        LoraTuning(),
+        SparseLoraTuning(),
+        DeltaLoraTuning(),
+        BottleneckTuning(),
+        PromptTuning(),
+        PrefixTuning(),
+        LatePromptTuning(),
+        InstancePromptTuning(),
+        AttentivePromptTuning(),
+    )
+}
 
 __all__ = [
     "TUNINGS",
+    "BottleneckTuning",
     "DeltaLoraTuning",
     "Layout",
     "LoraTuning",
     "Parameter",
-    "PeftForm",
+    "SavedForm",
     "SavedLora",
     "SparseLoraTuning",
     "Tuning",

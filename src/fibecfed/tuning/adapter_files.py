@@ -1,9 +1,8 @@
-"""An adapter folder: a plain PEFT adapter, the head, the tokenizer, and task.json."""
+"""An adapter folder: a plain PEFT adapter, or what PEFT cannot hold as tensors of ours; head, tokenizer, task.json."""
 
 import copy
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,43 +13,31 @@ from torch import Tensor, nn
 
 from fibecfed.errors import InputError
 from fibecfed.models import PooledClassifier
+from fibecfed.tuning.kind import SavedForm, own_form
 
 TASK_FILE = "task.json"
 HEAD_FILE = "head.safetensors"
 ADAPTER_FILE = "adapter_model.safetensors"
-
-
-@dataclass(frozen=True)
-class PeftForm:
-    """A model's adapter as PEFT reads it."""
-
-    tensors: Mapping[str, Tensor]  # by PEFT's names
-    settings: Any  # a PeftConfig
-
-
-def own_form(model: Any) -> PeftForm:
-    """The adapter that PEFT itself put into the model."""
-    wrapped = model.backbone
-    tensors = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    return PeftForm(tensors, wrapped.peft_config["default"])
+OWN_FILE = "tuning.safetensors"  # where PEFT has no such kind
 
 
 def save_adapter(
-    directory: Path, model: Any, tokenizer: Any, description: Mapping[str, Any], form: PeftForm | None = None
+    directory: Path, model: Any, tokenizer: Any, description: Mapping[str, Any], form: SavedForm | None = None
 ) -> None:
     """Write the model's present trainable tensors into an empty folder.
 
-    ``description`` goes into task.json (labels, pooling, length, pad token, base sha256). ``form``: the adapter, where
-    it is not the one that PEFT put into the model.
+    ``description`` goes into task.json (kind, labels, pooling, length, pad token, base sha256). ``form``: what is
+    saved, where it is not what ``own_form`` says.
     """
     form = form or own_form(model)
-    save_file({name: _plain(t) for name, t in form.tensors.items()}, directory / ADAPTER_FILE)
-    settings = copy.copy(form.settings)
-    settings.inference_mode = True
-    for names in ("target_modules", "exclude_modules"):  # sets, whose order differs from process to process
-        if (value := getattr(settings, names)) is not None:
-            setattr(settings, names, sorted(value))
-    settings.save_pretrained(str(directory))
+    save_file({name: _plain(t) for name, t in form.tensors.items()}, directory / _file(form))
+    if form.settings is not None:
+        settings = copy.copy(form.settings)
+        settings.inference_mode = True
+        for names in ("target_modules", "exclude_modules"):  # sets, whose order differs from process to process
+            if (value := getattr(settings, names, None)) is not None:
+                setattr(settings, names, sorted(value))
+        settings.save_pretrained(str(directory))
     if isinstance(model, PooledClassifier):
         save_file({name: _plain(t) for name, t in model.head.state_dict().items()}, directory / HEAD_FILE)
     tokenizer.save_pretrained(str(directory))
@@ -59,27 +46,34 @@ def save_adapter(
     )
 
 
+def _file(form: SavedForm) -> str:
+    return OWN_FILE if form.settings is None else ADAPTER_FILE
+
+
 def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().clone().contiguous()
 
 
-def load_adapter(directory: Path, model: nn.Module) -> None:
+def load_adapter(directory: Path, model: Any) -> None:
     """Put a saved adapter (and head) into a model built from the same configuration.
 
     Raises InputError, with the model as it was, if a file is missing or a key is missing, unexpected or of
     another shape: PEFT alone would only warn and leave the model untrained.
     """
-    if not (directory / ADAPTER_FILE).is_file():
-        raise InputError(f"'{directory}' holds no adapter ({ADAPTER_FILE}).")
-    wrapped: Any = model.backbone
-    expected = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    found = read_tensors(directory / ADAPTER_FILE)
-    _compare(expected, found, directory / ADAPTER_FILE)
+    expected = own_form(model)
+    path = directory / _file(expected)
+    if not path.is_file():
+        raise InputError(f"'{directory}' holds no adapter ({path.name}).")
+    found = read_tensors(path)
+    _compare(expected.tensors, found, path)
     if isinstance(model, PooledClassifier):
         head = read_tensors(directory / HEAD_FILE)
         _compare(model.head.state_dict(), head, directory / HEAD_FILE)
         model.head.load_state_dict(head)
-    peft.set_peft_model_state_dict(wrapped, found)
+    if expected.settings is not None:
+        peft.set_peft_model_state_dict(model.backbone, found)
+    else:
+        model.load_state_dict(found, strict=False)  # the rest is the backbone
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -1,7 +1,6 @@
 """LoRA whose weight moves along: Delta-LoRA as a model."""
 
 import copy
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,8 +10,7 @@ from torch import Tensor, nn
 from fibecfed.config import Config
 from fibecfed.errors import InputError
 from fibecfed.models import Pretrained
-from fibecfed.tuning.adapter_files import PeftForm, own_form
-from fibecfed.tuning.layout import Layout, Parameter
+from fibecfed.tuning.kind import SavedForm, own_form
 from fibecfed.tuning.lora import LoraTuning
 
 ROLES = ("anchor_A", "anchor_B", "ratio")
@@ -45,7 +43,7 @@ class WeightMove(nn.Module):
 class DeltaLoraTuning(LoraTuning):
     """LoRA with a ``WeightMove`` on every map; its parameters have the roles ``ROLES`` and are never trained."""
 
-    name = "delta_lora"
+    name = "delta-lora"
     reloads = False
 
     def attach(self, pretrained: Pretrained, classes: int, config: Config, seed: int) -> nn.Module:
@@ -57,11 +55,10 @@ class DeltaLoraTuning(LoraTuning):
                 layer.register_forward_hook(_add_move)
         return model
 
-    def layout(self, model: nn.Module, config: Any) -> Layout:
-        found = super().layout(model, config)
-        return Layout(tuple(replace(p, role=_role(p)) for p in found), found.layers)
+    def role(self, name: str, layer: int | None) -> str:
+        return next((role for role in ROLES if name.endswith(f".move.{role}")), super().role(name, layer))
 
-    def peft_form(self, model: Any) -> PeftForm:
+    def saved_form(self, model: Any) -> SavedForm:
         """An ordinary LoRA adapter of rank 2r with the same logits.
 
         W_0 + s B A + ratio s (B A - B_0 A_0) = W_0 + s [(1 + ratio) B, -ratio B_0] [A; A_0], s = alpha/r = 2 alpha/2r.
@@ -77,11 +74,7 @@ class DeltaLoraTuning(LoraTuning):
             tensors[b] = torch.cat([(1 + ratio) * tensors[b], -ratio * move.anchor_B], dim=1)
         if moves:
             settings.r, settings.lora_alpha = 2 * settings.r, 2 * settings.lora_alpha
-        return PeftForm(tensors, settings)
-
-
-def _role(parameter: Parameter) -> str:
-    return next((role for role in ROLES if parameter.name.endswith(f".move.{role}")), parameter.role)
+        return SavedForm(tensors, settings)
 
 
 def delta_start(config: Config) -> int:

@@ -1,7 +1,6 @@
 """LoRA on weights that a sparse change may be added to: the two stages of SLoRA in one model."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from fibecfed.config import Config
 from fibecfed.errors import InputError
 from fibecfed.models import Pretrained
 from fibecfed.seeding import stream
-from fibecfed.tuning.adapter_files import PeftForm, own_form
+from fibecfed.tuning.kind import SavedForm, own_form
 from fibecfed.tuning.layout import Layout
 from fibecfed.tuning.lora import LoraTuning
 
@@ -57,7 +56,7 @@ class SparseLoraTuning(LoraTuning):
     The backbone's own weights are never written.
     """
 
-    name = "sparse_lora"
+    name = "sparse-lora"
 
     def attach(self, pretrained: Pretrained, classes: int, config: Config, seed: int) -> nn.Module:
         """The LoRA model; the positions come from the run's seed, so that every party has the same."""
@@ -75,11 +74,10 @@ class SparseLoraTuning(LoraTuning):
             parametrize.register_parametrization(base, "weight", SparseChange(torch.from_numpy(positions)))
         return model
 
-    def layout(self, model: nn.Module, config: Any) -> Layout:
-        found = super().layout(model, config)
-        return Layout(tuple(replace(p, role="sparse") if p.name.endswith(_VALUES) else p for p in found), found.layers)
+    def role(self, name: str, layer: int | None) -> str:
+        return "sparse" if name.endswith(_VALUES) else super().role(name, layer)
 
-    def peft_form(self, model: Any) -> PeftForm:
+    def saved_form(self, model: Any) -> SavedForm:
         """The LoRA adapter. Of a run that was stopped before LoRA took over: what would have taken over."""
         form = own_form(model)
         tensors = dict(form.tensors)
@@ -94,7 +92,7 @@ class SparseLoraTuning(LoraTuning):
                     for side, factor in zip("AB", pair, strict=True):
                         key = f"{name}.lora_{side}.weight"
                         tensors[key] = factor.to(tensors[key])
-        return PeftForm(tensors, form.settings)
+        return SavedForm(tensors, form.settings)
 
 
 def sparse_positions(seed: int, number: int, shape: tuple[int, ...], density: float) -> np.ndarray:

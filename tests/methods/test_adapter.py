@@ -75,7 +75,12 @@ def test_fibecfed_over_adapters(base: Config, tmp_path: Path) -> None:
                 assert len(rows) == max(1, int(p.shape[0] * 0.5 + 0.5)), p.name
                 checked += 1
     assert checked
-    assert fibecfed.load(tmp_path / "run").predict(["thank you"])
+    device = int(min(p.name for p in (tmp_path / "run" / "adapters").iterdir()))
+    own = fibecfed.load(tmp_path / "run", device)
+    kept = watch.experiment.site.store.load(device, state.device_versions[device])
+    assert kept is not None and kept.local
+    assert all(torch.equal(own.model.get_parameter(name), tensor) for name, tensor in kept.local.items())
+    assert own.predict(["thank you"])
     check_run(config, tmp_path / "again")
 
 

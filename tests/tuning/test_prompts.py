@@ -241,14 +241,14 @@ def test_saved_and_loaded(tuning: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tuning", [*PROMPTS, "prefix"])
 def test_texts_are_cut_by_the_prompts_positions(tuning: str) -> None:
-    for kind, positions in (("bert", tiny.LENGTH), ("gpt2", tiny.LENGTH), ("roberta", tiny.LENGTH)):
+    for kind in ("bert", "gpt2", "roberta", "llama"):
         built = build(kind, tuning)
-        assert built.pretrained.tokenizer.model_max_length == positions - LENGTH
-        ids = torch.full((1, positions - LENGTH), 5)
+        assert built.pretrained.tokenizer.model_max_length == tiny.LENGTH - LENGTH
+        ids = torch.full((1, tiny.LENGTH - LENGTH), 5)
         longest = replace(built.batch(0), input_ids=ids, attention_mask=torch.ones_like(ids), token_type_ids=None)
         with torch.no_grad():
             assert built.model(longest).isfinite().all()
-        length = {"length": positions - 3}
+        length = {"length": tiny.LENGTH - 3}
         with pytest.raises(InputError, match="leaves 3 of the 64 positions"):
             build(kind, tuning, **{"prefix" if tuning == "prefix" else "prompt": length})
 

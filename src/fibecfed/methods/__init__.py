@@ -28,6 +28,7 @@ from fibecfed.methods.prompts import (
     PromptTuning,
     PTuningV2,
 )
+from fibecfed.tuning import TUNINGS, Tuning
 
 METHODS: dict[str, type[FederatedAveraging]] = {
     m.name: m
@@ -69,6 +70,11 @@ _OFF: dict[str, dict[str, Any]] = {
 }
 
 
+def tuning(config: Config) -> Tuning:
+    """The kind of tuning of a run. Raises InputError as ``resolve``."""
+    return TUNINGS[tuning_of(config, method_class(config.method))]
+
+
 def resolve(config: Config) -> Config:
     """The configuration with every key that is left to the method set to what the method says.
 
@@ -83,4 +89,4 @@ def resolve(config: Config) -> Config:
     return build_config(merge(content, changes))
 
 
-__all__ = ["METHODS", "FederatedAveraging", "method_class", "resolve"]
+__all__ = ["METHODS", "FederatedAveraging", "method_class", "resolve", "tuning"]

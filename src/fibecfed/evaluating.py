@@ -6,9 +6,10 @@ from typing import Any
 from fibecfed.config import build_config, merge, to_dict
 from fibecfed.errors import InputError
 from fibecfed.federation import DiskStore
+from fibecfed.methods import tuning
 from fibecfed.results import RunDirectory
 from fibecfed.runtime import assemble
-from fibecfed.tuning import TUNINGS, load_adapter, trainable_tensors
+from fibecfed.tuning import load_adapter, trainable_tensors
 
 
 def evaluate_run(directory: Path, split: str | None = None) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def evaluate_run(directory: Path, split: str | None = None) -> dict[str, Any]:
         )
     state = loaded[0]
     experiment = assemble(config, DiskStore(run.states))
-    reloads = TUNINGS[str(experiment.config.tuning)].reloads
+    reloads = tuning(experiment.config).reloads
     if reloads and run.adapter.is_dir() and not experiment.evaluate.global_is_mean_of_devices:
         load_adapter(run.adapter, experiment.model)
         state = state.replace(tensors=trainable_tensors(experiment.model))

@@ -13,6 +13,7 @@ from fibecfed.callbacks import Callback, EarlyStopping
 from fibecfed.config import Config
 from fibecfed.errors import InputError
 from fibecfed.federation import AGGREGATORS, Costs, Device, DiskStore, MemoryStore, ServerState
+from fibecfed.methods import tuning
 from fibecfed.results import (
     RunDirectory,
     curves_png,
@@ -23,7 +24,7 @@ from fibecfed.results import (
     summarize,
 )
 from fibecfed.runtime import Experiment, assemble
-from fibecfed.tuning import TUNINGS, put_tensors, save_adapter
+from fibecfed.tuning import put_tensors, save_adapter
 
 NO_GLOBAL_MODEL = """
 This method has no global model: `adapter/` is the average of the devices' adapters, and the accuracy
@@ -224,7 +225,7 @@ def _write_adapter(
     directory: RunDirectory,
 ) -> None:
     put_tensors(experiment.model, tensors)
-    form = TUNINGS[str(experiment.config.tuning)].saved_form(experiment.model)
+    form = tuning(experiment.config).saved_form(experiment.model)
     with directory.replace_folder(target) as folder:
         save_adapter(folder, experiment.model, experiment.pretrained.tokenizer, description, form)
 

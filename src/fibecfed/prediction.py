@@ -12,11 +12,11 @@ from torch import nn
 from fibecfed.config import Config
 from fibecfed.data import Rows, evaluation_batches, tokenize
 from fibecfed.errors import InputError
-from fibecfed.methods import resolve
+from fibecfed.methods import resolve, tuning
 from fibecfed.models import load_pretrained
 from fibecfed.results import RunDirectory
 from fibecfed.tasks import to_probabilities
-from fibecfed.tuning import TUNINGS, SavedLora, load_adapter, read_description
+from fibecfed.tuning import SavedLora, load_adapter, read_description
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,13 @@ def load(directory: Path | str, device: int | None = None) -> Classifier:
     description = read_description(folder)
     labels = tuple(description["labels"])
     torch.set_num_threads(config.runtime.threads)
-    tuning = TUNINGS[str(config.tuning)]
-    pretrained = load_pretrained(config.model, len(labels), config.runtime.precision, reserved=tuning.positions(config))
+    kind = tuning(config)
+    pretrained = load_pretrained(config.model, len(labels), config.runtime.precision, reserved=kind.positions(config))
     if pretrained.sha256 != description["base_sha256"]:
         raise InputError(
             f"The weights of '{config.model.name}' are not those that '{directory}' was trained on (sha256 differs)."
         )
-    reader = tuning if tuning.reloads else SavedLora(folder)
-    model = reader.attach(pretrained, len(labels), tuning.for_loading(config), 0)
+    reader = kind if kind.reloads else SavedLora(folder)
+    model = reader.attach(pretrained, len(labels), kind.for_loading(config), 0)
     load_adapter(folder, model)
     return Classifier(model.eval(), pretrained.tokenizer, labels, config, int(description["max_length"]))

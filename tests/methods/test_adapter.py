@@ -29,7 +29,7 @@ def test_parameters_and_bytes_by_formula(base: Config) -> None:
     layers, d, m, classes = 2, 16, WIDTH, 3
     assert experiment.layout.size == layers * (2 * (2 * m * d + m + d) + 4 * d) + classes * d + classes
     found = estimate(experiment)
-    assert found.parameters_trained == found.parameters_sent == experiment.layout.size
+    assert found.round.parameters_trained == found.round.parameters_sent == experiment.layout.size
 
 
 @pytest.mark.parametrize("head", ["pooled", "native"])
@@ -48,12 +48,9 @@ def test_a_round_by_a_plain_loop(base: Config) -> None:
     plain_steps(changed(base, federation={"rounds": 1, "devices": 2, "sampled": 2}))
 
 
-class Watch:
+class Watch(fibecfed.Callback):
     def started(self, experiment: Experiment, state: ServerState, records: object) -> None:
         self.experiment = experiment
-
-    def phase_done(self, done: object, record: object) -> bool:
-        return False
 
 
 def test_fibecfed_over_adapters(base: Config, tmp_path: Path) -> None:
@@ -75,7 +72,12 @@ def test_fibecfed_over_adapters(base: Config, tmp_path: Path) -> None:
                 assert len(rows) == max(1, int(p.shape[0] * 0.5 + 0.5)), p.name
                 checked += 1
     assert checked
-    assert fibecfed.load(tmp_path / "run").predict(["thank you"])
+    device = int(min(p.name for p in (tmp_path / "run" / "adapters").iterdir()))
+    own = fibecfed.load(tmp_path / "run", device)
+    kept = watch.experiment.site.store.load(device, state.device_versions[device])
+    assert kept is not None and kept.local
+    assert all(torch.equal(own.model.get_parameter(name), tensor) for name, tensor in kept.local.items())
+    assert own.predict(["thank you"])
     check_run(config, tmp_path / "again")
 
 

@@ -52,11 +52,11 @@ def test_parameters_and_bytes_by_formula(small: Config, method: str) -> None:
     experiment = assemble(config)
     assert experiment.layout.size == PARAMETERS[method] + C * (D + 1)
     found = estimate(experiment)
-    assert found.parameters_trained == found.parameters_sent == experiment.layout.size
+    assert found.round.parameters_trained == found.round.parameters_sent == experiment.layout.size
     spent = fibecfed.run(config).summary["bytes"]
     for direction in ("up", "down"):
         assert 0 < spent[direction] - 3 * 4 * experiment.layout.size < 3 * 2000
-    assert found.bytes_down_per_round == pytest.approx(spent["down"], abs=100)
+    assert found.round.bytes_down * found.round.devices == pytest.approx(spent["down"], abs=100)
 
 
 @pytest.mark.parametrize("method", METHODS)

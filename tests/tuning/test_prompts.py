@@ -55,7 +55,8 @@ def test_logits_alone_equal_logits_in_a_padded_batch(kind: str, tuning: str, pai
     with torch.no_grad():
         for p in moved:
             built.model.get_parameter(p.name).mul_(-1.5)
-    assert (built.logits() - kept).abs().max() > 1e-4  # what is tuned reaches the logits
+    if (kind, tuning) != ("mistral", "late-prompt"):  # its window of 4 tokens ends before a prompt at the last layer
+        assert (built.logits() - kept).abs().max() > 1e-4  # what is tuned reaches the logits
 
 
 def by_hand(built: tiny.Built, prompt: Tensor, row: int) -> Tensor:
@@ -241,14 +242,14 @@ def test_saved_and_loaded(tuning: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tuning", [*PROMPTS, "prefix"])
 def test_texts_are_cut_by_the_prompts_positions(tuning: str) -> None:
-    for kind, positions in (("bert", tiny.LENGTH), ("gpt2", tiny.LENGTH), ("roberta", tiny.LENGTH)):
+    for kind in ("bert", "gpt2", "roberta", "llama"):
         built = build(kind, tuning)
-        assert built.pretrained.tokenizer.model_max_length == positions - LENGTH
-        ids = torch.full((1, positions - LENGTH), 5)
+        assert built.pretrained.tokenizer.model_max_length == tiny.LENGTH - LENGTH
+        ids = torch.full((1, tiny.LENGTH - LENGTH), 5)
         longest = replace(built.batch(0), input_ids=ids, attention_mask=torch.ones_like(ids), token_type_ids=None)
         with torch.no_grad():
             assert built.model(longest).isfinite().all()
-        length = {"length": positions - 3}
+        length = {"length": tiny.LENGTH - 3}
         with pytest.raises(InputError, match="leaves 3 of the 64 positions"):
             build(kind, tuning, **{"prefix" if tuning == "prefix" else "prompt": length})
 

@@ -33,9 +33,11 @@ class _Introduction(Callback):
         self.console.print(f"Data: {data.origin}.", highlight=False, markup=False, soft_wrap=True)
         found = data_summary(experiment)
         if found["truncated_examples"]:
+            wanted, room = experiment.config.data.max_length, experiment.pretrained.tokenizer.model_max_length
+            remedy = "data.max_length changes that" if wanted <= room else "the model has no positions for more"
             self.console.print(
-                f"{found['truncated_examples']} examples were cut to {experiment.config.data.max_length} tokens "
-                f"({found['tokens_cut']} tokens lost); data.max_length changes that.",
+                f"{found['truncated_examples']} examples were cut to {min(wanted, room)} tokens "
+                f"({found['tokens_cut']} tokens lost); {remedy}.",
                 highlight=False,
             )
         self.console.print(partition_table(data.devices, data.train.labels, data.task.labels))

@@ -39,6 +39,7 @@ from fibecfed.methods.prompts import (
 from fibecfed.methods.short_first import SequenceLengthWarmUp, Shortformer
 from fibecfed.methods.slora import SLora
 from fibecfed.methods.voc import Voc
+from fibecfed.tuning import TUNINGS, Tuning
 
 METHODS: dict[str, type[FederatedAveraging]] = {
     m.name: m
@@ -92,6 +93,11 @@ _OFF: dict[str, dict[str, Any]] = {
 }
 
 
+def tuning(config: Config) -> Tuning:
+    """The kind of tuning of a run. Raises InputError as ``resolve``."""
+    return TUNINGS[tuning_of(config, method_class(config.method))]
+
+
 def resolve(config: Config) -> Config:
     """The configuration with every key that is left to the method set to what the method says.
 
@@ -117,4 +123,4 @@ def _refuse_unused(name: str, content: Mapping[str, Any]) -> None:
             raise InputError(f"method={name} does not use {section}.{changed[0]}; it is a setting of {users}.")
 
 
-__all__ = ["METHODS", "FederatedAveraging", "method_class", "resolve"]
+__all__ = ["METHODS", "FederatedAveraging", "method_class", "resolve", "tuning"]

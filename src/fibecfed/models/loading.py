@@ -133,7 +133,7 @@ def _native_head(backbone: Any, fresh: Collection[str]) -> tuple[str, ...]:
 
 
 def _prepare_tokenizer(config: ModelConfig, backbone: Any, tokenizer: Any, reserved: int) -> None:
-    """Right padding, a pad token, and no text longer than the model's table of positions."""
+    """Right padding, a pad token, and no text longer than the model's positions leave room for."""
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise InputError(
@@ -141,16 +141,27 @@ def _prepare_tokenizer(config: ModelConfig, backbone: Any, tokenizer: Any, reser
             )
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
-    for name, module in backbone.named_modules():
-        if isinstance(module, nn.Embedding) and name.rsplit(".", 1)[-1] in _POSITION_TABLES:
-            taken = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa counts from there
-            limit = backbone.config.max_position_embeddings - taken
-            if limit - reserved < _SHORTEST:
-                raise InputError(
-                    f"A prompt or prefix of {reserved} vectors leaves {limit - reserved} of the {limit} positions of "
-                    f"'{config.name}' for the text; make it shorter."
-                )
-            tokenizer.model_max_length = min(tokenizer.model_max_length, limit - reserved)
+    for limit in _positions(backbone, bool(reserved)):
+        if limit - reserved < _SHORTEST:
+            raise InputError(
+                f"A prompt or prefix of {reserved} vectors leaves {limit - reserved} of the {limit} positions of "
+                f"'{config.name}' for the text; make it shorter."
+            )
+        tokenizer.model_max_length = min(tokenizer.model_max_length, limit - reserved)
+
+
+def _positions(backbone: Any, untabled: bool) -> list[int]:
+    """How many positions there are, by each table of positions; ``untabled``: also where the model computes them."""
+    most = getattr(backbone.config, "max_position_embeddings", None)
+    tables = [
+        module
+        for name, module in backbone.named_modules()
+        if isinstance(module, nn.Embedding) and name.rsplit(".", 1)[-1] in _POSITION_TABLES
+    ]
+    if most is None or not tables:
+        return [most] if untabled and most else []
+    # RoBERTa counts from its pad token's id.
+    return [most - (0 if table.padding_idx is None else table.padding_idx + 1) for table in tables]
 
 
 def _check_last_token(config: ModelConfig, tokenizer: Any) -> None:

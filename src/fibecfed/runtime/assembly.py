@@ -9,13 +9,13 @@ from torch import nn
 from fibecfed.config import Config, config_hash
 from fibecfed.data import FederatedData, build_data, load_splits
 from fibecfed.federation import DeviceStore, MemoryStore, Server, ServerState, Site
-from fibecfed.methods import method_class, resolve
+from fibecfed.methods import method_class, resolve, tuning
 from fibecfed.models import Pretrained, load_pretrained
 from fibecfed.runtime.evaluation import ResidentEvaluator
 from fibecfed.runtime.in_process import InProcessTransport
 from fibecfed.seeding import torch_seed
 from fibecfed.training import SequentialExecutor, torch_device
-from fibecfed.tuning import TUNINGS, Layout, pooling_of, trainable_tensors
+from fibecfed.tuning import Layout, pooling_of, trainable_tensors
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ def assemble(config: Config, store: DeviceStore | None = None) -> Experiment:
     torch_device(config.runtime.device)
     splits = load_splits(config)
     seed = torch_seed(config.seed, "model")
-    tuning = TUNINGS[config.tuning or method_type.tuning]
-    labels, reserved = len(splits.train.label_names), tuning.positions(config)
+    kind = tuning(config)
+    labels, reserved = len(splits.train.label_names), kind.positions(config)
     pretrained = load_pretrained(config.model, labels, config.runtime.precision, seed, reserved)
     data = build_data(config, splits, pretrained.tokenizer, method_type.pooled_data)
-    model = tuning.attach(pretrained, data.task.outputs, config, seed)
-    layout = tuning.layout(model, pretrained.config)
+    model = kind.attach(pretrained, data.task.outputs, config, seed)
+    layout = kind.layout(model, pretrained.config)
     initial = trainable_tensors(model)
     method = method_type(config, layout)
     executor = SequentialExecutor(model, layout, data.task, data.train, config)

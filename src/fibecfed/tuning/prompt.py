@@ -38,6 +38,7 @@ class PromptTuning(PromptKind):
             task_type=peft.TaskType.FEATURE_EXTRACTION,
             num_virtual_tokens=config.prompt.length,
             token_dim=table.shape[1],
+            num_attention_heads=pretrained.config.num_attention_heads,  # PEFT does not find every model's own name
             base_model_name_or_path=pretrained.name,
         )
         with seeded(seed):

@@ -38,7 +38,7 @@ def product(layer: Any) -> torch.Tensor:
 
 def moved_by_hand(experiment: Experiment, start: dict[str, torch.Tensor], rounds: list[int], moves_from: int) -> Any:
     """Plain LoRA; from ``moves_from`` on every step writes W += lambda s (B'A' - BA) into the backbone itself."""
-    plain = assemble(changed(experiment.config, method="fedavg-lora", delta={"ratio": 0.5, "start": None}))
+    plain = assemble(changed(experiment.config, method="fedavg-lora", tuning=None, delta={"ratio": 0.5, "start": None}))
     put_tensors(plain.model, {n: t for n, t in start.items() if ".move." not in n})
     names = set(plain.layout.names)
     trained = [p for n, p in plain.model.named_parameters() if n in names]

@@ -15,9 +15,11 @@ from fibecfed import Config, InputError
 from fibecfed.config import build_config, merge, to_dict
 from fibecfed.estimate import estimate
 from fibecfed.runtime import assemble
-from kinds import TEXTS, check_modes, check_run, plain_steps
+from kinds import TEXTS as SHORT
+from kinds import check_modes, check_run, plain_steps
 
 P, W, D, C, L = 4, 5, 16, 3, 2
+TEXTS = [*SHORT, "the parcel never arrived " * 60]  # the last is longer than the model has positions
 SECTIONS: dict[str, dict[str, Any]] = {
     "prompt-tuning": {"prompt": {"length": P}},
     "fedprompt": {"prompt": {"length": P}},
@@ -76,7 +78,7 @@ def test_the_cards_lines_give_the_runs_logits(
     small: Config, tmp_path: Path, request: pytest.FixtureRequest, method: str, kind: str
 ) -> None:
     values: dict[str, Any] = {"model": {"name": str(request.getfixturevalue(kind))}, "federation": {"rounds": 1}}
-    fibecfed.run(of(small, method, **values), tmp_path / "run")
+    fibecfed.run(of(small, method, data={"max_length": 400}, **values), tmp_path / "run")
     expected = fibecfed.load(tmp_path / "run").logits(TEXTS)
     np.testing.assert_allclose(logits_by_card(tmp_path / "run", block=method in IN_PEFT), expected, atol=1e-5, rtol=0)
 
@@ -169,6 +171,7 @@ def test_sources_of_attempt(small: Config, tmp_path: Path, rows_file: Path) -> N
 
     refused("target's own data set", data={"file": str(other)})
     refused("same prompt.length", prompt={"length": 2})
+    refused(r"attempt\.drawn counts only without", attempt={"drawn": 2})
     fibecfed.run(changed(one, data={"file": str(copy)}), tmp_path / "seen")
     refused("target's own data set", attempt={"sources": [str(tmp_path / "seen")]})
     fibecfed.run(changed(small, data={"file": str(other)}), tmp_path / "lora")

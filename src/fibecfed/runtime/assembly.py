@@ -41,7 +41,7 @@ class Experiment:
             "tuning": self.config.tuning,
             "head": head,
             "pooling": pooling_of(self.config, self.pretrained.decoder) if head == "pooled" else None,
-            "max_length": self.config.data.max_length,
+            "max_length": min(self.config.data.max_length, self.pretrained.tokenizer.model_max_length),
             "pad_token": self.pretrained.tokenizer.pad_token,
             "base_model": self.pretrained.name,
             "base_sha256": self.pretrained.sha256,

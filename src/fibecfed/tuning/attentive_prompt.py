@@ -78,6 +78,8 @@ class AttentivePromptTuning(PromptKind):
         shape = (config.prompt.length, int(embedding_table(pretrained).shape[1]))
         with seeded(seed):
             if config.attempt.sources:
+                if config.attempt.drawn != AttentivePromptConfig().drawn:
+                    raise InputError("attempt.drawn counts only without attempt.sources; remove one of them.")
                 sources = [_source(Path(folder), config, pretrained.sha256, shape) for folder in config.attempt.sources]
             else:
                 sources = [drawn_from_vocabulary(pretrained, shape[0]) for _ in range(config.attempt.drawn)]

@@ -1,6 +1,7 @@
 """Settings: what a run is defined by."""
 
 from fibecfed.config.baselines import (
+    AdaLoraConfig,
     DeltaConfig,
     LengthsConfig,
     PersonalConfig,
@@ -35,6 +36,7 @@ from fibecfed.config.schema import (
 )
 
 __all__ = [
+    "AdaLoraConfig",
     "Config",
     "CostConfig",
     "CurriculumConfig",

@@ -19,6 +19,7 @@ from fibecfed.tuning.delta_lora import DeltaLoraTuning, delta_start
 from fibecfed.tuning.layout import Layout, Parameter
 from fibecfed.tuning.lora import LoraTuning, SavedLora, pooling_of
 from fibecfed.tuning.sparse_lora import SparseLoraTuning, sparse_rounds, taken_over
+from fibecfed.tuning.svd_lora import SvdLoraTuning, initial_rank
 
 
 class Tuning(Protocol):
@@ -37,7 +38,8 @@ class Tuning(Protocol):
         """The model's adapter as it is saved."""
 
 
-TUNINGS: dict[str, Tuning] = {t.name: t for t in (LoraTuning(), SparseLoraTuning(), DeltaLoraTuning())}
+_KINDS: tuple[Tuning, ...] = (LoraTuning(), SparseLoraTuning(), DeltaLoraTuning(), SvdLoraTuning())
+TUNINGS: dict[str, Tuning] = {kind.name: kind for kind in _KINDS}
 
 __all__ = [
     "TUNINGS",
@@ -48,8 +50,10 @@ __all__ = [
     "PeftForm",
     "SavedLora",
     "SparseLoraTuning",
+    "SvdLoraTuning",
     "Tuning",
     "delta_start",
+    "initial_rank",
     "load_adapter",
     "pooling_of",
     "put_tensors",

@@ -114,7 +114,7 @@ def _in_fp32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _role(name: str) -> str:
-    for role in ("lora_A", "lora_B"):
+    for role in ("lora_A", "lora_B", "lora_E"):
         if f".{role}." in name:
             return role
     return "head"

@@ -138,6 +138,9 @@ def decision_lines(decided: dict[str, Any]) -> list[str]:
         )
     if decided.get("rank_stability") is not None:
         lines.append(f"Ranks at initialization and at the end correlate at {decided['rank_stability']:.2f}.")
+    if decided.get("ranks"):
+        ranks = list(decided["ranks"].values())
+        lines.append(f"Rank of the maps: {min(ranks)} to {max(ranks)}, {sum(ranks) / len(ranks):.3g} in the mean.")
     if decided.get("change_kept") is not None:
         lines.append(f"LoRA kept {decided['change_kept']:.0%} of the sparse change's square norm.")
     if decided.get("tokens_cut"):

@@ -1,6 +1,7 @@
 """Settings: what a run is defined by."""
 
 from fibecfed.config.baselines import (
+    AdaLoraConfig,
     DeltaConfig,
     LengthsConfig,
     PersonalConfig,
@@ -43,6 +44,7 @@ from fibecfed.config.schema import (
 )
 
 __all__ = [
+    "AdaLoraConfig",
     "AdapterConfig",
     "AttentivePromptConfig",
     "Config",

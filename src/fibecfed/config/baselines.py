@@ -63,6 +63,22 @@ class DeltaConfig:
 
 
 @dataclass(config=_STRICT_KEYS, frozen=True)
+class AdaLoraConfig:
+    """The rank budget (adalora); lora.rank is the mean rank that remains."""
+
+    init_rank: Annotated[
+        int | None, Field(ge=1, description="Rank of every map at the start. None: 1.5 x lora.rank, rounded up.")
+    ] = None
+    start: Annotated[float, Field(ge=0, lt=1, description="Part of the rounds before the budget falls.")] = 0.1
+    end: Annotated[float, Field(gt=0, le=1, description="Part of the rounds after which it is lora.rank a map.")] = 0.7
+    orthogonality: Annotated[
+        float, Field(ge=0, description="gamma of the penalty ||P^T P - I||^2 + ||Q Q^T - I||^2 of each map.")
+    ] = 0.1
+    beta1: Annotated[float, Field(ge=0, lt=1, description="Smoothing of a step's sensitivity.")] = 0.85
+    beta2: Annotated[float, Field(ge=0, lt=1, description="Smoothing of its uncertainty.")] = 0.85
+
+
+@dataclass(config=_STRICT_KEYS, frozen=True)
 class LengthsConfig:
     """Short texts first (slw, shortformer)."""
 

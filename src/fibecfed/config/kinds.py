@@ -11,6 +11,7 @@ TuningName = Literal[
     "lora",
     "sparse-lora",
     "delta-lora",
+    "svd-lora",
     "adapter",
     "prompt",
     "prefix",

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from fibecfed.config.baselines import (
+    AdaLoraConfig,
     DeltaConfig,
     LengthsConfig,
     PersonalConfig,
@@ -331,6 +332,7 @@ class Config:
     lengths: LengthsConfig = Field(default_factory=LengthsConfig)
     sparse: SparseConfig = Field(default_factory=SparseConfig)
     delta: DeltaConfig = Field(default_factory=DeltaConfig)
+    adalora: AdaLoraConfig = Field(default_factory=AdaLoraConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     cost: CostConfig = Field(default_factory=CostConfig)
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
@@ -357,6 +359,11 @@ class Config:
             raise InputError("curriculum.fresh only applies to curriculum.score=random.")
         if self.curriculum.unit == "batch" and self.curriculum.fresh:
             raise InputError("curriculum.fresh draws single examples; use curriculum.unit=example.")
+        if self.adalora.start >= self.adalora.end:
+            raise InputError(
+                f"adalora.start={self.adalora.start} must be below adalora.end={self.adalora.end}: the budget falls "
+                "between them."
+            )
         another = self.curriculum.pacing not in (None, "competence")
         if another and self.curriculum.competence != CurriculumConfig().competence:
             raise InputError("curriculum.competence only applies to curriculum.pacing=competence.")

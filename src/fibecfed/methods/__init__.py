@@ -5,6 +5,7 @@ from typing import Any
 
 from fibecfed.config import Config, build_config, merge, nearest_hint, to_dict
 from fibecfed.errors import InputError
+from fibecfed.methods.adalora import AdaLora
 from fibecfed.methods.adapter import Adapter
 from fibecfed.methods.base import FederatedAveraging
 from fibecfed.methods.centralized_lora import CentralizedLora
@@ -74,6 +75,7 @@ METHODS: dict[str, type[FederatedAveraging]] = {
         LatePromptTuning,
         InstancePromptTuning,
         AttentivePromptTuning,
+        AdaLora,
     )
 }
 

@@ -79,6 +79,7 @@ class SequentialExecutor:
             operations=operations,
             optimizer_state=optimizer_state,
             difficulty=None if followed.running is None else followed.running.values,
+            observed={} if job.observer is None else job.observer.result(),
             tokens=tokens,
             tokens_cut=sum(int(self.data.lengths[batch].sum()) for batch in job.batches) - tokens,
         )

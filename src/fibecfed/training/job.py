@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
@@ -9,6 +10,16 @@ from torch import Tensor
 from fibecfed.errors import FibecFedError
 
 Penalty = Callable[[Mapping[str, Tensor]], Tensor]  # the model's parameters by name -> a differentiable scalar
+
+
+class Observer(Protocol):
+    """Looks on at training; what it found goes into the result."""
+
+    def observe(self, parameters: Mapping[str, Tensor]) -> None:
+        """The model's parameters by name with the gradients of one step, unclipped, before they move."""
+
+    def result(self) -> dict[str, Tensor]:
+        """Tensors by name."""
 
 
 class DeviceFailed(FibecFedError):
@@ -37,6 +48,7 @@ class TrainJob:
     difficulty: tuple[np.ndarray, np.ndarray] | None = None  # positions and scores to keep up to date
     max_tokens: int | None = None  # examples are cut to so many tokens; None: not cut
     penalty: Penalty | None = None  # added to each step's mean loss, not to the loss that is reported
+    observer: Observer | None = None
     before: "TrainJob | None" = None  # runs first; this job starts from what it leaves
 
     @property
@@ -55,6 +67,7 @@ class LocalResult:
     operations: float  # floating-point operations executed, counted
     optimizer_state: Mapping[str, Tensor]
     difficulty: np.ndarray | None = None  # refreshed scores, in the order of the job's
+    observed: Mapping[str, Tensor] = field(default_factory=dict)  # of the job's observer
     tokens: int = 0  # trained, padding left out, repeats counted
     tokens_cut: int = 0  # beside them, because of max_tokens
 
@@ -68,6 +81,7 @@ class LocalResult:
             operations=first.operations + self.operations,
             optimizer_state={**first.optimizer_state, **self.optimizer_state},
             difficulty=first.difficulty if self.difficulty is None else self.difficulty,
+            observed={**first.observed, **self.observed},
             tokens=first.tokens + self.tokens,
             tokens_cut=first.tokens_cut + self.tokens_cut,
         )

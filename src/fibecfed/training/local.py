@@ -74,6 +74,8 @@ def train(
         total += _accumulate(forward, task, batch, weights, settings.micro_batch_size, job, step)
         if job.penalty is not None:
             job.penalty(parameters).backward()
+        if job.observer is not None:
+            job.observer.observe(parameters)
         for part in moving.values():
             part.take_gradient()
         if settings.max_grad_norm is not None:

@@ -19,6 +19,7 @@ from fibecfed.tuning.lora import LoraTuning, SavedLora
 from fibecfed.tuning.prefix import PrefixTuning
 from fibecfed.tuning.prompt import PromptTuning
 from fibecfed.tuning.sparse_lora import SparseLoraTuning, sparse_rounds, taken_over
+from fibecfed.tuning.svd_lora import SvdLoraTuning, initial_rank
 
 TUNINGS: dict[str, Tuning] = {
     t.name: t
@@ -26,6 +27,7 @@ TUNINGS: dict[str, Tuning] = {
         LoraTuning(),
         SparseLoraTuning(),
         DeltaLoraTuning(),
+        SvdLoraTuning(),
         BottleneckTuning(),
         PromptTuning(),
         PrefixTuning(),
@@ -45,8 +47,10 @@ __all__ = [
     "SavedForm",
     "SavedLora",
     "SparseLoraTuning",
+    "SvdLoraTuning",
     "Tuning",
     "delta_start",
+    "initial_rank",
     "load_adapter",
     "pooling_of",
     "put_tensors",

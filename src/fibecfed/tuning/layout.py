@@ -14,7 +14,7 @@ class Parameter:
     name: str
     shape: tuple[int, ...]
     layer: int | None
-    role: str  # "lora_A", "lora_B", "head", ...
+    role: str  # "lora_A", "lora_B", "lora_E", "head", ...
 
     @property
     def size(self) -> int:

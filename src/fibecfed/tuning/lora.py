@@ -59,7 +59,7 @@ class LoraTuning(Tuning):
         return model.eval()
 
     def role(self, name: str, layer: int | None) -> str:
-        return next((role for role in ("lora_A", "lora_B") if f".{role}." in name), "head")
+        return next((role for role in ("lora_A", "lora_B", "lora_E") if f".{role}." in name), "head")
 
 
 class SavedLora(LoraTuning):

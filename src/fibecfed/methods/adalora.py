@@ -1,0 +1,162 @@
+"""`adalora`: ranks go where they matter."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fibecfed.config import Config
+from fibecfed.federation import Aggregator, Device, DeviceState, Phase, Reply, Request, ServerState, Site, Sum
+from fibecfed.methods.base import TRAIN, FederatedAveraging
+from fibecfed.sharing.triplets import (
+    Active,
+    TripletImportance,
+    TripletMap,
+    allocate,
+    cubic_budget,
+    pack,
+    triplet_maps,
+    unpack,
+)
+from fibecfed.training import LocalResult, Penalty, TrainJob
+from fibecfed.tuning import Layout
+
+ACTIVE, IMPORTANCE = "active", "importance"
+
+
+@dataclass
+class _Gathered:
+    mean: Aggregator
+    importance: Sum = field(default_factory=Sum)
+
+
+class AdaLora(FederatedAveraging):
+    """AdaLoRA (Zhang et al. 2023): Delta W = P Lambda Q, and the least important triplets are pruned by and by.
+
+    In the paper one trainer prunes by itself every few steps; devices that did so would disagree. Here the server
+    allocates, once a round: a device sends, beside its parameters, the importance of each triplet over its steps
+    (equations 7 to 11), the server adds them up over the devices and keeps the best of all maps, as many as the cubic
+    budget (12) allows: from ``adalora.init_rank`` to ``lora.rank`` a map in the mean. What is pruned stays so and no
+    longer travels (the paper lets a triplet come back; then nothing would be saved). P and Q are averaged as they
+    are; the penalty adalora.orthogonality x (||P^T P - I||^2 + ||Q Q^T - I||^2) of each map (equation 4) is on the
+    triplets that are left. With init_rank = lora.rank nothing is pruned. Saved as an ordinary LoRA adapter, each map
+    with its own rank.
+
+    Trained: R (d_in + d_out + 1) over maps with R triplets left, and the head. Bytes a round and device, each way:
+    4 x as many, and up 4 x the triplets in rounds after which the budget falls.
+    """
+
+    name: ClassVar[str] = "adalora"
+    paper: ClassVar[str] = "Zhang et al. 2023"
+    trains: ClassVar[str] = "P Lambda Q of every layer, ever fewer triplets, and the head"
+    sends: ClassVar[str] = "the triplets that are left, and the head; their importance"
+    tuning: ClassVar[str] = "svd-lora"
+    sections: ClassVar[frozenset[str]] = frozenset({"adalora"})
+
+    def __init__(self, config: Config, layout: Layout) -> None:
+        super().__init__(config, layout)
+        self._maps = triplet_maps(layout)
+
+    # Server half
+
+    def init(self, tensors: Mapping[str, Tensor]) -> ServerState:
+        """Every triplet is there."""
+        return super().init(tensors).replace(info={ACTIVE: [list(range(m.rank)) for m in self._maps]})
+
+    def _budget(self, round: int) -> int:
+        settings, maps = self.config.adalora, self._maps
+        first, last = sum(m.rank for m in maps), self.config.lora.rank * len(maps)
+        return cubic_budget(round, self.config.federation.rounds, first, last, settings.start, settings.end)
+
+    def _prunes(self, state: ServerState, phase: Phase) -> bool:
+        left = sum(map(len, state.info[ACTIVE]))
+        return phase.name == TRAIN and self._budget(phase.round) < left
+
+    def request(self, state: ServerState, phase: Phase, device: int) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+        tensors, info = super().request(state, phase, device)
+        if phase.name != TRAIN:
+            return tensors, info
+        active = state.info[ACTIVE]
+        return pack(tensors, self._maps, active), {**info, ACTIVE: active, IMPORTANCE: self._prunes(state, phase)}
+
+    def expected(self, state: ServerState, phase: Phase) -> Mapping[str, tuple[int, ...]]:
+        if phase.name != TRAIN:
+            return super().expected(state, phase)
+        active = state.info[ACTIVE]
+        shapes = {name: tuple(t.shape) for name, t in pack(state.tensors, self._maps, active).items()}
+        return {**shapes, IMPORTANCE: (sum(map(len, active)),)} if self._prunes(state, phase) else shapes
+
+    def accumulator(self, state: ServerState, phase: Phase) -> _Gathered:
+        return _Gathered(super().accumulator(state, phase))
+
+    def fold(self, accumulator: _Gathered, reply: Reply) -> None:
+        """Parameters are averaged, importance is summed."""
+        tensors = dict(reply.tensors)
+        importance = tensors.pop(IMPORTANCE, None)
+        if importance is not None:
+            accumulator.importance.fold({IMPORTANCE: importance.double()}, 1.0)
+        super().fold(accumulator.mean, Reply(reply.address, tensors, reply.info))
+
+    def finish(self, state: ServerState, phase: Phase, accumulator: _Gathered) -> ServerState:
+        """The averages, and of the triplets only those that the budget still allows."""
+        prunes, active = self._prunes(state, phase), state.info[ACTIVE]
+        state = super().finish(state, phase, accumulator.mean)
+        if phase.name != TRAIN:
+            return state
+        tensors = unpack(state.tensors, self._maps, active, self.layout)
+        if prunes:
+            importance = accumulator.importance.result()[IMPORTANCE].numpy()
+            active = allocate(importance, active, self._budget(phase.round))
+            tensors = unpack(pack(tensors, self._maps, active), self._maps, active, self.layout)
+        return state.replace(tensors=tensors, info={**state.info, ACTIVE: active})
+
+    def decisions(self, site: Site, state: ServerState) -> Mapping[str, Any]:
+        """The rank that each map ended with."""
+        stems = [m.diagonal.split(".lora_E.")[0] for m in self._maps]
+        ranks = [len(own) for own in state.info[ACTIVE]]
+        return {"ranks": dict(zip(stems, ranks, strict=True))}
+
+    # Device half
+
+    def job(self, device: Device, request: Request, indices: Any, **changes: Any) -> TrainJob:
+        """Every triplet that is left trains. The others are 0, where they have no gradient and so stay."""
+        settings, active = self.config.adalora, request.info[ACTIVE]
+        whole = unpack(request.tensors, self._maps, active, self.layout)
+        fields: dict[str, Any] = {"optimizer_state": self._left(self.optimizer_state(device), active)}
+        if settings.orthogonality:
+            fields["penalty"] = _orthogonality(settings.orthogonality, self._maps, active)
+        if request.info[IMPORTANCE]:
+            fields["observer"] = TripletImportance(self._maps, active, settings.beta1, settings.beta2)
+        return super().job(device, Request(request.address, whole, request.info), indices, **fields | changes)
+
+    def _left(self, optimizer_state: Mapping[str, Tensor], active: Active) -> dict[str, Tensor]:
+        """A kept optimizer's state, forgetting the triplets that were pruned since."""
+        result = dict(optimizer_state)
+        for m, own in zip(self._maps, active, strict=True):
+            gone = torch.tensor(sorted(set(range(m.rank)) - set(own)), dtype=torch.int64)
+            for name, axis in m.parts():
+                for key, value in optimizer_state.items():
+                    if key.startswith(f"{name}/") and value.dim() == 2:
+                        result[key] = value.index_fill(axis, gone, 0)
+        return result
+
+    def conclude(self, device: Device, request: Request, result: LocalResult) -> tuple[Reply, DeviceState | None]:
+        """The triplets that are left, and their importance if it was asked for."""
+        trained = {name: result.tensors[name] for name in request.tensors}
+        reply, state = super().conclude(device, request, replace(result, tensors=trained))
+        packed = pack(reply.tensors, self._maps, request.info[ACTIVE])
+        return replace(reply, tensors={**packed, **result.observed}), state
+
+
+def _orthogonality(weight: float, maps: Sequence[TripletMap], active: Active) -> Penalty:
+    def penalty(parameters: Mapping[str, Tensor]) -> Tensor:
+        total = []
+        for m, own in zip(maps, active, strict=True):
+            unit = torch.eye(len(own), device=parameters[m.p].device)
+            p, q = parameters[m.p][:, list(own)], parameters[m.q][list(own)]
+            total.append((p.T @ p - unit).square().sum() + (q @ q.T - unit).square().sum())
+        return weight * torch.stack(total).sum()
+
+    return penalty

@@ -57,10 +57,17 @@ def estimate(experiment: Experiment) -> Estimate:
     evaluations = -(-federation.rounds // config.evaluation.every)
     seconds += (time.perf_counter() - started) * len(experiment.data.held_out) / len(held_out) * evaluations
     return Estimate(
-        parameters_trained=experiment.layout.size,
+        parameters_trained=experiment.layout.only(_trained(job)).size,
         parameters_sent=sum(t.numel() for t in tensors.values()),
         bytes_down_per_round=len(sent) * len(chosen),
         bytes_up_per_round=len(back) * len(chosen),
         seconds=seconds,
         memory_bytes=peak_memory_bytes(),
     )
+
+
+def _trained(work: TrainJob | Reply | None) -> frozenset[str]:
+    """The parameters that a device's work trains, whole or some rows."""
+    if not isinstance(work, TrainJob):
+        return frozenset()
+    return frozenset(work.trained) | _trained(work.before)

@@ -11,6 +11,7 @@ from fibecfed.federation.messages import Address
 from fibecfed.results import peak_memory_bytes
 from fibecfed.runtime import Experiment
 from fibecfed.training import TrainJob
+from fibecfed.tuning import Layout
 
 _STEPS = 3  # optimizer steps that are timed
 
@@ -49,12 +50,8 @@ def ordinary_round(experiment: Experiment) -> Round:
     job = Device(experiment.site, chosen[0], 0).prepare(request)
     assert isinstance(job, TrainJob)  # a round is one in which devices train
     back = {name: torch.zeros(shape) for name, shape in method.expected(state, phase).items()}
-    sizes = {p.name: (p.size, p.shape[0] if p.shape else 1) for p in experiment.layout}
     return Round(
-        parameters_trained=sum(
-            sizes[name][0] if rows is None else sizes[name][0] // sizes[name][1] * len(rows)
-            for name, rows in job.trained.items()
-        ),
+        parameters_trained=_trained(job, experiment.layout),
         parameters_sent=sum(t.numel() for t in tensors.values()),
         bytes_down=len(encode(request)),
         bytes_up=len(encode(Reply(request.address, back))),
@@ -85,3 +82,13 @@ def estimate(experiment: Experiment) -> Estimate:
     evaluations = -(-config.federation.rounds // config.evaluation.every) if found.job is not None else 1
     seconds += (time.perf_counter() - started) * len(experiment.data.held_out) / len(held_out) * evaluations
     return Estimate(found, seconds, peak_memory_bytes())
+
+
+def _trained(job: TrainJob, layout: Layout) -> int:
+    """Entries that move in a job or in the one before it; of some matrices only rows."""
+    moving = {**(job.before.trained if job.before else {}), **job.trained}
+    entries = 0
+    for p in layout.only(moving):
+        rows = moving[p.name]
+        entries += p.size if rows is None else p.size // p.shape[0] * len(rows)
+    return entries

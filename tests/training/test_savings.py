@@ -1,5 +1,6 @@
 """Work that is skipped changes no number: no backward below the lowest layer that trains, and cached hidden states."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -114,3 +115,24 @@ def test_micro_batches_and_recomputation_go_with_the_cache(top: Config) -> None:
         other = fibecfed.run(changed(top, {"training": {"cache_mb": 50, **extra}}))
         for name, tensor in plain.state.tensors.items():
             torch.testing.assert_close(other.state.tensors[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_cut_texts_are_never_taken_from_the_cache(top: Config) -> None:
+    results = []
+    for cache in (0, 50):
+        experiment = assemble(changed(top, {"training": {"cache_mb": cache}}))
+        executor, layout = experiment.site.executor, experiment.layout
+        upper = {p.name: None for p in layout if p.layer == 1}
+        whole = TrainJob(0, 1, experiment.start.tensors, upper, [experiment.data.devices.indices(0)], 0.1, 0)
+        results.append([next(executor.train([job])).tensors for job in (whole, replace(whole, max_tokens=4))])
+    (plain, plain_cut), (_, cached_cut) = results
+    assert all(torch.equal(cached_cut[n], t) for n, t in plain_cut.items())
+    assert not all(torch.equal(plain[n], t) for n, t in plain_cut.items())
+
+
+def test_alternating_parts_may_use_the_cache(small: Config) -> None:
+    alternating = changed(small, {"method": "fedalt"})
+    without, cached = fibecfed.run(alternating), fibecfed.run(changed(alternating, {"training": {"cache_mb": 50}}))
+    for name, tensor in without.state.tensors.items():
+        torch.testing.assert_close(cached.state.tensors[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
+    assert cached.summary["operations"] != without.summary["operations"]

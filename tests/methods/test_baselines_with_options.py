@@ -7,7 +7,7 @@ import pytest
 
 import fibecfed
 from baselines import changed
-from fibecfed import Config
+from fibecfed import Callback, Config
 from fibecfed.federation import PhaseDone
 from run_content import content
 
@@ -34,11 +34,9 @@ class Crash(Exception):
     """Stands for a power cut."""
 
 
-class CrashAt:
+class CrashAt(Callback):
     def __init__(self, phase: int) -> None:
         self.left = phase
-
-    def started(self, experiment: object, state: object) -> None: ...
 
     def phase_done(self, done: PhaseDone, record: object) -> bool:
         self.left -= 1

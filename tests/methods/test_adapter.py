@@ -30,6 +30,9 @@ def test_parameters_and_bytes_by_formula(base: Config) -> None:
     assert experiment.layout.size == layers * (2 * (2 * m * d + m + d) + 4 * d) + classes * d + classes
     found = estimate(experiment)
     assert found.round.parameters_trained == found.round.parameters_sent == experiment.layout.size
+    spent = fibecfed.run(base).summary["bytes"]  # three rounds of three devices
+    for direction in ("up", "down"):
+        assert 0 < spent[direction] - 9 * 4 * experiment.layout.size < 9 * 5000
 
 
 @pytest.mark.parametrize("head", ["pooled", "native"])

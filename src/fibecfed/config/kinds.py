@@ -61,14 +61,14 @@ class LatePromptConfig:
         int | None,
         Field(ge=1, description="Layer (from 0) that the prompt enters. None: the middle one, L / 2 rounded down."),
     ] = None
-    width: Annotated[int, Field(ge=1, description="Width of the network that makes the prompt.")] = 64
+    width: Annotated[int, Field(ge=1, description="Width of the network that makes the prompt.")] = 32
 
 
 @dataclass(config=_STRICT_KEYS, frozen=True)
 class InstancePromptConfig:
     """Instance-dependent prompts (IDPG, Wu et al. 2022); kind `instance-prompt`."""
 
-    width: Annotated[int, Field(ge=1, description="Width of the network that makes the prompt.")] = 64
+    width: Annotated[int, Field(ge=1, description="Width of the network that makes the prompt.")] = 32
 
 
 @dataclass(config=_STRICT_KEYS, frozen=True)

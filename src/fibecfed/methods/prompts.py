@@ -57,7 +57,8 @@ class LatePromptTuning(FederatedAveraging):
     """A prompt that enters at a middle layer, made of the hidden states below it (Liu et al. 2022, LPT, section 4).
 
     w (d + 1) + P d (w + 1) + C (d + 1) parameters. The layers below run without gradients. The prompt is made of the
-    hidden states that enter the layer, pooled as for the head; no weight sharing in the generator (project decisions).
+    hidden states that enter the layer, pooled as for the head, by one network with a hidden layer: nearest to the
+    paper's naive generator, whose input and sharing of weights differ (project decision).
     """
 
     name: ClassVar[str] = "lpt"

@@ -38,7 +38,8 @@ class PromptTuning(PromptKind):
             task_type=peft.TaskType.FEATURE_EXTRACTION,
             num_virtual_tokens=config.prompt.length,
             token_dim=table.shape[1],
-            num_attention_heads=pretrained.config.num_attention_heads,  # PEFT does not find every model's own name
+            num_layers=pretrained.config.num_hidden_layers,  # PEFT does not find them in every configuration
+            num_attention_heads=pretrained.config.num_attention_heads,
             base_model_name_or_path=pretrained.name,
         )
         with seeded(seed):

@@ -37,15 +37,15 @@ class AdaLora(FederatedAveraging):
 
     In the paper one trainer prunes by itself every few steps; devices that did so would disagree. Here the server
     allocates, once a round: a device sends, beside its parameters, the importance of each triplet over its steps
-    (equations 7 to 11), the server adds them up over the devices and keeps the best of all maps, as many as the cubic
-    budget (12) allows: from ``adalora.init_rank`` to ``lora.rank`` a map in the mean. What is pruned stays so and no
-    longer travels (the paper lets a triplet come back; then nothing would be saved). P and Q are averaged as they
-    are; the penalty adalora.orthogonality x (||P^T P - I||^2 + ||Q Q^T - I||^2) of each map (equation 4) is on the
-    triplets that are left. With init_rank = lora.rank nothing is pruned. Saved as an ordinary LoRA adapter, each map
-    with its own rank.
+    (section 3.2), the server adds them up over the devices and keeps the best of all maps, as many as the cubic
+    budget (section 3.3) allows: from ``adalora.init_rank`` to ``lora.rank`` a map in the mean. What is pruned stays
+    so and no longer travels (the paper lets a triplet come back; then nothing would be saved). P, Lambda and Q are
+    averaged separately; the penalty adalora.orthogonality x (||P^T P - I||^2 + ||Q Q^T - I||^2) of each map (section
+    3.1) is on the triplets that are left. With init_rank = lora.rank nothing is pruned. Saved as an ordinary LoRA
+    adapter, each map with its own rank.
 
     Trained: R (d_in + d_out + 1) over maps with R triplets left, and the head. Bytes a round and device, each way:
-    4 x as many, and up 4 x the triplets in rounds after which the budget falls.
+    4 x as many, and up 4 x the triplets in rounds after which the budget falls; which are left is in the header.
     """
 
     name: ClassVar[str] = "adalora"

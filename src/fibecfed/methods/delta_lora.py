@@ -16,7 +16,7 @@ _ANCHORS = {"anchor_A": "lora_A", "anchor_B": "lora_B"}
 
 
 class DeltaLora(FederatedAveraging):
-    """Delta-LoRA (Zi et al. 2023, equation 5, algorithm 1): after each step W <- W + lambda (alpha/r)(B' A' - B A).
+    """Delta-LoRA (Zi et al. 2023): after each step W <- W + lambda (alpha/r)(B' A' - B A).
 
     lambda is ``delta.ratio``. The weights move from round ``delta.start`` + 1 on (the paper's K steps of plain LoRA).
     From LoRA's values A_0, B_0 then on the moves add up to lambda (alpha/r)(B A - B_0 A_0), on a device as on the

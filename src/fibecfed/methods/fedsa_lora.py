@@ -9,7 +9,7 @@ from fibecfed.tuning import Layout
 
 
 class FedsaLora(FederatedAveraging):
-    """Federated share-A LoRA (Guo et al. 2024, section 4.2): A holds what devices have in common, B what they do not.
+    """Federated share-A LoRA (Guo et al. 2024): A holds what devices have in common, B what they do not.
 
     Everything is trained on devices; A and the head are averaged (the head: project decision), B is the device's own.
     The global model has B = 0, as at the start: it is the shared head on the plain backbone. Judge the method by

@@ -8,7 +8,7 @@ from fibecfed.training import TrainJob
 
 
 class FfaLora(FederatedAveraging):
-    """Federated freeze-A LoRA (Sun et al. 2024, section 4): with one A everywhere, mean(B) A = mean(B A) exactly.
+    """Federated freeze-A LoRA (Sun et al. 2024): with one A everywhere, mean(B) A = mean(B A) exactly.
 
     A is drawn from the seed, which every device has, and never travels. The head is trained and shared as in
     fedavg-lora (the paper freezes it on GLUE; project decision).

@@ -9,7 +9,7 @@ from fibecfed.methods.base import FederatedAveraging
 class Momd(FederatedAveraging):
     """fedavg-lora whose devices take SGD steps with momentum: v <- beta v + g, w <- w - rate v.
 
-    One of FedPepTAO's baselines (Che et al. 2023, section 4); the momentum is heavy-ball (Polyak 1964), starts from
+    One of FedPepTAO's baselines (Che et al. 2023); the momentum is heavy-ball (Polyak 1964), starts from
     0 in every round and never travels. beta = 0.9 is a project decision; ``training.momentum`` changes it.
     Parameters and bytes: as fedavg-lora.
     """

@@ -13,7 +13,7 @@ _MOMENTUM = "momentum/"
 class MomsAdamd(FederatedAveraging):
     """fedavg-lora with FedAvgM on the server: v <- beta v + d, x <- x + rate v, d = aggregate - x.
 
-    One of FedPepTAO's baselines (Che et al. 2023, section 4). FedAvgM: Hsu et al. 2019, section 4.3 (there
+    One of FedPepTAO's baselines (Che et al. 2023). FedAvgM: Hsu et al. 2019 (there
     x <- x - v with d of the opposite sign, and rate 1). v is float64 and lies in the server's state.
     Parameters and bytes: as fedavg-lora.
     """

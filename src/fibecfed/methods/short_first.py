@@ -21,7 +21,7 @@ class _Gathered:
 
 
 class SequenceLengthWarmUp(FederatedAveraging):
-    """fedavg-lora on texts cut to a length that grows by the round (Li et al. 2022, section 4).
+    """fedavg-lora on texts cut to a length that grows by the round (Li et al. 2022).
 
     The paper's length grows linearly from a few tokens to all. Here the quantile of the device's own text lengths
     does, from ``lengths.start`` in the first round to 1, the whole texts, after ``lengths.full_at`` of the rounds
@@ -103,7 +103,7 @@ class SequenceLengthWarmUp(FederatedAveraging):
 
 
 class Shortformer(SequenceLengthWarmUp):
-    """As slw, in two stages: short texts, then whole ones (Press et al. 2021, section 3).
+    """As slw, in two stages: short texts, then whole ones (Press et al. 2021, staged training).
 
     The texts of the first ``lengths.full_at`` of the rounds are cut to the quantile ``lengths.start`` of the device's
     text lengths, those of the other rounds are whole. The paper's position-infused attention is left out: it would

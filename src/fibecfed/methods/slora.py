@@ -11,7 +11,7 @@ from fibecfed.tuning import Layout, sparse_rounds, taken_over
 
 
 class SLora(FederatedAveraging):
-    """SLoRA (Babakniya et al. 2023, section 3.2): two stages, the second being fedavg-lora.
+    """SLoRA (Babakniya et al. 2023): two stages, the second being fedavg-lora.
 
     Stage 1, the first ``sparse.rounds`` rounds: the weights that LoRA would sit on are tuned at a random
     ``sparse.density`` of their entries, the same on all devices, and the head with them; the backbone is not written,

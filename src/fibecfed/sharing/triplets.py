@@ -39,9 +39,9 @@ def triplet_maps(layout: Layout) -> tuple[TripletMap, ...]:
 class TripletImportance:
     """The importance of every triplet over the steps of one training: Zhang et al. 2023, section 3.2.
 
-    Of an entry w with gradient g: sensitivity I = |w g| (equation 8), smoothed I' = beta1 I' + (1 - beta1) I (9),
-    uncertainty U' = beta2 U' + (1 - beta2) |I - I'| (10), score s = I' U' (11). Of a triplet: s of its lambda plus
-    the mean s of its column of P and of its row of Q (7). All start from 0.
+    Of an entry w with gradient g: sensitivity I = |w g|, smoothed I' = beta1 I' + (1 - beta1) I, uncertainty
+    U' = beta2 U' + (1 - beta2) |I - I'|, score s = I' U'. Of a triplet: s of its lambda plus the mean s of its column
+    of P and of its row of Q. All start from 0.
     """
 
     def __init__(self, maps: Sequence[TripletMap], active: Active, beta1: float, beta2: float) -> None:
@@ -93,7 +93,7 @@ def allocate(importance: np.ndarray, active: Active, budget: int) -> list[list[i
 def cubic_budget(round: int, rounds: int, first: int, last: int, start: float, end: float) -> int:
     """Triplets left after a 1-based round: ``first`` until ``start`` of the rounds, ``last`` from ``end`` of them on.
 
-    Between them last + (first - last)(1 - progress)^3, rounded down. Source: Zhang et al. 2023, equation 12.
+    Between them last + (first - last)(1 - progress)^3, rounded down. Source: Zhang et al. 2023, section 3.3.
     """
     progress = (round - start * rounds) / max((end - start) * rounds, 1e-12)
     return last + int((first - last) * (1 - min(1.0, max(0.0, progress))) ** 3)

@@ -98,7 +98,7 @@ class SparseLoraTuning(LoraTuning):
 def sparse_positions(seed: int, number: int, shape: tuple[int, ...], density: float) -> np.ndarray:
     """(k,) ascending int64 positions in a weight (out, in) read by rows, k = density x out x in, at least 1.
 
-    ``number`` counts the weights in the order of the model. Source: Babakniya et al. 2023, section 3.2: one random
+    ``number`` counts the weights in the order of the model. Source: Babakniya et al. 2023: one random
     mask of uniform density, from a seed that all share.
     """
     size = shape[0] * shape[1]
@@ -109,7 +109,7 @@ def sparse_positions(seed: int, number: int, shape: tuple[int, ...], density: fl
 def low_rank(change: Tensor, rank: int, scale: float) -> tuple[Tensor, Tensor]:
     """A (r, in) and B (out, r) with scale B A the best approximation of rank r of a ``change`` (out, in).
 
-    The singular values are split evenly. Source: Babakniya et al. 2023, section 3.2; the division by LoRA's
+    The singular values are split evenly. Source: Babakniya et al. 2023; the division by LoRA's
     scale = alpha / r, without which the change would come back alpha / r times as large, is a project decision.
     """
     u, s, vt = torch.linalg.svd(change.double() / scale, full_matrices=False)

@@ -32,7 +32,7 @@ def initial_rank(config: Config) -> int:
 
 
 class SvdLoraTuning(LoraTuning):
-    """Delta W = (alpha / R) P Lambda Q on every map, R triplets at the start (Zhang et al. 2023, equation 3).
+    """Delta W = (alpha / R) P Lambda Q on every map, R triplets at the start (Zhang et al. 2023, section 3.1).
 
     PEFT names them lora_B (out, R), lora_E (R, 1) and lora_A (R, in); Lambda starts at 0. The rank is never changed
     here: a triplet that is 0 is pruned.

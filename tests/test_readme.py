@@ -32,8 +32,9 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that looks like the user's: a small file of their own, and mine.yaml."""
+    """A folder that looks like the user's: a small file of their own, mine.yaml, and what a checkout has."""
     folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(ROOT / "experiments", folder / "experiments")
     rows = load_splits(fibecfed.load_config()).train
     names = [rows.label_names[label] for label in rows.labels]
     pd.DataFrame({"body": rows.texts, "topic": names}).head(160).to_csv(folder / "messages.csv", index=False)

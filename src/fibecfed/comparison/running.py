@@ -24,7 +24,7 @@ from fibecfed.comparison.spec import PlannedRun, Spec, final_runs, load_spec, tu
 from fibecfed.config import to_dict
 from fibecfed.errors import InputError
 from fibecfed.federation import write_atomically
-from fibecfed.methods import method_class, resolve
+from fibecfed.methods import method_class, resolve, tuning
 from fibecfed.results import hardware, versions
 from fibecfed.runtime import Experiment, assemble
 from fibecfed.side_by_side import Report, Task, run_side_by_side
@@ -191,8 +191,9 @@ def check_inputs(runs: Iterable[PlannedRun]) -> None:
     by_input: dict[str, dict[str, PlannedRun]] = {}
     for run in runs:
         content = to_dict(run.config)
-        tuning = resolve(run.config).tuning
-        inputs = [content["data"], content["federation"]["devices"], content["model"], content["lora"], tuning]
+        kind = tuning(run.config)
+        sections = [content[name] for name in ("data", "model", *kind.sections)]
+        inputs = [kind.name, content["federation"]["devices"], *sections]
         own = {key: value for key, value in content.items() if key != "seed"}
         by_input.setdefault(json.dumps(inputs), {}).setdefault(json.dumps(own), run)
     for group in by_input.values():

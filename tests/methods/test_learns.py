@@ -17,8 +17,15 @@ RATES = {  # where 3e-3 does not suit the method
     "fedprompt": 3e-2,
     "prompt-tuning": 3e-2,
     "p-tuning-v2": 3e-2,
-    "momd": 3e-2,
+    "attempt": 3e-2,
+    "idpg": 1e-2,
+    "lpt": 1e-2,
+    "momd": 3e-1,
     "moms-adamd": 1e-3,
+    "fedalt": 1e-2,
+    "ffa-lora": 1e-2,
+    "fedsa-lora": 1e-2,
+    "adalora": 1e-2,
 }
 # It says each device's own most frequent label, and has nothing to learn.
 WITHOUT_A_MODEL = ("device-majority",)
@@ -43,9 +50,9 @@ def test_it_beats_the_majority_class(method: str, two_layers: Path, shared_data:
             "name": "trec", "dir": str(shared_data), "train_examples": 120, "test_examples": 200, "max_length": 32,
             "partition": {"kind": "iid"},
         },
-        federation={"devices": 4, "sampled": 4, "rounds": 4},
+        federation={"devices": 4, "sampled": 4, "rounds": 6},
         training={"learning_rate": RATES.get(method, 3e-3)},
-        evaluation={"every": 4},
+        evaluation={"every": 6},
     )  # fmt: skip
     accuracy = fibecfed.run(config).summary["accuracy"]
     assert accuracy["global"] > MAJORITY + CLEARLY

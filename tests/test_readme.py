@@ -16,6 +16,7 @@ from fibecfed.data import load_splits
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+COMPARING = re.compile(r"fibecfed (compare|report) ")
 INSTALL = re.compile(r"python3 -m venv \S+ && \S+/pip install \S.*?' && ")
 
 
@@ -24,17 +25,19 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    """Every command of the README without its install part; the tests' own line cannot run itself."""
+    """Every command of the README without its install part; the tests' own line cannot run itself.
+
+    Those that compare are run by tests/comparison/test_smoke.py.
+    """
     lines = [line for block in blocks("bash") for line in block.splitlines()]
     lines += re.findall(r"`(fibecfed run --resume \S+)`", README)
-    return [INSTALL.sub("", line) for line in lines if "pytest" not in line]
+    return [INSTALL.sub("", line) for line in lines if "pytest" not in line and not COMPARING.search(line)]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that looks like the user's: a small file of their own, mine.yaml, and what a checkout has."""
+    """A folder that looks like the user's: a small file of their own, and mine.yaml."""
     folder = tmp_path_factory.mktemp("readme")
-    shutil.copytree(ROOT / "experiments", folder / "experiments")
     rows = load_splits(fibecfed.load_config()).train
     names = [rows.label_names[label] for label in rows.labels]
     pd.DataFrame({"body": rows.texts, "topic": names}).head(160).to_csv(folder / "messages.csv", index=False)

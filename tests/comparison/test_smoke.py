@@ -16,8 +16,9 @@ RUNS, KILLS, LIMIT = 14, 5, 180.0
 
 
 def process(out: Path, *options: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "fibecfed", "compare", str(ROOT / "experiments" / "smoke.yaml"), "--out", str(out)]
-    return subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    """The README's command, with another --out and more options."""
+    command = [sys.executable, "-m", "fibecfed", "compare", "experiments/smoke.yaml", "--out", str(out), *options]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def finished(out: Path, *options: str) -> str:
@@ -45,6 +46,12 @@ def tables(out: Path) -> dict[str, bytes]:
     """All that must be equal: everything but what was measured."""
     write_report(out)
     return {p.name: p.read_bytes() for p in sorted((out / "report").iterdir()) if not p.name.startswith("measured")}
+
+
+def test_it_is_the_readmes_command() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert ".venv/bin/fibecfed compare experiments/smoke.yaml --out runs/smoke\n" in readme
+    assert ".venv/bin/fibecfed report runs/smoke\n" in readme
 
 
 @pytest.mark.slow

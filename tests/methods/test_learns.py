@@ -41,6 +41,7 @@ def two_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("method", [m for m in METHODS if m not in WITHOUT_A_MODEL])
 def test_it_beats_the_majority_class(method: str, two_layers: Path, shared_data: Path) -> None:
     config = load_config(

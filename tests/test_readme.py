@@ -98,4 +98,4 @@ def test_every_snippet_works(place: Path) -> None:
 def test_the_plain_snippet_is_the_model_cards() -> None:
     from fibecfed.results import loading_code
 
-    assert blocks("python")[1] == loading_code({"head": "pooled", "pooling": "mean"})
+    assert blocks("python")[1] == loading_code({"tuning": "lora", "head": "pooled", "pooling": "mean"})

@@ -10,7 +10,7 @@ from fibecfed.comparison.spec import PlannedRun, Setting, Spec, tuning_runs
 from fibecfed.config import Config, build_config, config_hash, read_yaml, to_dict
 from fibecfed.errors import InputError
 from fibecfed.federation import write_atomically
-from fibecfed.methods import resolve
+from fibecfed.methods import in_use
 from fibecfed.results import RunDirectory
 
 SPEC_FILE, STATE_FILE = "spec.yaml", "comparison.json"
@@ -49,7 +49,7 @@ def run_directory(out: Path, run: PlannedRun) -> Path:
 def same_settings(stored: Mapping[str, Any], config: Config) -> bool:
     """Whether a stored configuration means what this one does; keys it does not know yet have their defaults."""
     try:
-        return config_hash(resolve(build_config(stored))) == config_hash(resolve(config))
+        return config_hash(in_use(build_config(stored))) == config_hash(in_use(config))
     except InputError:  # written by a version with other keys
         return False
 

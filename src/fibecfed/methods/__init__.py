@@ -1,5 +1,6 @@
 """The methods by name. To add one, write a file with a class and list it here."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -115,6 +116,17 @@ def resolve(config: Config) -> Config:
     return build_config(merge(content, changes))
 
 
+def in_use(config: Config) -> Config:
+    """The resolved configuration, with the defaults in sections that belong to other methods and kinds of tuning.
+
+    Two runs with the same one give the same result, whatever the defaults of other methods were at the time.
+    """
+    method = method_class(config.method)
+    own = {*method.sections, *TUNINGS[config.tuning or method.tuning].sections}
+    sections = set().union(*(m.sections for m in METHODS.values()), *(kind.sections for kind in TUNINGS.values()))
+    return resolve(dataclasses.replace(config, **{name: getattr(Config(), name) for name in sections - own}))
+
+
 def _refuse_unused(name: str, content: Mapping[str, Any]) -> None:
     """A setting that this method would silently pass over is a mistake."""
     defaults = to_dict(Config())
@@ -125,4 +137,4 @@ def _refuse_unused(name: str, content: Mapping[str, Any]) -> None:
             raise InputError(f"method={name} does not use {section}.{changed[0]}; it is a setting of {users}.")
 
 
-__all__ = ["METHODS", "FederatedAveraging", "method_class", "resolve", "tuning"]
+__all__ = ["METHODS", "FederatedAveraging", "in_use", "method_class", "resolve", "tuning"]

@@ -26,7 +26,7 @@ from fibecfed.quickstart import METHODS, Findings, example_message, plan
 from fibecfed.side_by_side import Task
 from run_content import content
 
-FEW = ["federation.rounds=3", "evaluation.every=1", "data.train_examples=48", "training.batch_size=8"]
+FEW = ["federation.rounds=10", "evaluation.every=1", "data.train_examples=48", "training.batch_size=8"]
 
 
 def fibecfed(*arguments: str) -> tuple[int, str]:

@@ -46,6 +46,7 @@ class CrashAt(Callback):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("method", BASELINES)
 def test_options(small: Config, llama: Path, tmp_path: Path, method: str, options: str) -> None:

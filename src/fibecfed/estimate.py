@@ -48,7 +48,7 @@ def ordinary_round(experiment: Experiment) -> Round:
     request = Request(Address("dry run", phase.round, phase.name, chosen[0]), tensors, info)
     job = Device(experiment.site, chosen[0], 0).prepare(request)
     assert isinstance(job, TrainJob)  # a round is one in which devices train
-    back = {name: torch.zeros(shape) for name, shape in method.expected(state, phase).items()}
+    back = {name: torch.zeros(spec.shape, dtype=spec.dtype) for name, spec in method.expected(state, phase).items()}
     sizes = {p.name: (p.size, p.shape[0] if p.shape else 1) for p in experiment.layout}
     return Round(
         parameters_trained=sum(

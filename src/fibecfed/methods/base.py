@@ -11,14 +11,17 @@ from fibecfed.data import training_batches
 from fibecfed.errors import InputError
 from fibecfed.federation import (
     AGGREGATORS,
+    COSTS,
     Device,
     DeviceState,
+    InfoSpec,
     Phase,
     Reply,
     Request,
     ServerState,
     Site,
     Sum,
+    TensorSpec,
 )
 from fibecfed.methods import statistics
 from fibecfed.seeding import torch_seed
@@ -107,11 +110,19 @@ class FederatedAveraging:
         """As federation.aggregation says; sums are sums."""
         return Sum() if phase.name == STATISTICS else AGGREGATORS[self.config.federation.aggregation]()
 
-    def expected(self, state: ServerState, phase: Phase) -> Mapping[str, tuple[int, ...]]:
+    def expected(self, state: ServerState, phase: Phase) -> Mapping[str, TensorSpec]:
         """What was sent comes back."""
         if phase.name == STATISTICS:
             return self._sums
-        return {p.name: p.shape for p in self.layout.only(self.shared(state))}
+        return {p.name: TensorSpec(p.shape) for p in self.layout.only(self.shared(state))}
+
+    def expected_info(self, state: ServerState, phase: Phase) -> Mapping[str, InfoSpec]:
+        """The work behind a reply."""
+        return COSTS
+
+    def problem(self, state: ServerState, phase: Phase, reply: Reply) -> str | None:
+        """Sums must belong together."""
+        return statistics.problem(reply.tensors, reply.info["examples"]) if phase.name == STATISTICS else None
 
     def fold(self, accumulator: Any, reply: Reply) -> None:
         """Weighted by the device's number of training examples; sums are not weighted."""

@@ -93,4 +93,8 @@ class Transport(Protocol):
     """Carries requests to devices and brings their replies."""
 
     def exchange(self, requests: Sequence[Request], deadline: float) -> Iterator[Delivery | Failure]:
-        """One answer for each request, in any order, within ``deadline`` seconds."""
+        """Answers to the requests, in any order, within ``deadline`` seconds.
+
+        What came as bytes goes through ``receive``. A transport names what it knows of a silent device; one
+        that it passes over is named as late, and answers beyond one a device are named and left out by the server.
+        """

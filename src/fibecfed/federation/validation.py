@@ -181,13 +181,15 @@ def _info_problem(found: Mapping[str, Any], criteria: Criteria) -> _Problem:
 
 def _size_problem(reply: Reply, request: Request, criteria: Criteria) -> _Problem:
     """The norm of the change of the model; of what is no parameter, the norm for each example behind it."""
-    squares = {"change": 0.0, "sums": 0.0}
+    change = sums = 0.0
     for name, tensor in reply.tensors.items():
-        values, sent = tensor.double(), request.tensors.get(name)
-        if sent is not None and sent.shape == tensor.shape:
-            values = values - sent.double()
-        squares["change" if name in criteria.parameters else "sums"] += float(values.square().sum())
-    change, sums = math.sqrt(squares["change"]), math.sqrt(squares["sums"])
+        sent = request.tensors.get(name)
+        moved = tensor - sent if sent is not None and sent.shape == tensor.shape else tensor
+        norm = float(torch.linalg.vector_norm(moved, dtype=torch.float64))
+        if name in criteria.parameters:
+            change = math.hypot(change, norm)
+        else:
+            sums = math.hypot(sums, norm)
     if not change <= criteria.maximum_norm:
         limit = f"federation.maximum_norm={criteria.maximum_norm:g}"
         return "norm", f"its parameters moved by {change:.3g} (norm), more than {limit}"

@@ -118,9 +118,9 @@ MALFORMED: dict[str, list[Malformed]] = {
         lambda r, d: d.draw(st.binary(max_size=100)),
         lambda r, d: (whole := encode(r))[: d.draw(st.integers(0, len(whole) - 1))],
         lambda r, d: encode(r) + d.draw(st.binary(min_size=1, max_size=20)),
-        header_of,
         wrong_content,
     ],
+    "undecodable or tensors": [header_of],  # what it makes up may be in order, but is never what was asked for
     "address": [
         lambda r, d: changed(r, run=d.draw(texts.filter(lambda t: t != "run"))),
         lambda r, d: changed(r, round=d.draw(integers.filter(lambda i: i != 1))),
@@ -220,8 +220,12 @@ def test_no_malformed_reply_changes_the_aggregate_and_each_is_named(kind: str, d
 
     done = one_round(Bytes(answers))
     assert same(done.state, state_without(*sorted((first, second))))
-    named = {(f.device, f.kind) for f in done.failures}
-    assert named == {(first, kind), (second, kind), (third, "repeated")}
+    kinds = {failure.device: failure.kind for failure in done.failures}
+    assert len(done.failures) == 3
+    # A second answer that cannot be read is still a second one.
+    assert kinds.pop(third) == "repeated"
+    assert kinds.keys() == {first, second}
+    assert set(kinds.values()) <= set(kind.split(" or "))
     for failure in done.failures:
         assert failure.reason.isprintable()
         assert len(failure.reason) < 400

@@ -13,9 +13,10 @@ import fibecfed
 from fibecfed import Config
 from fibecfed.callbacks import Callback
 from fibecfed.config import build_config, merge, to_dict
-from fibecfed.federation import Device, Reply, Request, ServerState, decode, encode
+from fibecfed.federation import Address, Device, Reply, Request, ServerState, decode, encode
 from fibecfed.methods.initialization import DIFFICULTY
 from fibecfed.runtime import Experiment, in_process
+from fibecfed.training import DeviceFailed
 
 
 class Watch(Callback):
@@ -160,3 +161,25 @@ def test_optimizer_moments_and_rows_stay(recorded: Recorded) -> None:
                 values = tensor.flatten()[tensor.flatten() != 0][:8].numpy()
                 assert not recorded.holds(values.tobytes())
     assert not recorded.holds(b"optimizer/", b"rows/")
+
+
+def test_a_device_gives_a_server_that_lies_no_more(recorded: Recorded) -> None:
+    """The server names phases and layers; a device still sends no local layer and no sums."""
+    experiment, state = recorded.experiment, recorded.state
+    method, layers = experiment.site.method, list(range(experiment.layout.layers))
+    shared = {name: state.tensors[name] for name in method.shared(state)}
+    said = {"warm": True, "layers": layers, "step": 1, "steps": 3}
+    number, version = max(state.device_versions.items())
+
+    def ask(phase: str, tensors: dict[str, torch.Tensor], info: dict[str, object]) -> None:
+        device = Device(experiment.site, number, version)
+        request = Request(Address("run", 6, phase, number, 0, version), tensors, info)
+        device.prepare(request)
+
+    with pytest.raises(DeviceFailed, match="average_local is off"):
+        ask("merge", {}, {"layers": []})
+    with pytest.raises(DeviceFailed, match="layers that it did not send"):
+        ask("train", shared, said)
+    with pytest.raises(DeviceFailed, match="does not provide for"):
+        ask("statistics", {}, said)
+    ask("train", shared, {**said, "layers": state.info["layers"]})  # as it should be

@@ -25,7 +25,7 @@ from fibecfed.federation import (
 )
 from fibecfed.methods import statistics
 from fibecfed.seeding import torch_seed
-from fibecfed.training import LocalResult, TrainJob, scheduled_rate
+from fibecfed.training import DeviceFailed, LocalResult, TrainJob, scheduled_rate
 from fibecfed.tuning import Layout
 
 STATISTICS = "statistics"
@@ -159,6 +159,8 @@ class FederatedAveraging:
     def prepare(self, device: Device, request: Request) -> TrainJob | Reply:
         """Train every parameter on all local examples."""
         if request.address.phase == STATISTICS:
+            if not self._sums:
+                raise DeviceFailed("the server asks for sums that this configuration does not provide for")
             sums = statistics.device_sums(device, device.model({}), self._sums)
             return Reply(request.address, sums, self.costs(device))
         return self.job(device, request, device.indices)

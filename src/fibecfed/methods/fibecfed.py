@@ -314,6 +314,8 @@ class FibecFed(FederatedAveraging):
             return Reply(request.address, tensors, {**self.costs(device), **answer})
         if phase == MERGE:
             return self._merge_answer(device, request)
+        if phase == TRAIN and not set(self._shared(info["layers"])) <= request.tensors.keys():
+            raise DeviceFailed("the server asks for layers that it did not send, which may be this device's own")
         if phase == STATISTICS or not info["warm"]:
             work = super().prepare(device, request)
             return work if isinstance(work, Reply) else self._only_travelling(work)
@@ -387,6 +389,8 @@ class FibecFed(FederatedAveraging):
 
     def _merge_answer(self, device: Device, request: Request) -> Reply:
         """The local layers, sent once because sharing.average_local asks for it; DeviceFailed if they are lost."""
+        if not self.config.sharing.average_local:
+            raise DeviceFailed("the server asks for its local layers, but sharing.average_local is off here")
         if device.state_lost is not None:
             raise DeviceFailed(f"the state that held its local layers is {device.state_lost}")
         model = device.model({})

@@ -49,7 +49,7 @@ def ordinary_round(experiment: Experiment) -> Round:
     request = Request(Address("dry run", phase.round, phase.name, chosen[0]), tensors, info)
     job = Device(experiment.site, chosen[0], 0).prepare(request)
     assert isinstance(job, TrainJob)  # a round is one in which devices train
-    back = {name: torch.zeros(shape) for name, shape in method.expected(state, phase).items()}
+    back = {name: torch.zeros(spec.shape, dtype=spec.dtype) for name, spec in method.expected(state, phase).items()}
     return Round(
         parameters_trained=_trained(job, experiment.layout),
         parameters_sent=sum(t.numel() for t in tensors.values()),

@@ -5,7 +5,6 @@ from typing import Any
 
 from fibecfed.config import build_config, merge, to_dict
 from fibecfed.errors import InputError
-from fibecfed.federation import DiskStore
 from fibecfed.methods import tuning
 from fibecfed.results import RunDirectory
 from fibecfed.runtime import assemble
@@ -28,7 +27,7 @@ def evaluate_run(directory: Path, split: str | None = None) -> dict[str, Any]:
             f"'{directory}' has no finished round to evaluate; go on with: fibecfed run --resume {directory}"
         )
     state = loaded[0]
-    experiment = assemble(config, DiskStore(run.states))
+    experiment = assemble(config, run.states())
     reloads = tuning(experiment.config).reloads
     if reloads and run.adapter.is_dir() and not experiment.evaluate.global_is_mean_of_devices:
         load_adapter(run.adapter, experiment.model)

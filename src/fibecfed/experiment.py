@@ -10,20 +10,22 @@ from typing import Any
 from torch import Tensor
 
 from fibecfed.callbacks import Callback, EarlyStopping
-from fibecfed.config import Config
+from fibecfed.config import Config, to_yaml
 from fibecfed.errors import InputError
-from fibecfed.federation import AGGREGATORS, Costs, Device, DiskStore, MemoryStore, ServerState
+from fibecfed.federation import AGGREGATORS, Costs, MemoryStore, PhaseDone, ServerState
 from fibecfed.methods import tuning
 from fibecfed.results import (
     RunDirectory,
     curves_png,
     decisions_png,
+    device_states,
+    losses_of,
     metrics_record,
     model_card,
     peak_memory_bytes,
     summarize,
 )
-from fibecfed.runtime import Experiment, assemble
+from fibecfed.runtime import Evaluation, Experiment, assemble
 from fibecfed.tuning import put_tensors, save_adapter
 
 NO_GLOBAL_MODEL = """
@@ -51,17 +53,29 @@ class _Progress:
     wall_seconds: float = 0.0
     peak_memory: int = 0
     phases: dict[str, dict[str, float]] = field(default_factory=dict)  # cost of each kind of phase
+    left_out: list[dict[str, Any]] = field(default_factory=list)  # since the evaluation of an earlier round
+    states_lost: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, phase: str, before: Costs, after: Costs) -> None:
-        """Book what one phase cost."""
-        spent = self.phases.setdefault(phase, dict.fromkeys(dataclasses.asdict(after), 0))
+    def add(self, done: PhaseDone, before: Costs) -> None:
+        """Book what one phase cost, and what was lost in it."""
+        after = done.state.costs
+        spent = self.phases.setdefault(done.phase.name, dict.fromkeys(dataclasses.asdict(after), 0))
         old = dataclasses.asdict(before)
         for name, value in dataclasses.asdict(after).items():
             spent[name] += value - old[name]
+        left_out, states_lost = losses_of(done)
+        self.left_out += left_out
+        self.states_lost += states_lost
 
-    def keep(self, record: dict[str, Any]) -> None:
-        """A round's evaluation, in place of an earlier one of the same round."""
-        self.records = [r for r in self.records if r["round"] != record["round"]] + [record]
+    def evaluated(self, state: ServerState, evaluation: Evaluation, loss: float | None) -> dict[str, Any]:
+        """The record of an evaluation, in place of an earlier one of the same round."""
+        for earlier in (r for r in self.records if r["round"] == state.round):
+            self.left_out = [*earlier["left_out"], *self.left_out]
+            self.states_lost = [*earlier["states_lost"], *self.states_lost]
+        record = metrics_record(state.round, evaluation, state.costs, loss, self.left_out, self.states_lost)
+        self.records = [r for r in self.records if r["round"] != state.round] + [record]
+        self.left_out, self.states_lost = [], []
+        return record
 
     def extra(self) -> dict[str, Any]:
         return dict(self.__dict__)
@@ -80,7 +94,7 @@ def run(
     (the directory can then be resumed).
     """
     in_memory = out is None or config.runtime.device_states == "memory"
-    store = MemoryStore() if in_memory else DiskStore(Path(str(out)) / "devices")
+    store = MemoryStore() if in_memory else device_states(Path(str(out)), to_yaml(config))
     experiment = assemble(config, store)
     directory = None
     if out is not None:
@@ -97,11 +111,11 @@ def resume(out: Path | str, callbacks: Sequence[Callback] = ()) -> RunResult:
     """
     directory = RunDirectory.open(Path(out))
     config = directory.config()
-    experiment = assemble(config, DiskStore(directory.states))
+    experiment = assemble(config, directory.states())
     loaded = directory.load_checkpoint()
     state, progress = experiment.start, _Progress()
     if loaded is not None:
-        state, progress = loaded[0], _Progress(**loaded[1])
+        state, progress = _checked(experiment, directory, *loaded)
     if state.device_versions and config.runtime.device_states == "memory":
         raise InputError(
             f"'{directory.path}' cannot be resumed: its devices kept their states in memory "
@@ -109,6 +123,19 @@ def resume(out: Path | str, callbacks: Sequence[Callback] = ()) -> RunResult:
         )
     directory.write_json("partition.json", _partition(experiment))
     return _go_on(experiment, state, progress, directory, callbacks)
+
+
+def _checked(
+    experiment: Experiment, directory: RunDirectory, state: ServerState, extra: dict[str, Any]
+) -> tuple[ServerState, _Progress]:
+    """What a checkpoint holds, if it is one of this run. Raises InputError."""
+    shapes = {name: tensor.shape for name, tensor in experiment.start.tensors.items()}
+    if extra.keys() != _Progress().extra().keys() or shapes != {n: t.shape for n, t in state.tensors.items()}:
+        raise InputError(
+            f"The checkpoint in '{directory.path}' is not one of this run: it was written by another version of "
+            "fibecfed or for another model or configuration. Start the run again in another directory."
+        )
+    return state, _Progress(**extra)
 
 
 def _go_on(
@@ -148,16 +175,12 @@ def _train(
 ) -> ServerState:
     """Phase after phase until the method or a callback ends it, with a checkpoint after each."""
     before, started = progress.wall_seconds, time.perf_counter()
-    failures = 0
     for done in experiment.server.phases(state):
-        progress.add(done.phase.name, state.costs, done.state.costs)
+        progress.add(done, state.costs)
         state = done.state
-        failures += len(done.failures)
         record = None
         if done.phase.judged or (done.phase.is_round and _due(experiment.config, state.round)):
-            record = metrics_record(state.round, experiment.evaluate(state), state.costs, done.loss, failures)
-            failures = 0
-            progress.keep(record)
+            record = progress.evaluated(state, experiment.evaluate(state), done.loss)
         progress.wall_seconds = before + time.perf_counter() - started
         progress.peak_memory = max(progress.peak_memory, peak_memory_bytes())
         if directory is not None:
@@ -168,7 +191,7 @@ def _train(
         if any(wishes):
             break
     if not progress.records or progress.records[-1]["round"] != state.round:  # stopped by a callback
-        progress.keep(metrics_record(state.round, experiment.evaluate(state), state.costs, None, failures))
+        progress.evaluated(state, experiment.evaluate(state), None)
     return state
 
 
@@ -185,7 +208,13 @@ def _write_results(
     tensors: dict[str, Tensor] = dict(state.tensors)
     method = experiment.site.method
     if method.keeps_device_state:
-        models = {n: _device_model(experiment, state, n) for n in method.personal_devices(state)}
+        devices = [experiment.device(n, state) for n in method.personal_devices(state)]
+        models = {d.number: method.personal(d, state) for d in devices if d.state_lost is None}
+        summary["lost"]["states"] += [
+            {"round": state.round, "phase": "results", "device": d.number, "reason": d.state_lost}
+            for d in devices
+            if d.state_lost is not None
+        ]
         for number, model in models.items():
             _write_adapter(experiment, directory.device_adapter(number), model, description, directory)
         if experiment.evaluate.global_is_mean_of_devices:
@@ -203,11 +232,6 @@ def _write_results(
     )
     directory.write_text("README.md", model_card(experiment.config, summary, description, note))
     directory.write_json("summary.json", summary)
-
-
-def _device_model(experiment: Experiment, state: ServerState, number: int) -> dict[str, Tensor]:
-    device = Device(experiment.site, number, state.device_versions.get(number, 0))
-    return experiment.site.method.personal(device, state)
 
 
 def _average(experiment: Experiment, models: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -65,10 +65,13 @@ def test_an_answer_is_passed_on_as_soon_as_those_before_it_are_there() -> None:
     assert passed == [0, 1, 2]
 
 
-def test_strangers_and_second_answers_are_dropped() -> None:
-    answers = [answer(3), answer(7), answer(3), answer(5)]
-    ordered = [a.reply.address.device for a in in_order(answers, (3, 5)) if isinstance(a, Delivery)]
-    assert ordered == [3, 5]
+def test_strangers_and_second_answers_become_failures() -> None:
+    answers = [answer(3), answer(7), answer(3), answer(5), Failure(5, "its connection broke")]
+    ordered = list(in_order(answers, (3, 5)))
+    assert [a.reply.address.device for a in ordered if isinstance(a, Delivery)] == [3, 5]
+    assert [(a.device, a.kind) for a in ordered if isinstance(a, Failure)] == [
+        (7, "unasked"), (3, "repeated"), (5, "repeated"),
+    ]  # fmt: skip
 
 
 @given(st.permutations(range(5)))

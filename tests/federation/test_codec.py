@@ -72,7 +72,7 @@ def test_damaged_messages_are_refused_or_still_whole(data: st.DataObject) -> Non
         reply = decode(bytes(good), Reply)
     except Undecodable:
         return
-    assert isinstance(reply.address, Address)  # a changed digit or weight: well-formed, judged by check_reply
+    assert isinstance(reply.address, Address)  # a changed digit or weight: well-formed, judged by validation.judge
 
 
 def test_a_cut_message_is_refused() -> None:

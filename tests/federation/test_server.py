@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from fibecfed import RunFailed, load_config
-from fibecfed.federation import Address, Delivery, Failure, Phase, Reply, Request, Server, cohort
-from fibecfed.federation.server import check_reply
+from fibecfed.federation import Address, Delivery, Failure, Phase, Reply, Request, Server, TensorSpec, cohort
 from fibecfed.methods import METHODS, resolve
 from fibecfed.tuning import Layout, Parameter
 
@@ -70,13 +69,19 @@ def test_costs_are_those_of_the_slowest_device_and_the_sum_of_the_bytes() -> Non
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda r: Reply(Address("other", 1, "train", r.address.device), r.tensors, r.info), "run other"),
+        (lambda r: Reply(Address("other", 1, "train", r.address.device), r.tensors, r.info), "run 'other'"),
         (lambda r: Reply(Address("run", 2, "train", r.address.device), r.tensors, r.info), "round 2"),
         (lambda r: Reply(r.address, {"w": torch.zeros(3)}, r.info), "w"),
         (lambda r: Reply(r.address, {}, r.info), "w"),
         (lambda r: Reply(r.address, {**r.tensors, "x": torch.zeros(1)}, r.info), "x"),
         (lambda r: Reply(r.address, {"w": torch.tensor([0.0, float("nan")])}, r.info), "NaN"),
         (lambda r: Reply(r.address, {"w": torch.tensor([0.0, float("inf")])}, r.info), "NaN or infinite"),
+        (lambda r: Reply(r.address, {"w": torch.zeros(2, dtype=torch.float64)}, r.info), "torch.float64"),
+        (lambda r: Reply(r.address, {"w": torch.tensor([2e6, 0.0])}, r.info), "federation.maximum_norm"),
+        (lambda r: Reply(r.address, r.tensors, {**r.info, "examples": 0}), "examples = 0"),
+        (lambda r: Reply(r.address, r.tensors, {**r.info, "examples": 10**9}), "federation.maximum_examples"),
+        (lambda r: Reply(r.address, r.tensors, {**r.info, "loss": "nan"}), "loss = "),
+        (lambda r: Reply(r.address, r.tensors, {**r.info, "secret": 1}), "'secret', which nobody asked for"),
     ],
 )
 def test_an_unusable_reply_is_left_out_with_its_reason(change: Callable[[Reply], Reply], reason: str) -> None:
@@ -102,9 +107,27 @@ def test_too_few_replies_stop_the_run_and_say_why() -> None:
     assert len(list(enough.phases(start(enough)))) == 1
 
 
-def test_a_usable_reply_has_no_problem() -> None:
-    request = Request(Address("run", 1, "train", 0), {})
-    assert check_reply(reply(request, 1.0), "run", Phase("train", 1, 4), {"w": (2,)}) is None
+def test_a_device_that_never_answers_is_named() -> None:
+    class Silent(Script):
+        def exchange(self, requests: Sequence[Request], deadline: float) -> Iterator[Delivery | Failure]:
+            return super().exchange([r for r in requests if r.address.device != 1], deadline)
+
+    one = server(Silent(lambda request: reply(request, 1.0)))
+    (done,) = one.phases(start(one))
+    assert [(f.device, f.kind) for f in done.failures] == [(1, "late")]
+
+
+def test_a_lost_state_is_passed_on() -> None:
+    def answer(request: Request) -> Reply:
+        good = reply(request, 1.0)
+        if request.address.device != 3:
+            return good
+        return Reply(good.address, good.tensors, {**good.info, "state_lost": "damaged"})
+
+    one = server(Script(answer))
+    (done,) = one.phases(start(one))
+    assert done.states_lost == ((3, "damaged"),)
+    assert not done.failures
 
 
 def test_cohorts_depend_on_seed_and_round_only() -> None:
@@ -132,17 +155,24 @@ def test_every_method_has_the_cohorts_of_its_seed() -> None:
         method = kind(config, layout)
         if method.pooled_data:
             continue
-        expected: dict[str, tuple[int, ...]] = {}
+        expected: dict[str, TensorSpec] = {}
+        required: dict[str, object] = {}
 
-        def answer(request: Request, expected: dict[str, tuple[int, ...]] = expected) -> Reply:
-            info = {"examples": 1, "examples_trained": 1, "loss": 1.0}
-            return Reply(request.address, {n: torch.ones(s) for n, s in expected.items()}, info)
+        def answer(
+            request: Request, expected: dict[str, TensorSpec] = expected, required: dict[str, object] = required
+        ) -> Reply:
+            tensors = {n: torch.ones(spec.shape, dtype=spec.dtype) for n, spec in expected.items()}
+            if "gram" in tensors:
+                tensors["gram"] *= 3  # the sums of three examples, one of each label
+            return Reply(request.address, tensors, {"examples": 3, "examples_trained": 1, "loss": 1.0, **required})
 
         one = Server(config, method, Script(answer), 20, "run")
         state = method.init(start_tensors)
         while (phase := method.next_phase(state)) is not None:
             expected.clear()
             expected.update(method.expected(state, phase))
+            required.clear()
+            required.update({"warm": False} if "warm" in method.expected_info(state, phase) else {})
             done = one.run_phase(state, phase)
             state = done.state
             if phase.is_round:

@@ -46,7 +46,8 @@ class CrashAt(Callback):
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ONE_EXCHANGE])
 def test_resuming_after_any_phase_changes_no_bit(small: Config, tmp_path: Path, method: str) -> None:
     config = longer(small, method)
-    fibecfed.run(config, tmp_path / "whole")
+    lost = fibecfed.run(config, tmp_path / "whole").summary["lost"]
+    assert lost == {"replies": 0, "by_kind": {}, "by_device": {}, "states": []}
     with pytest.raises(Crash):
         fibecfed.run(config, tmp_path / "cut", callbacks=[CrashAt(2)])
     with pytest.raises(Crash):

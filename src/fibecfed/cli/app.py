@@ -228,6 +228,33 @@ def partition(
 
 
 @app.command()
+def doctor(
+    arguments: Arguments = None,
+    out: Annotated[Path, typer.Option(help="Where results would go: is it writable, is there room?")] = Path("."),
+    certificate: Annotated[Path | None, typer.Option(metavar="PEM", help="A server's certificate.")] = None,
+    key: Annotated[Path | None, typer.Option(metavar="PEM", help="Its private key.")] = None,
+    authority: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="The certificate of the authority that devices trust.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="The name or address by which devices reach the server.")] = None,
+    listen: Annotated[
+        list[str] | None, typer.Option(metavar="[HOST:]PORT", help="Is this port free? Can be repeated.")
+    ] = None,
+    connect: Annotated[
+        list[str] | None, typer.Option(metavar="HOST:PORT", help="Does this address answer? Can be repeated.")
+    ] = None,
+) -> None:
+    """Check versions, settings, model, data and disk for a run, and certificates and ports; say what to fix."""
+    with explained():
+        from fibecfed.cli.doctor_command import Wanted, examine
+
+        if certificate is None and (key or authority or host):
+            raise InputError("--key, --authority and --host belong to a certificate; name it with --certificate.")
+        wanted = Wanted(out, certificate, key, authority, host, listen or [], connect or [])
+        examine(read_arguments(arguments or []), wanted, console)
+
+
+@app.command()
 def config() -> None:
     """Print every configuration key with its default and meaning."""
     from fibecfed.cli.tables import print_config_keys

@@ -40,7 +40,14 @@ class RunProgress(Callback):
         status = self._status(done, record)
         for failure in done.failures:
             self.console.print(
-                f"round {done.phase.round}: device {failure.device} left out: {failure.reason}", highlight=False
+                f"round {done.phase.round}: device {failure.device} left out: {failure.reason}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+        for device, why in done.states_lost:
+            self.console.print(
+                f"round {done.phase.round}: device {device} starts afresh, the state it kept is {why}", highlight=False
             )
         if self._bar is not None:
             self._bar.update(self._task, completed=done.state.round, status=status)

@@ -113,6 +113,11 @@ def summary_table(summary: dict[str, Any]) -> Table:
         "examples trained / scored": f"{summary['examples_trained']} / {summary['examples_scored']}",
         "CPU / simulated seconds": f"{summary['seconds']['cpu']:.1f} / {summary['seconds']['simulated']:.1f}",
     }
+    if summary["lost"]["replies"]:
+        kinds = ", ".join(f"{kind} {count}" for kind, count in summary["lost"]["by_kind"].items())
+        rows["replies left out"] = f"{summary['lost']['replies']} ({kinds})"
+    if summary["lost"]["states"]:
+        rows["device states lost"] = str(len(summary["lost"]["states"]))
     for name, value in rows.items():
         table.add_row(name, value)
     return table

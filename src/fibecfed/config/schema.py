@@ -129,6 +129,21 @@ class FederationConfig:
     minimum_replies: Annotated[
         int, Field(ge=1, description="Replies without which a round fails and the run stops, resumable.")
     ] = 1
+    maximum_norm: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="A reply whose parameters moved further than this (Euclidean norm) from those sent is left "
+            "out. The default only catches the absurd.",
+        ),
+    ] = 1e6
+    maximum_examples: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="A reply that claims more training examples than this, its weight in the mean, is left out.",
+        ),
+    ] = 100_000_000
     deadline_seconds: Annotated[
         float, Field(gt=0, description="How long the server waits for the replies of a round.")
     ] = 3600.0

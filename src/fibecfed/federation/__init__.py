@@ -7,10 +7,13 @@ from fibecfed.federation.messages import Address, Delivery, Failure, Reply, Requ
 from fibecfed.federation.method import Method, Phase, Transport
 from fibecfed.federation.server import PhaseDone, Server, cohort
 from fibecfed.federation.state import Costs, DeviceState, ServerState
-from fibecfed.federation.store import DeviceStore, DiskStore, MemoryStore, write_atomically
+from fibecfed.federation.store import DeviceStore, DiskStore, MemoryStore, StateLost, write_atomically
+from fibecfed.federation.validation import COSTS, MOST, InfoSpec, Number, OneOf, TensorSpec, receive
 
 __all__ = [
     "AGGREGATORS",
+    "COSTS",
+    "MOST",
     "Address",
     "Aggregator",
     "CoordinateMedian",
@@ -21,8 +24,11 @@ __all__ = [
     "DeviceStore",
     "DiskStore",
     "Failure",
+    "InfoSpec",
     "MemoryStore",
     "Method",
+    "Number",
+    "OneOf",
     "Phase",
     "PhaseDone",
     "Reply",
@@ -30,7 +36,9 @@ __all__ = [
     "Server",
     "ServerState",
     "Site",
+    "StateLost",
     "Sum",
+    "TensorSpec",
     "Transport",
     "Undecodable",
     "WeightedMean",
@@ -38,5 +46,6 @@ __all__ = [
     "decode",
     "encode",
     "in_order",
+    "receive",
     "write_atomically",
 ]

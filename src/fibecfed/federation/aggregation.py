@@ -77,15 +77,20 @@ AGGREGATORS: dict[str, type[WeightedMean] | type[CoordinateMedian]] = {"mean": W
 def in_order(answers: Iterable[Delivery | Failure], cohort: Sequence[int]) -> Iterator[Delivery | Failure]:
     """Answers by ascending device number, each as soon as those before it are there.
 
-    An answer from outside the cohort or a second one is dropped: the transport names it.
+    An answer from outside the cohort, or a second one, becomes a Failure that is passed on at once. The first answer
+    of a device counts, since it may have been folded when the second arrives (project decision).
     """
     waiting: list[tuple[int, Delivery | Failure]] = []
-    expected = sorted(cohort)
+    expected, asked = sorted(cohort), set(cohort)
     held: set[int] = set()
     position = 0
     for answer in answers:
         device = answer.device if isinstance(answer, Failure) else answer.reply.address.device
-        if device not in expected[position:] or device in held:
+        if device not in asked:
+            yield Failure(device, "it answered although it was not asked", "unasked")
+            continue
+        if device in held:
+            yield Failure(device, "it answered a second time; its first answer counts", "repeated")
             continue
         held.add(device)
         heapq.heappush(waiting, (device, answer))

@@ -14,6 +14,11 @@ from fibecfed.errors import FibecFedError
 from fibecfed.federation.messages import Address, Reply, Request
 
 _KEY = "fibecfed"
+# What json and safetensors raise for bytes that someone made up.
+_UNREADABLE = (
+    SafetensorError, struct.error, ValueError, KeyError, TypeError, MemoryError, RecursionError, RuntimeError,
+    OverflowError, AttributeError,
+)  # fmt: skip
 Message = TypeVar("Message", Request, Reply)
 
 
@@ -34,7 +39,7 @@ def unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         header = json.loads(data[8 : 8 + length])
         content = json.loads(header["__metadata__"][_KEY])
         tensors = safetensors.torch.load(data)
-    except (SafetensorError, struct.error, ValueError, KeyError, TypeError, MemoryError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise Undecodable(f"not a message: {type(error).__name__}: {error}") from None
     if not isinstance(content, dict):
         raise Undecodable("not a message: its header is no mapping")

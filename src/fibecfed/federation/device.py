@@ -13,7 +13,8 @@ from fibecfed.data import FederatedData
 from fibecfed.federation.messages import Reply, Request
 from fibecfed.federation.method import Method
 from fibecfed.federation.state import DeviceState
-from fibecfed.federation.store import DeviceStore
+from fibecfed.federation.store import DeviceStore, StateLost
+from fibecfed.federation.validation import STATE_LOST
 from fibecfed.training import LocalResult, SequentialExecutor, TrainJob
 
 
@@ -42,7 +43,23 @@ class Device:
     @cached_property
     def state(self) -> DeviceState | None:
         """The accepted state; None if there never was one or it is lost."""
-        return self.site.store.load(self.number, self.state_version)
+        return self._loaded[0]
+
+    @property
+    def state_lost(self) -> str | None:
+        """Why the accepted state is lost ("missing", "damaged", "foreign"); None if it is not."""
+        return self._loaded[1]
+
+    @cached_property
+    def _loaded(self) -> tuple[DeviceState | None, str | None]:
+        try:
+            state = self.site.store.load(self.number, self.state_version)
+        except StateLost as lost:
+            return None, lost.reason
+        shapes = {name: tensor.shape for name, tensor in self.site.initial.items()}
+        if state is not None and any(shapes.get(name) != tensor.shape for name, tensor in state.local.items()):
+            return None, "foreign"
+        return state, None
 
     @cached_property
     def indices(self) -> np.ndarray:
@@ -72,12 +89,19 @@ class Device:
 
     def prepare(self, request: Request) -> TrainJob | Reply:
         """The local training a request asks for, or the reply if it asks for none."""
-        return self.site.method.prepare(self, request)
+        work = self.site.method.prepare(self, request)
+        return self._with_loss(work) if isinstance(work, Reply) else work
 
     def finish(self, request: Request, result: LocalResult) -> Reply:
         """Keep the new state, if the method has any, and answer."""
         reply, state = self.site.method.conclude(self, request, result)
-        return self.keep(reply, state)
+        return self._with_loss(self.keep(reply, state))
+
+    def _with_loss(self, reply: Reply) -> Reply:
+        """A reply that names the loss of the state, if it was lost."""
+        if self.state_lost is None:
+            return reply
+        return dataclasses.replace(reply, info={**reply.info, STATE_LOST: self.state_lost})
 
     def keep(self, reply: Reply, state: DeviceState | None) -> Reply:
         """Store a state and let the reply name its version."""

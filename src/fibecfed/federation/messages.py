@@ -43,10 +43,15 @@ class Reply:
 
 @dataclass(frozen=True)
 class Failure:
-    """A device that did not answer usefully, and why."""
+    """A device that did not answer usefully, and why.
+
+    ``kind`` is the reason in a word, to count by: "failed" (the device says so), "late", "undecodable", "unasked",
+    "repeated", "address", "state version", "tensors", "values", "numbers", "norm", "sums".
+    """
 
     device: int
     reason: str
+    kind: str = "failed"
 
 
 @dataclass(frozen=True)

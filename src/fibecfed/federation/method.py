@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fibecfed.federation.messages import Delivery, Failure, Reply, Request
 from fibecfed.federation.state import DeviceState, ServerState
+from fibecfed.federation.validation import InfoSpec, TensorSpec
 from fibecfed.training import LocalResult, TrainJob
 from fibecfed.tuning import Layout
 
@@ -60,8 +61,14 @@ class Method(Protocol):
     def accumulator(self, state: ServerState, phase: Phase) -> Any:
         """A fresh accumulator for the phase's replies; only this method looks inside."""
 
-    def expected(self, state: ServerState, phase: Phase) -> Mapping[str, tuple[int, ...]]:
-        """Names and shapes of the tensors that a reply must hold."""
+    def expected(self, state: ServerState, phase: Phase) -> Mapping[str, TensorSpec]:
+        """Names, shapes and dtypes of the tensors that a reply must hold."""
+
+    def expected_info(self, state: ServerState, phase: Phase) -> Mapping[str, InfoSpec]:
+        """What a reply may say in its info, and what it must."""
+
+    def problem(self, state: ServerState, phase: Phase, reply: Reply) -> str | None:
+        """Why a reply that has the expected form contradicts itself; None if it does not."""
 
     def fold(self, accumulator: Any, reply: Reply) -> None:
         """Take one reply; they come in device order."""
@@ -86,4 +93,8 @@ class Transport(Protocol):
     """Carries requests to devices and brings their replies."""
 
     def exchange(self, requests: Sequence[Request], deadline: float) -> Iterator[Delivery | Failure]:
-        """One answer for each request, in any order, within ``deadline`` seconds."""
+        """Answers to the requests, in any order, within ``deadline`` seconds.
+
+        What came as bytes goes through ``receive``. A transport names what it knows of a silent device; one
+        that it passes over is named as late, and answers beyond one a device are named and left out by the server.
+        """

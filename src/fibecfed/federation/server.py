@@ -5,15 +5,14 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-import torch
-
 from fibecfed.config import Config
 from fibecfed.errors import RunFailed
 from fibecfed.federation.aggregation import in_order
 from fibecfed.federation.costs import device_seconds
-from fibecfed.federation.messages import Address, Delivery, Failure, Reply, Request
+from fibecfed.federation.messages import Address, Delivery, Failure, Request
 from fibecfed.federation.method import Method, Phase, Transport
 from fibecfed.federation.state import Costs, ServerState
+from fibecfed.federation.validation import STATE_LOST, Criteria, judge
 from fibecfed.seeding import stream
 
 
@@ -25,7 +24,8 @@ class PhaseDone:
     state: ServerState
     loss: float | None  # mean training loss over the replies, weighted by examples trained
     cohort: tuple[int, ...]
-    failures: tuple[Failure, ...] = field(default=())
+    failures: tuple[Failure, ...] = field(default=())  # ascending by device
+    states_lost: tuple[tuple[int, str], ...] = field(default=())  # devices that had to start afresh, and why
 
 
 def cohort(seed: int, phase: Phase, devices: int) -> tuple[int, ...]:
@@ -63,39 +63,63 @@ class Server:
         """One exchange with one cohort."""
         started = time.process_time()
         chosen = cohort(self.config.seed, phase, self.devices)
-        requests = (self._request(state, phase, device) for device in chosen)
+        requests = {device: self._request(state, phase, device) for device in chosen}
         accumulator = self.method.accumulator(state, phase)
-        expected = self.method.expected(state, phase)
+        criteria = self._criteria(state, phase)
         versions = dict(state.device_versions)
         failures: list[Failure] = []
+        lost: list[tuple[int, str]] = []
+        answered: set[int] = set()
         costs, slowest, losses = Costs(), 0.0, _Mean()
         deadline = self.config.federation.deadline_seconds
-        for answer in in_order(self.transport.exchange(list(requests), deadline), chosen):
-            if isinstance(answer, Failure):
-                failures.append(answer)
+        for answer in in_order(self.transport.exchange(list(requests.values()), deadline), chosen):
+            failure = answer if isinstance(answer, Failure) else self._judge(answer, requests, state, phase, criteria)
+            if failure is not None:
+                failures.append(failure)
                 continue
+            assert isinstance(answer, Delivery)
             reply = answer.reply
-            problem = check_reply(reply, self.run_name, phase, expected)
-            if problem:
-                failures.append(Failure(reply.address.device, problem))
-                continue
             self.method.fold(accumulator, reply)
+            answered.add(reply.address.device)
             if reply.address.state_version:
                 versions[reply.address.device] = reply.address.state_version
+            if STATE_LOST in reply.info:
+                lost.append((reply.address.device, reply.info[STATE_LOST]))
             costs += _reply_costs(answer)
             slowest = max(slowest, self._seconds(answer))
             losses.add(reply.info.get("loss"), reply.info.get("examples_trained", 0))
-        replies = len(chosen) - len(failures)
-        if replies < min(self.config.federation.minimum_replies, len(chosen)):
+        silent = set(chosen) - answered - {failure.device for failure in failures}
+        failures += [Failure(device, "no answer came from it", "late") for device in silent]
+        failures.sort(key=lambda failure: (failure.device, failure.kind, failure.reason))
+        if len(answered) < min(self.config.federation.minimum_replies, len(chosen)):
             raise RunFailed(
-                f"Round {phase.round}: only {replies} of {len(chosen)} devices gave a usable reply "
+                f"Round {phase.round}: only {len(answered)} of {len(chosen)} devices gave a usable reply "
                 f"(federation.minimum_replies={self.config.federation.minimum_replies}). "
                 f"First reason: {failures[0].reason}."
             )
         finished = self.method.finish(state, phase, accumulator)
         costs += Costs(cpu_seconds=time.process_time() - started, simulated_seconds=slowest)
         finished = finished.replace(device_versions=versions, costs=state.costs + costs)
-        return PhaseDone(phase, finished, losses.value, chosen, tuple(failures))
+        return PhaseDone(phase, finished, losses.value, chosen, tuple(failures), tuple(lost))
+
+    def _criteria(self, state: ServerState, phase: Phase) -> Criteria:
+        method, settings = self.method, self.config.federation
+        return Criteria(
+            method.expected(state, phase),
+            method.expected_info(state, phase),
+            frozenset(method.layout.names),
+            settings.maximum_norm,
+            settings.maximum_examples,
+        )
+
+    def _judge(
+        self, answer: Delivery, requests: Mapping[int, Request], state: ServerState, phase: Phase, criteria: Criteria
+    ) -> Failure | None:
+        """Why an answer is left out; None if it is used."""
+        reply = answer.reply
+        failure = judge(reply, requests[reply.address.device], criteria)
+        problem = None if failure else self.method.problem(state, phase, reply)
+        return failure if problem is None else Failure(reply.address.device, problem, "sums")
 
     def _request(self, state: ServerState, phase: Phase, device: int) -> Request:
         tensors, info = self.method.request(state, phase, device)
@@ -113,21 +137,6 @@ class Server:
             answer.bytes_up,
             answer.bytes_down,
         )
-
-
-def check_reply(reply: Reply, run: str, phase: Phase, expected: Mapping[str, tuple[int, ...]]) -> str | None:
-    """Why a reply cannot be used; None if it can."""
-    address = reply.address
-    if (address.run, address.round, address.phase) != (run, phase.round, phase.name):
-        return f"its reply is for run {address.run}, round {address.round}, phase {address.phase}"
-    shapes = {name: tuple(tensor.shape) for name, tensor in reply.tensors.items()}
-    if shapes != dict(expected):
-        wrong = sorted(n for n in shapes.keys() | expected.keys() if shapes.get(n) != expected.get(n))
-        return f"its reply has other tensors than asked for: {wrong[0]}"
-    for name, tensor in reply.tensors.items():
-        if not torch.isfinite(tensor).all():
-            return f"its reply has NaN or infinite values in {name}"
-    return None
 
 
 def _reply_costs(answer: Delivery) -> Costs:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fibecfed.federation.codec import pack, unpack
+from fibecfed.federation.codec import Undecodable, pack, unpack
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,18 @@ class ServerState:
     def unpack(data: bytes) -> tuple["ServerState", dict[str, Any]]:
         """The reverse of ``pack``. Raises Undecodable."""
         tensors, content = unpack(data)
-        state = ServerState(
-            round=content["round"],
-            tensors=dict(_under("model/", tensors)),
-            info=content["info"],
-            memory=dict(_under("memory/", tensors)),
-            device_versions=dict(content["device_versions"]),
-            costs=Costs(**content["costs"]),
-        )
-        return state, content["extra"]
+        try:
+            state = ServerState(
+                round=int(content["round"]),
+                tensors=dict(_under("model/", tensors)),
+                info=dict(content["info"]),
+                memory=dict(_under("memory/", tensors)),
+                device_versions={int(device): int(version) for device, version in content["device_versions"]},
+                costs=Costs(**content["costs"]),
+            )
+            return state, dict(content["extra"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise Undecodable(f"not the state of a server: {type(error).__name__}: {error}") from None
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -81,14 +84,21 @@ class DeviceState:
     memory: Mapping[str, Tensor] = field(default_factory=dict)  # optimizer state, masks, scores
     info: Mapping[str, Any] = field(default_factory=dict)
 
+    def named(self) -> dict[str, Tensor]:
+        """All tensors under one name each."""
+        return {f"local/{n}": t for n, t in self.local.items()} | {f"memory/{n}": t for n, t in self.memory.items()}
+
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> "DeviceState":
+        """The reverse of ``named``."""
+        return DeviceState(dict(_under("local/", tensors)), dict(_under("memory/", tensors)), dict(info))
+
     def pack(self) -> bytes:
         """The state as bytes."""
-        tensors = {f"local/{n}": t for n, t in self.local.items()}
-        tensors |= {f"memory/{n}": t for n, t in self.memory.items()}
-        return pack(tensors, {"info": dict(self.info)})
+        return pack(self.named(), {"info": dict(self.info)})
 
     @staticmethod
     def unpack(data: bytes) -> "DeviceState":
         """The reverse of ``pack``. Raises Undecodable."""
         tensors, content = unpack(data)
-        return DeviceState(dict(_under("local/", tensors)), dict(_under("memory/", tensors)), content["info"])
+        return DeviceState.of(tensors, content["info"])

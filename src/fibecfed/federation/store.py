@@ -1,17 +1,34 @@
 """Where device states live between rounds: in memory, or on the device's disk."""
 
+import hashlib
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
+from torch import Tensor
+
+from fibecfed.errors import FibecFedError
+from fibecfed.federation.codec import Undecodable, pack, unpack
 from fibecfed.federation.state import DeviceState
+from fibecfed.training import DeviceFailed
+
+
+class StateLost(FibecFedError):
+    """A state that was accepted is not there any more. ``reason``: "missing", "damaged" or "foreign"."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the device's state is {reason}")
+        self.reason = reason
 
 
 class DeviceStore(Protocol):
     """Keeps, for each device, the state last accepted by the server and the one offered after it."""
 
     def load(self, device: int, version: int) -> DeviceState | None:
-        """The state of exactly this version; None if it is lost (or version is 0: there never was one)."""
+        """The state of exactly this version; None for version 0: there never was one. Raises StateLost."""
 
     def save(self, device: int, state: DeviceState, after: int) -> int:
         """Keep a state made from version ``after`` and return its version; older ones than ``after`` go."""
@@ -24,8 +41,12 @@ class MemoryStore:
         self._states: dict[int, dict[int, bytes]] = {}
 
     def load(self, device: int, version: int) -> DeviceState | None:
+        if not version:
+            return None
         data = self._states.get(device, {}).get(version)
-        return None if data is None else DeviceState.unpack(data)
+        if data is None:
+            raise StateLost("missing")
+        return DeviceState.unpack(data)
 
     def save(self, device: int, state: DeviceState, after: int) -> int:
         kept = {v: data for v, data in self._states.get(device, {}).items() if v == after}
@@ -34,26 +55,62 @@ class MemoryStore:
 
 
 class DiskStore:
-    """One folder per device, one file per version, written atomically."""
+    """One folder per device, one file per version, written atomically.
 
-    def __init__(self, directory: Path) -> None:
+    A file is an ordinary safetensors file whose JSON says which run, device and version it is of, with a SHA-256
+    over all of it: one that was cut, changed or put in another's place counts as lost. The sum finds accidents; who
+    can write the file can also write the sum.
+    """
+
+    def __init__(self, directory: Path, run: str) -> None:
         self._directory = directory
+        self._run = run
 
     def load(self, device: int, version: int) -> DeviceState | None:
-        path = self._path(device, version)
-        return DeviceState.unpack(path.read_bytes()) if version and path.is_file() else None
+        if not version:
+            return None
+        try:
+            tensors, content = unpack(self._path(device, version).read_bytes())
+        except FileNotFoundError:
+            raise StateLost("missing") from None
+        except (OSError, Undecodable):
+            raise StateLost("damaged") from None
+        checksum = content.pop("sha256", None)
+        if checksum != _sha256(tensors, content):
+            raise StateLost("damaged")
+        if content.get("of") != self._owner(device, version):
+            raise StateLost("foreign")
+        return DeviceState.of(tensors, content["info"])
 
     def save(self, device: int, state: DeviceState, after: int) -> int:
+        """As the protocol says. Raises DeviceFailed where the disk is full or cannot be written."""
         path = self._path(device, after + 1)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, state.pack())
-        for other in path.parent.glob("*.safetensors"):
-            if int(other.stem) not in (after, after + 1):
-                other.unlink()
+        tensors, content = state.named(), {"info": dict(state.info), "of": self._owner(device, after + 1)}
+        data = pack(tensors, {**content, "sha256": _sha256(tensors, content)})
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, data)
+            for other in path.parent.glob("*.safetensors"):
+                if other.stem not in (str(after), str(after + 1)):
+                    other.unlink()
+        except OSError as error:
+            raise DeviceFailed(f"its state could not be written to '{path}': {error.strerror}") from None
         return after + 1
+
+    def _owner(self, device: int, version: int) -> dict[str, Any]:
+        return {"run": self._run, "device": device, "version": version}
 
     def _path(self, device: int, version: int) -> Path:
         return self._directory / str(device) / f"{version}.safetensors"
+
+
+def _sha256(tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> str:
+    read_back = json.loads(json.dumps(dict(content)))  # what JSON makes of tuples and of keys that are numbers
+    digest = hashlib.sha256(json.dumps(read_back, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name!r} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -8,7 +8,18 @@ import torch
 from torch import Tensor
 
 from fibecfed.config import Config
-from fibecfed.federation import Aggregator, Device, DeviceState, Phase, Reply, Request, ServerState, Site, Sum
+from fibecfed.federation import (
+    Aggregator,
+    Device,
+    DeviceState,
+    Phase,
+    Reply,
+    Request,
+    ServerState,
+    Site,
+    Sum,
+    TensorSpec,
+)
 from fibecfed.methods.base import TRAIN, FederatedAveraging
 from fibecfed.sharing.triplets import (
     Active,
@@ -81,12 +92,12 @@ class AdaLora(FederatedAveraging):
         active = state.info[ACTIVE]
         return pack(tensors, self._maps, active), {**info, ACTIVE: active, IMPORTANCE: self._prunes(state, phase)}
 
-    def expected(self, state: ServerState, phase: Phase) -> Mapping[str, tuple[int, ...]]:
+    def expected(self, state: ServerState, phase: Phase) -> Mapping[str, TensorSpec]:
         if phase.name != TRAIN:
             return super().expected(state, phase)
         active = state.info[ACTIVE]
-        shapes = {name: tuple(t.shape) for name, t in pack(state.tensors, self._maps, active).items()}
-        return {**shapes, IMPORTANCE: (sum(map(len, active)),)} if self._prunes(state, phase) else shapes
+        specs = {name: TensorSpec(tuple(t.shape)) for name, t in pack(state.tensors, self._maps, active).items()}
+        return {**specs, IMPORTANCE: TensorSpec((sum(map(len, active)),))} if self._prunes(state, phase) else specs
 
     def accumulator(self, state: ServerState, phase: Phase) -> _Gathered:
         return _Gathered(super().accumulator(state, phase))

@@ -11,18 +11,21 @@ from fibecfed.data import training_batches
 from fibecfed.errors import InputError
 from fibecfed.federation import (
     AGGREGATORS,
+    COSTS,
     Device,
     DeviceState,
+    InfoSpec,
     Phase,
     Reply,
     Request,
     ServerState,
     Site,
     Sum,
+    TensorSpec,
 )
 from fibecfed.methods import statistics
 from fibecfed.seeding import torch_seed
-from fibecfed.training import LocalResult, TrainJob, scheduled_rate
+from fibecfed.training import DeviceFailed, LocalResult, TrainJob, scheduled_rate
 from fibecfed.tuning import Layout
 
 STATISTICS = "statistics"
@@ -107,11 +110,19 @@ class FederatedAveraging:
         """As federation.aggregation says; sums are sums."""
         return Sum() if phase.name == STATISTICS else AGGREGATORS[self.config.federation.aggregation]()
 
-    def expected(self, state: ServerState, phase: Phase) -> Mapping[str, tuple[int, ...]]:
+    def expected(self, state: ServerState, phase: Phase) -> Mapping[str, TensorSpec]:
         """What was sent comes back."""
         if phase.name == STATISTICS:
             return self._sums
-        return {p.name: p.shape for p in self.layout.only(self.shared(state))}
+        return {p.name: TensorSpec(p.shape) for p in self.layout.only(self.shared(state))}
+
+    def expected_info(self, state: ServerState, phase: Phase) -> Mapping[str, InfoSpec]:
+        """The work behind a reply."""
+        return COSTS
+
+    def problem(self, state: ServerState, phase: Phase, reply: Reply) -> str | None:
+        """Sums must belong together."""
+        return statistics.problem(reply.tensors, reply.info["examples"]) if phase.name == STATISTICS else None
 
     def fold(self, accumulator: Any, reply: Reply) -> None:
         """Weighted by the device's number of training examples; sums are not weighted."""
@@ -148,6 +159,8 @@ class FederatedAveraging:
     def prepare(self, device: Device, request: Request) -> TrainJob | Reply:
         """Train every parameter on all local examples."""
         if request.address.phase == STATISTICS:
+            if not self._sums:
+                raise DeviceFailed("the server asks for sums that this configuration does not provide for")
             sums = statistics.device_sums(device, device.model({}), self._sums)
             return Reply(request.address, sums, self.costs(device))
         return self.job(device, request, device.indices)

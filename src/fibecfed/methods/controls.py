@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fibecfed.config import Config
 from fibecfed.errors import InputError
-from fibecfed.federation import Device, DeviceState, Phase, Reply, Request, ServerState, Sum
+from fibecfed.federation import Device, DeviceState, Phase, Reply, Request, ServerState, Sum, TensorSpec
 from fibecfed.methods import statistics
 from fibecfed.methods.base import STATISTICS, FederatedAveraging
 from fibecfed.methods.fibecfed import FibecFed
@@ -101,7 +101,7 @@ class FedavgPrior(FederatedAveraging):
         _require_pooled(self.name, layout)
         super().__init__(config, layout)
         self.keeps_device_state = True
-        self._sums = {"label_counts": (self._head_shape()[1],), **self._sums}
+        self._sums = {"label_counts": statistics.sums(self._head_shape()[1]), **self._sums}
 
     def personal_devices(self, state: ServerState) -> range:
         """Every device has label proportions, sampled or not."""
@@ -135,7 +135,7 @@ class FedavgFinetune(FederatedAveraging):
             return Phase(FINETUNE, state.round, self.config.federation.devices, is_round=False, judged=True)
         return phase
 
-    def expected(self, state: ServerState, phase: Phase) -> Mapping[str, tuple[int, ...]]:
+    def expected(self, state: ServerState, phase: Phase) -> Mapping[str, TensorSpec]:
         return {} if phase.name == FINETUNE else super().expected(state, phase)
 
     def finish(self, state: ServerState, phase: Phase, accumulator: Any) -> ServerState:
@@ -173,7 +173,7 @@ class DeviceMajority(FederatedAveraging):
         _require_pooled(self.name, layout)
         super().__init__(config, layout)
         self.keeps_device_state = True
-        self._sums = {"label_counts": (self._head_shape()[1],)}
+        self._sums = {"label_counts": statistics.sums(self._head_shape()[1])}
 
     def next_phase(self, state: ServerState) -> Phase | None:
         """One exchange with every device."""
@@ -185,8 +185,11 @@ class DeviceMajority(FederatedAveraging):
     def accumulator(self, state: ServerState, phase: Phase) -> Any:
         return Sum()
 
-    def expected(self, state: ServerState, phase: Phase) -> Mapping[str, tuple[int, ...]]:
+    def expected(self, state: ServerState, phase: Phase) -> Mapping[str, TensorSpec]:
         return self._sums
+
+    def problem(self, state: ServerState, phase: Phase, reply: Reply) -> str | None:
+        return statistics.problem(reply.tensors, reply.info["examples"])
 
     def fold(self, accumulator: Any, reply: Reply) -> None:
         accumulator.fold(reply.tensors, 1.0)

@@ -28,7 +28,21 @@ from torch import Tensor
 from fibecfed.config import Config
 from fibecfed.curriculum.selection import select
 from fibecfed.errors import InputError
-from fibecfed.federation import Aggregator, Device, DeviceState, Phase, Reply, Request, ServerState, Site, WeightedMean
+from fibecfed.federation import (
+    Aggregator,
+    Device,
+    DeviceState,
+    InfoSpec,
+    Number,
+    OneOf,
+    Phase,
+    Reply,
+    Request,
+    ServerState,
+    Site,
+    TensorSpec,
+    WeightedMean,
+)
 from fibecfed.methods.base import STATISTICS, TRAIN, FederatedAveraging
 from fibecfed.methods.decisions import decisions
 from fibecfed.methods.initialization import (
@@ -41,7 +55,7 @@ from fibecfed.methods.initialization import (
 )
 from fibecfed.methods.layer_count import device_answer, found_count, ranked_layers, set_count
 from fibecfed.sharing import ConsensusSum, fixed_count, rank_layers
-from fibecfed.training import LocalResult, TrainJob
+from fibecfed.training import DeviceFailed, LocalResult, TrainJob
 from fibecfed.tuning import Layout
 
 INITIALIZE, COUNT, MERGE = "initialize", "count layers", "merge"
@@ -173,16 +187,26 @@ class FibecFed(FederatedAveraging):
             gathered.consensus = ConsensusSum(self.layout)
         return gathered
 
-    def expected(self, state: ServerState, phase: Phase) -> Mapping[str, tuple[int, ...]]:
+    def expected(self, state: ServerState, phase: Phase) -> Mapping[str, TensorSpec]:
         """Step 2: layer scores; step 8: the shared parameters."""
+        per_layer = TensorSpec((self.layout.layers,), torch.float64)
         if phase.name == INITIALIZE:
-            return {} if self.config.sharing.layers == "consensus" else {"layer_scores": (self.layout.layers,)}
+            return {} if self.config.sharing.layers == "consensus" else {"layer_scores": per_layer}
         if phase.name == COUNT:
-            return {"losses": (self.layout.layers,)} if self.config.sharing.count == "functional" else {}
+            return {"losses": per_layer} if self.config.sharing.count == "functional" else {}
         if phase.name == MERGE:
             shared = set(self.shared(state))
-            return {p.name: p.shape for p in self.layout if p.name not in shared and p.layer is not None}
+            return {p.name: TensorSpec(p.shape) for p in self.layout if p.name not in shared and p.layer is not None}
         return super().expected(state, phase)
+
+    def expected_info(self, state: ServerState, phase: Phase) -> Mapping[str, InfoSpec]:
+        """In the warm-up how well the shared model judges; the spectrum's share, where layers are counted by it."""
+        wanted = super().expected_info(state, phase)
+        if phase.name == COUNT and self.config.sharing.count in _SPECTRAL:
+            return {**wanted, "kept_share": Number(0, 1, or_none=True, required=True)}
+        if phase.name == TRAIN and not self._off and not self._warm(state):
+            return {**wanted, "warm": OneOf((False,), required=True), "accuracy": Number(0, 1)}
+        return wanted
 
     def fold(self, accumulator: _Gathered, reply: Reply) -> None:
         super().fold(accumulator.mean, reply)
@@ -290,6 +314,8 @@ class FibecFed(FederatedAveraging):
             return Reply(request.address, tensors, {**self.costs(device), **answer})
         if phase == MERGE:
             return self._merge_answer(device, request)
+        if phase == TRAIN and not set(self._shared(info["layers"])) <= request.tensors.keys():
+            raise DeviceFailed("the server asks for layers that it did not send, which may be this device's own")
         if phase == STATISTICS or not info["warm"]:
             work = super().prepare(device, request)
             return work if isinstance(work, Reply) else self._only_travelling(work)
@@ -362,7 +388,11 @@ class FibecFed(FederatedAveraging):
         return device.keep(Reply(request.address, tensors, self.costs(device)), found.state)
 
     def _merge_answer(self, device: Device, request: Request) -> Reply:
-        """The local layers, sent once because sharing.average_local asks for it."""
+        """The local layers, sent once because sharing.average_local asks for it; DeviceFailed if they are lost."""
+        if not self.config.sharing.average_local:
+            raise DeviceFailed("the server asks for its local layers, but sharing.average_local is off here")
+        if device.state_lost is not None:
+            raise DeviceFailed(f"the state that held its local layers is {device.state_lost}")
         model = device.model({})
         shared = set(self._shared(request.info.get("layers")))
         return Reply(request.address, {n: t for n, t in model.items() if n not in shared}, self.costs(device))

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fibecfed.federation import Aggregator, Device, Phase, Reply, Request, ServerState, Site
+from fibecfed.federation import MOST, Aggregator, Device, InfoSpec, Number, Phase, Reply, Request, ServerState, Site
 from fibecfed.methods.base import TRAIN, FederatedAveraging
 from fibecfed.training import LocalResult, TrainJob
 
@@ -51,6 +51,11 @@ class SequenceLengthWarmUp(FederatedAveraging):
         if phase.name == TRAIN and self.level(phase.round) < 1:
             info = {**info, "length_quantile": self.level(phase.round)}
         return tensors, info
+
+    def expected_info(self, state: ServerState, phase: Phase) -> Mapping[str, InfoSpec]:
+        """Tokens too."""
+        tokens = Number(0, MOST, whole=True)
+        return {**super().expected_info(state, phase), "tokens": tokens, "tokens_cut": tokens}
 
     def accumulator(self, state: ServerState, phase: Phase) -> _Gathered:
         return _Gathered(super().accumulator(state, phase))

@@ -10,34 +10,54 @@ import torch
 from torch import Tensor
 
 from fibecfed.config import Config
-from fibecfed.federation import Device
+from fibecfed.errors import RunFailed
+from fibecfed.federation import Device, TensorSpec
 
 RIDGE_SCALE = 8.0  # logits per unit of the regression target, chosen on validation data
 HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
 
 
-def shapes(config: Config, hidden: int, classes: int) -> dict[str, tuple[int, ...]]:
+def shapes(config: Config, hidden: int, classes: int) -> dict[str, TensorSpec]:
     """The tensors a device sends: label counts, and for a closed-form head the sums behind it. None asked for: {}."""
-    result: dict[str, tuple[int, ...]] = {}
+    result: dict[str, TensorSpec] = {}
     if config.training.loss == "prior_corrected" or config.model.head_init != "random":
-        result["label_counts"] = (classes,)
+        result["label_counts"] = sums(classes)
     if config.model.head_init == "ridge":
-        result |= {"gram": (hidden + 1, hidden + 1), "moment": (hidden + 1, classes)}
+        result |= {"gram": sums(hidden + 1, hidden + 1), "moment": sums(hidden + 1, classes)}
     elif config.model.head_init == "class_means":
-        result |= {"class_sums": (hidden, classes), "square_norm": (1,)}
+        result |= {"class_sums": sums(hidden, classes), "square_norm": sums(1)}
     return result
 
 
-def device_sums(
-    device: Device, tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]
-) -> dict[str, Tensor]:
+def sums(*shape: int) -> TensorSpec:
+    """Sums travel in float64."""
+    return TensorSpec(shape, torch.float64)
+
+
+def problem(found: Mapping[str, Tensor], examples: int) -> str | None:
+    """Why sums cannot be those of ``examples`` examples; None if they can. What ``device_sums`` says must hold."""
+    counts = found["label_counts"]
+    if (counts < 0).any() or (counts != counts.round()).any() or float(counts.sum()) != examples:
+        return f"its label counts are not whole numbers that add up to its {examples} examples"
+    if "gram" in found:
+        gram, moment = found["gram"], found["moment"]
+        if not torch.allclose(gram, gram.T) or (gram.diagonal() < 0).any():
+            return "its gram matrix is not symmetric with a diagonal of squares"
+        if float(gram[-1, -1]) != examples or not torch.equal(moment[-1], counts):
+            return "its gram matrix and moments are not those of its label counts"
+    if "square_norm" in found and float(found["square_norm"]) < 0:
+        return "its sum of squares is below 0"
+    return None
+
+
+def device_sums(device: Device, tensors: Mapping[str, Tensor], wanted: Mapping[str, TensorSpec]) -> dict[str, Tensor]:
     """The sums over one device's training examples, float64; features h carry a constant 1 for the bias.
 
     gram: sum h h^T (d+1, d+1); moment: sum h y^T (d+1, C), y one-hot; class_sums: sum h of each class (d, C);
     square_norm: sum ||h||^2 (1,).
     """
     labels = torch.from_numpy(device.site.data.train.labels[device.indices])
-    classes = wanted["label_counts"][0]
+    (classes,) = wanted["label_counts"].shape
     onehot = torch.nn.functional.one_hot(labels, classes).double()
     found = {"label_counts": onehot.sum(dim=0)}
     if len(wanted) > 1:
@@ -52,25 +72,28 @@ def device_sums(
     return found
 
 
-def solve_head(config: Config, sums: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def solve_head(config: Config, totals: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Head tensors from the summed statistics.
 
     ridge: least squares onto one-hot targets with penalty ``ridge_penalty`` times the features' mean square,
     centred and scaled to logits. class_means: (h . mu_c - ||mu_c||^2 / 2) / s^2, s^2 the mean squared distance to
     the class mean, with the log of the class's share. Source: project decision (METHOD.md section 8).
     """
-    counts = sums["label_counts"].double()
+    counts = totals["label_counts"].double()
     if config.model.head_init == "ridge":
-        gram, moment = sums["gram"].double(), sums["moment"].double()
+        gram, moment = totals["gram"].double(), totals["moment"].double()
         width = len(gram) - 1
         penalty = config.model.ridge_penalty * float(gram.diagonal()[:width].mean())
         ridge = torch.full((width + 1,), penalty, dtype=torch.float64)
         ridge[-1] = 0.0  # the bias is not penalised
-        solved = RIDGE_SCALE * torch.linalg.solve(gram + torch.diag(ridge), moment)
+        try:
+            solved = RIDGE_SCALE * torch.linalg.solve(gram + torch.diag(ridge), moment)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            raise RunFailed("The devices' feature sums cannot be solved for a head (singular gram matrix).") from None
         weight, bias = solved[:width].T, solved[width]
     else:
-        means = sums["class_sums"].double() / counts.clamp_min(1)
-        within = float(sums["square_norm"]) - float((counts * means.square().sum(dim=0)).sum())
+        means = totals["class_sums"].double() / counts.clamp_min(1)
+        within = float(totals["square_norm"]) - float((counts * means.square().sum(dim=0)).sum())
         spread = max(within / float(counts.sum()), 1e-12)
         weight = means.T / spread
         bias = -means.square().sum(dim=0) / (2 * spread) + torch.log((counts + 1) / (counts + 1).sum())

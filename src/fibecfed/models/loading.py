@@ -91,6 +91,7 @@ def load_pretrained(
                 dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # a head of another width; checked below
+                use_safetensors=True,  # pickled weights can run code
                 **source,
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
@@ -213,6 +214,11 @@ def _explain(config: ModelConfig, location: str, error: Exception) -> str:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if "trust_remote_code" in str(error):
         return f"Model '{config.name}' comes with code of its own, which is never run; use one that transformers has."
+    if Path(location).is_dir() and not list(Path(location).glob("*.safetensors")):
+        return (
+            f"Model folder '{location}' holds no safetensors file; weights in other formats (pytorch_model.bin) are "
+            "pickled, can run code, and are never read. Convert them where you trust them."
+        )
     if Path(location).is_dir():
         return f"Model folder '{location}' cannot be loaded: {first}"
     if not config.allow_download:

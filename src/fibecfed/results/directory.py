@@ -1,5 +1,6 @@
 """The directory of a run: what lies where, written so that a crash never leaves a half file."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,7 +10,17 @@ from typing import Any
 
 from fibecfed.config import Config, load_config, to_yaml
 from fibecfed.errors import InputError
-from fibecfed.federation import ServerState, Undecodable, write_atomically
+from fibecfed.federation import DiskStore, ServerState, Undecodable, write_atomically
+
+
+def device_states(path: Path, settings: str) -> DiskStore:
+    """The states of simulated devices of the run in ``path``, keyed by the text of its config.yaml.
+
+    Comments do not count, but the text does, and not a hash of the settings it stands for: that would change with
+    every new setting of a later version, and the states would look like another run's.
+    """
+    lines = [line for line in settings.splitlines() if not line.startswith("#")]
+    return DiskStore(path / "devices", hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16])
 
 
 class RunDirectory:
@@ -51,10 +62,10 @@ class RunDirectory:
         """The configuration the run was started with."""
         return load_config(self.path / "config.yaml")
 
-    @property
-    def states(self) -> Path:
+    def states(self) -> DiskStore:
         """Where simulated devices keep their states."""
-        return self.path / "devices"
+        text = (self.path / "config.yaml").read_text(encoding="utf-8")
+        return device_states(self.path, text)
 
     @property
     def adapter(self) -> Path:
@@ -102,7 +113,7 @@ class RunDirectory:
             return None
         try:
             return ServerState.unpack(path.read_bytes())
-        except (Undecodable, KeyError, TypeError) as error:
+        except (OSError, Undecodable) as error:
             raise InputError(f"'{path}' cannot be read: {error}.") from None
 
     def replace_folder(self, target: Path) -> "_Replacement":

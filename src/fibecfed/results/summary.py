@@ -1,20 +1,34 @@
 """What a run came to, in one JSON object."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fibecfed.config import Config, config_hash
-from fibecfed.federation import Costs
+from fibecfed.federation import Costs, PhaseDone
 from fibecfed.results.environment import git_commit, hardware, versions
 from fibecfed.runtime import Evaluation
 
 LAST = 5  # evaluations that a final number is the mean of (METHOD.md section 7)
 
 
+Losses = Sequence[Mapping[str, Any]]  # replies left out, or device states lost, as ``losses_of`` makes them
+
+
+def losses_of(done: PhaseDone) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The replies that a phase left out, and the devices whose state was lost; each with its reason."""
+    where = {"round": done.phase.round, "phase": done.phase.name}
+    left_out = [{**where, "device": f.device, "kind": f.kind, "reason": f.reason} for f in done.failures]
+    return left_out, [{**where, "device": device, "reason": why} for device, why in done.states_lost]
+
+
 def metrics_record(
-    round: int, evaluation: Evaluation, costs: Costs, loss: float | None, failures: int
+    round: int, evaluation: Evaluation, costs: Costs, loss: float | None, left_out: Losses, states_lost: Losses
 ) -> dict[str, Any]:
-    """One line of metrics.jsonl: cumulative costs, both protocols; metrics beside accuracy where the task has them."""
+    """One line of metrics.jsonl: cumulative costs, both protocols; metrics beside accuracy where the task has them.
+
+    ``left_out`` and ``states_lost`` are those since the evaluation of an earlier round.
+    """
     record: dict[str, Any] = {
         "round": round,
         "accuracy_global": evaluation.global_["accuracy"],
@@ -28,7 +42,9 @@ def metrics_record(
             record[f"{name}_personalized"] = evaluation.personalized[name]
     return record | {
         "loss_train": loss,
-        "failures": failures,
+        "failures": len(left_out),
+        "left_out": [dict(entry) for entry in left_out],
+        "states_lost": [dict(entry) for entry in states_lost],
         "bytes_up": costs.bytes_up,
         "bytes_down": costs.bytes_down,
         "examples_trained": costs.examples_trained,
@@ -43,6 +59,18 @@ def final_mean(records: Sequence[Mapping[str, Any]], key: str) -> float:
     """The mean of a metric over the last five evaluations."""
     last = [float(r[key]) for r in records[-LAST:]]
     return sum(last) / len(last)
+
+
+def _lost(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many replies were left out, by reason and by device, and whose state was lost when."""
+    left_out = [entry for r in records for entry in r["left_out"]]
+    kinds, devices = (Counter(entry[key] for entry in left_out) for key in ("kind", "device"))
+    return {
+        "replies": len(left_out),
+        "by_kind": dict(sorted(kinds.items())),
+        "by_device": {str(device): count for device, count in sorted(devices.items())},
+        "states": [entry for r in records for entry in r["states_lost"]],
+    }
 
 
 def summarize(
@@ -68,6 +96,7 @@ def summarize(
         "operations": last["operations"],
         "seconds": {"cpu": last["cpu_seconds"], "simulated": last["simulated_seconds"], "wall": wall_seconds},
         "peak_memory_bytes": peak_memory,
+        "lost": _lost(records),
         "data": dict(data),
         "versions": versions(),
         "hardware": hardware(),

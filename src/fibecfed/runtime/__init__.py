@@ -2,6 +2,17 @@
 
 from fibecfed.runtime.assembly import Experiment, assemble
 from fibecfed.runtime.evaluation import Evaluation, ResidentEvaluator, worst_tenth
+from fibecfed.runtime.handshake import Description, describe, differences
 from fibecfed.runtime.in_process import InProcessTransport
 
-__all__ = ["Evaluation", "Experiment", "InProcessTransport", "ResidentEvaluator", "assemble", "worst_tenth"]
+__all__ = [
+    "Description",
+    "Evaluation",
+    "Experiment",
+    "InProcessTransport",
+    "ResidentEvaluator",
+    "assemble",
+    "describe",
+    "differences",
+    "worst_tenth",
+]

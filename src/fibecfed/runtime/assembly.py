@@ -8,7 +8,7 @@ from torch import nn
 
 from fibecfed.config import Config, config_hash
 from fibecfed.data import FederatedData, build_data, load_splits
-from fibecfed.federation import DeviceStore, MemoryStore, Server, ServerState, Site
+from fibecfed.federation import Device, DeviceStore, MemoryStore, Server, ServerState, Site
 from fibecfed.methods import method_class, resolve, tuning
 from fibecfed.models import Pretrained, load_pretrained
 from fibecfed.runtime.evaluation import ResidentEvaluator
@@ -31,6 +31,10 @@ class Experiment:
     server: Server
     evaluate: ResidentEvaluator
     start: ServerState
+
+    def device(self, number: int, state: ServerState) -> Device:
+        """A device as it is after a phase."""
+        return Device(self.site, number, state.device_versions.get(number, 0))
 
     def description(self) -> dict[str, Any]:
         """What task.json says beside an adapter."""

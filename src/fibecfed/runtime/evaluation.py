@@ -1,7 +1,7 @@
 """Judging a run by both protocols of METHOD.md section 7: one global model, and each device's own."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +39,7 @@ class ResidentEvaluator:
         global_metrics = task.metrics(server)
         if self.global_is_mean_of_devices:
             global_metrics = self._mean_over_devices(state) or global_metrics
-        has_own = np.isin(self._owner, list(self.site.method.personal_devices(state)))
+        has_own = np.isin(self._owner, [device.number for device in self._personal(state)])
         others = task.metrics(personal.take(np.flatnonzero(~has_own))) if has_own.any() else {}
         return Evaluation(
             global_metrics,
@@ -52,16 +52,22 @@ class ResidentEvaluator:
         """The server model's counts, replaced where the example's device has a model of its own."""
         values = {name: array.copy() for name, array in server.values.items()}
         owners = self.site.data.held_out_owners
-        for number in self.site.method.personal_devices(state):
-            mine = owners.indices(number)
+        for device in self._personal(state):
+            mine = owners.indices(device.number)
             if not len(mine):
                 continue
-            device = Device(self.site, number, state.device_versions.get(number, 0))
             model = self.site.method.personal(device, state)
             counts = self.site.executor.counts(model, self.site.data.held_out, mine)
             for name, array in counts.values.items():
                 values[name][mine] = array
         return Counts(values)
+
+    def _personal(self, state: ServerState) -> Iterator[Device]:
+        """The devices with a model of their own; one that lost it has the server's until it trains again."""
+        for number in self.site.method.personal_devices(state):
+            device = Device(self.site, number, state.device_versions.get(number, 0))
+            if device.state_lost is None:
+                yield device
 
     def _mean_over_devices(self, state: ServerState) -> dict[str, float]:
         """Each device's own model on the whole held-out set, metrics averaged; unchanged models are not run again."""
@@ -70,6 +76,8 @@ class ResidentEvaluator:
         for number, version in sorted(state.device_versions.items()):
             if (number, version) not in self._device_metrics:
                 device = Device(self.site, number, version)
+                if device.state_lost is not None:
+                    continue
                 model = self.site.method.personal(device, state)
                 counts = self.site.executor.counts(model, self.site.data.held_out, everything)
                 self._device_metrics[number, version] = self.site.data.task.metrics(counts)

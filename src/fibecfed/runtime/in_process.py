@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from fibecfed.federation import Delivery, Device, Failure, Reply, Request, Site, decode, encode
+from fibecfed.federation import Delivery, Device, Failure, Reply, Request, Site, decode, encode, receive
 from fibecfed.training import DeviceFailed
 
 
@@ -22,7 +22,7 @@ class InProcessTransport:
             except DeviceFailed as error:
                 yield Failure(number, str(error))
                 continue
-            yield Delivery(decode(up, Reply), len(down), len(up))
+            yield receive(request, len(down), up)
 
     def _answer(self, request: Request) -> Reply:
         device = Device(self.site, request.address.device, request.address.state_version)

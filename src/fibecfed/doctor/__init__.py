@@ -1,0 +1,17 @@
+"""Checks before a run: what is there, what is not, and what to do about it."""
+
+from fibecfed.doctor.finding import Finding
+from fibecfed.doctor.network import check_certificate, check_listening, check_reachable
+from fibecfed.doctor.run import check_data, check_model, check_output, check_settings, check_versions
+
+__all__ = [
+    "Finding",
+    "check_certificate",
+    "check_data",
+    "check_listening",
+    "check_model",
+    "check_output",
+    "check_reachable",
+    "check_settings",
+    "check_versions",
+]

@@ -2,7 +2,7 @@
 
 from fibecfed.federation.aggregation import AGGREGATORS, Aggregator, CoordinateMedian, Sum, WeightedMean, in_order
 from fibecfed.federation.codec import Undecodable, decode, encode
-from fibecfed.federation.device import Device, Site
+from fibecfed.federation.device import Device, Site, answer
 from fibecfed.federation.messages import Address, Delivery, Failure, Reply, Request
 from fibecfed.federation.method import Method, Phase, Transport
 from fibecfed.federation.server import PhaseDone, Server, cohort
@@ -34,6 +34,7 @@ __all__ = [
     "Transport",
     "Undecodable",
     "WeightedMean",
+    "answer",
     "cohort",
     "decode",
     "encode",

@@ -1,13 +1,16 @@
 """What server and devices remember between rounds, all of it serialisable."""
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from fibecfed.federation.codec import pack, unpack
+from fibecfed.federation.codec import Undecodable, pack, unpack
+
+_FORMAT = 1  # of a device's state
 
 
 @dataclass(frozen=True)
@@ -82,13 +85,21 @@ class DeviceState:
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def pack(self) -> bytes:
-        """The state as bytes."""
+        """The state as bytes, with a checksum."""
         tensors = {f"local/{n}": t for n, t in self.local.items()}
         tensors |= {f"memory/{n}": t for n, t in self.memory.items()}
-        return pack(tensors, {"info": dict(self.info)})
+        content = {"info": dict(self.info), "format": _FORMAT}
+        return pack(tensors, {**content, "sha256": _checksum(tensors, content)})
 
     @staticmethod
     def unpack(data: bytes) -> "DeviceState":
-        """The reverse of ``pack``. Raises Undecodable."""
+        """The reverse of ``pack``. Raises Undecodable for bytes that are not as they were packed."""
         tensors, content = unpack(data)
+        checksum = content.pop("sha256", None)
+        if content.get("format") != _FORMAT or checksum != _checksum(tensors, content):
+            raise Undecodable("not a device's state: it is damaged, or of another version")
         return DeviceState(dict(_under("local/", tensors)), dict(_under("memory/", tensors)), content["info"])
+
+
+def _checksum(tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(pack(tensors, content)).hexdigest()

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+from fibecfed.federation.codec import Undecodable
 from fibecfed.federation.state import DeviceState
 
 
@@ -41,7 +42,12 @@ class DiskStore:
 
     def load(self, device: int, version: int) -> DeviceState | None:
         path = self._path(device, version)
-        return DeviceState.unpack(path.read_bytes()) if version and path.is_file() else None
+        if not version or not path.is_file():
+            return None
+        try:
+            return DeviceState.unpack(path.read_bytes())
+        except Undecodable:  # as good as lost
+            return None
 
     def save(self, device: int, state: DeviceState, after: int) -> int:
         path = self._path(device, after + 1)

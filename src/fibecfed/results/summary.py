@@ -12,9 +12,12 @@ LAST = 5  # evaluations that a final number is the mean of (METHOD.md section 7)
 
 
 def metrics_record(
-    round: int, evaluation: Evaluation, costs: Costs, loss: float | None, failures: int
+    round: int, evaluation: Evaluation, costs: Costs, loss: float | None, left_out: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """One line of metrics.jsonl: cumulative costs, both protocols; metrics beside accuracy where the task has them."""
+    """One line of metrics.jsonl: cumulative costs, both protocols; metrics beside accuracy where the task has them.
+
+    ``left_out``: which devices were left out since the last one, in which phase and why; a key only if there are any.
+    """
     record: dict[str, Any] = {
         "round": round,
         "accuracy_global": evaluation.global_["accuracy"],
@@ -26,9 +29,11 @@ def metrics_record(
         if name != "accuracy":
             record[f"{name}_global"] = value
             record[f"{name}_personalized"] = evaluation.personalized[name]
+    if left_out:
+        record["left_out"] = [dict(entry) for entry in left_out]
     return record | {
         "loss_train": loss,
-        "failures": failures,
+        "failures": len(left_out),
         "bytes_up": costs.bytes_up,
         "bytes_down": costs.bytes_down,
         "examples_trained": costs.examples_trained,
@@ -53,6 +58,7 @@ def summarize(
     extra = [
         k.removesuffix("_global") for k in last if k.endswith("_global") and not k.startswith(("accuracy", "loss"))
     ]
+    left_out = [entry for record in records for entry in record.get("left_out", ())]
     return {
         "method": config.method,
         "dataset": config.dataset,
@@ -73,4 +79,5 @@ def summarize(
         "hardware": hardware(),
         "git_commit": git_commit(),
         "config_hash": config_hash(config),
+        **({"left_out": left_out} if left_out else {}),
     }

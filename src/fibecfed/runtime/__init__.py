@@ -1,7 +1,17 @@
 """What carries a federation: this process, or (extra `flower`) many machines."""
 
-from fibecfed.runtime.assembly import Experiment, assemble
+from fibecfed.runtime.assembly import Evaluator, Experiment, Learner, assemble, learner_of
 from fibecfed.runtime.evaluation import Evaluation, ResidentEvaluator, worst_tenth
 from fibecfed.runtime.in_process import InProcessTransport
 
-__all__ = ["Evaluation", "Experiment", "InProcessTransport", "ResidentEvaluator", "assemble", "worst_tenth"]
+__all__ = [
+    "Evaluation",
+    "Evaluator",
+    "Experiment",
+    "InProcessTransport",
+    "Learner",
+    "ResidentEvaluator",
+    "assemble",
+    "learner_of",
+    "worst_tenth",
+]

@@ -14,7 +14,6 @@ from fibecfed.federation import Address, Delivery, Failure, Reply, Request, deco
 from fibecfed.runtime.flower import wire
 from fibecfed.runtime.flower.serving import Refused
 from fibecfed.runtime.flower.transport import FlowerTransport, introduction
-
 from flower_grid import Nodes
 
 Answer = Callable[[Request], Reply]

@@ -78,7 +78,9 @@ class FederatedEvaluator:
         servers, own, without = dict[int, Counts](), dict[int, Counts](), dict[int, Counts]()
         for answer in self._ask(requests):
             if isinstance(answer, Failure):
-                self._report(f"Evaluation after round {state.round}: device {answer.device} is missing: {answer.reason}")
+                self._report(
+                    f"Evaluation after round {state.round}: device {answer.device} is missing: {answer.reason}"
+                )
                 continue
             device = answer.reply.address.device
             if (counts := _counts(_SERVERS, answer.reply, task)) is not None:

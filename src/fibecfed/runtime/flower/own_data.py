@@ -44,7 +44,9 @@ def server_data(learner: Learner) -> FederatedData:
     nothing = Rows([], None, np.empty(0, np.int64), labels)
     held_out = nothing
     if data.test_file is not None:
-        held_out = read_rows(data.test_file, Columns(data.text, data.text_pair, data.label, None, data.separator), labels)
+        held_out = read_rows(
+            data.test_file, Columns(data.text, data.text_pair, data.label, None, data.separator), labels
+        )
     return _data(learner, nothing, held_out, nothing, None, "the devices' own text")
 
 

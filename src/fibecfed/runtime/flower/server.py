@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from flwr.serverapp import Grid
 
 from fibecfed.config import Config, DataConfig, PartitionConfig, config_hash, shared_settings
-from fibecfed.errors import InputError, RunFailed
-from fibecfed.federation import Delivery, DeviceStore, Failure, MemoryStore, Reply, Request, Server, ServerState
+from fibecfed.errors import InputError
+from fibecfed.federation import Delivery, Failure, MemoryStore, Reply, Request, Server, ServerState
 from fibecfed.methods import method_class, resolve
 from fibecfed.runtime.assembly import Experiment, learner_of
 from fibecfed.runtime.flower import wire
@@ -40,7 +39,8 @@ class ServerExperiment(Experiment):
         return {
             "origin": self.data.origin,
             "train_examples": sum(int(j.said["examples"]) for j in self._joined()),
-            "held_out_examples": len(self.data.held_out) or sum(int(j.said["held_out_examples"]) for j in self._joined()),
+            "held_out_examples": len(self.data.held_out)
+            or sum(int(j.said["held_out_examples"]) for j in self._joined()),
         }
 
     def partition(self) -> dict[str, Any]:

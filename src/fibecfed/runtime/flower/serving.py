@@ -120,7 +120,7 @@ class DeviceServer:
     def _save_adapter(self, device: Device, request: Request) -> None:
         """The device's own model (or the server's, where the method keeps none) as an adapter in its folder."""
         learner = self._learner
-        assert learner is not None and device.site is self._site
+        assert learner is not None
         state = server_state(request, device)
         own = learner.method.keeps_device_state and device.number in learner.method.personal_devices(state)
         put_tensors(learner.model, learner.method.personal(device, state) if own else state.tensors)

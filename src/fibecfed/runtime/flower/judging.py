@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fibecfed.data import TokenizedSet
+from fibecfed.errors import RunFailed
 from fibecfed.federation import Address, Delivery, Device, Failure, Reply, Request, ServerState, Site
 from fibecfed.runtime.evaluation import Evaluation, worst_tenth
 from fibecfed.tasks import Counts, Task
@@ -59,8 +60,8 @@ def _totals(
 class FederatedEvaluator:
     """Server half: pools what the devices counted; with test data of its own the server judges its model itself.
 
-    A device that does not answer is missing from that evaluation's numbers and is reported. Equal to the evaluation
-    in one process but for the last bits of the loss, which is summed in another order.
+    A device that does not answer is missing from that evaluation's numbers and is reported; RunFailed if none does.
+    Equal to the evaluation in one process but for the last bits of the loss, which is summed in another order.
     """
 
     global_is_mean_of_devices = False
@@ -87,15 +88,16 @@ class FederatedEvaluator:
                 servers[device] = counts
                 mine = _counts(_OWN, answer.reply, task)
                 (without if mine is None else own)[device] = counts if mine is None else mine
+        if not servers:
+            raise RunFailed(f"No device judged the model after round {state.round}, so its quality is not known.")
         of_server = task.metrics(_joined(servers))
         if len(held_out):
             of_server = task.metrics(self._site.executor.counts(state.tensors, held_out, np.arange(len(held_out))))
         personal = {**own, **without}
-        scores = np.array([task.metrics(personal[device])["accuracy"] for device in sorted(personal)])
         return Evaluation(
-            of_server or _nothing(task),
-            task.metrics(_joined(personal)) or _nothing(task),
-            worst_tenth(scores) if len(scores) else float("nan"),
+            of_server,
+            task.metrics(_joined(personal)),
+            worst_tenth(np.array([task.metrics(counts)["accuracy"] for counts in personal.values()])),
             task.metrics(_joined(without)).get("accuracy") if own else None,
         )
 
@@ -112,9 +114,3 @@ def _counts(prefix: str, reply: Reply, task: Task) -> Counts | None:
         return None
     usable = (values["confusion"] >= 0).all() and np.isfinite(values["loss"]).all() and values["confusion"].sum() > 0
     return Counts(values) if usable else None
-
-
-def _nothing(task: Task) -> dict[str, float]:
-    """The metrics of an evaluation that no device answered."""
-    one = {"confusion": np.ones((1, task.outputs, task.outputs)), "loss": np.zeros(1)}
-    return dict.fromkeys(task.metrics(Counts(one)), float("nan"))

@@ -1,4 +1,4 @@
-"""Flower's own commands, started with what makes them safe: TLS, known keys, no telemetry, no installing at run time."""
+"""Flower's own commands, started with what makes them safe: TLS, known keys, no telemetry, nothing installed."""
 
 import fcntl
 import json

@@ -168,10 +168,19 @@ def test_a_device_that_lost_its_state_begins_anew(
 def test_no_text_no_score_and_no_local_layer_travels(small: Config, sites: Path, tmp_path: Path) -> None:
     config = servers(together(small, sites, "fibecfed"))
     nodes = Nodes(devices(sites, tmp_path / "own", config.model.name))
-    over_grid(config, nodes, tmp_path / "grid")
+    state = over_grid(config, nodes, tmp_path / "grid")
     texts = [text for path in (sites / "sites").iterdir() for text in pd.read_csv(path)["text"]]
     words = {text.encode() for text in texts if len(text) > 12}
     for data in [*nodes.received, *(data for _, _, data in nodes.sent)]:
         assert not any(word in data for word in words)
         assert b"difficulty" not in data
         assert str(sites).encode() not in data
+    local = [
+        tensor.numpy().tobytes()
+        for path in (tmp_path / "own").glob("*/*/states/*/*.safetensors")
+        for name, tensor in load_file(path).items()
+        if name.startswith("local/") and not tensor.equal(state.tensors[name.removeprefix("local/")])
+    ]
+    assert local
+    for data in nodes.received:
+        assert not any(values in data for values in local)

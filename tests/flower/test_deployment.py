@@ -65,6 +65,8 @@ def wait_for(what: str, happened: object, seconds: float, *watched: Command) -> 
     while time.monotonic() < ends:
         if happened():  # type: ignore[operator]
             return
+        if any(command.process.poll() in (1, 2) for command in watched):  # not -9: killed by the test
+            break
         time.sleep(0.1)
     logs = "\n".join(f"--- {c.log.name}\n{c.said()[-3000:]}" for c in watched)
     pytest.fail(f"{what} did not happen within {seconds:.0f} s\n{logs}")

@@ -1,7 +1,6 @@
 """Flower's short-lived process hands bytes to the device's own, over a socket."""
 
 import importlib.util
-import threading
 from pathlib import Path
 from types import ModuleType
 
@@ -13,8 +12,8 @@ from flwr.app import Context, Message, RecordDict
 
 import flower_grid  # noqa: F401 - tells Flower which task this is
 from fibecfed.runtime.flower import wire
-from fibecfed.runtime.flower.processes import APP, channel
-from fibecfed.runtime.flower.resident import answer_forever
+from fibecfed.runtime.flower.processes import APP
+from fibecfed.runtime.flower.resident import answering
 from fibecfed.runtime.flower.serving import Refused
 
 
@@ -41,10 +40,7 @@ def relay(kind: str, data: bytes, socket: Path) -> Message:
 
 @pytest.mark.parametrize("kind", [wire.TRAIN, wire.EVALUATE, wire.JOIN, wire.SAVE])
 def test_bytes_come_back_as_the_device_answered(kind: str) -> None:
-    with channel() as socket:
-        threading.Thread(target=answer_forever, args=(socket, serve), daemon=True).start()
-        while not socket.exists():
-            pass
+    with answering(serve) as socket:
         data = bytes(range(256)) * 40_000  # 10 MB
         assert wire.payload(relay(kind, data, socket)) == f"{kind}:".encode() + data[::-1]
         assert wire.payload(relay(kind, b"refuse", socket)) == "it has not joined this run"
@@ -52,12 +48,14 @@ def test_bytes_come_back_as_the_device_answered(kind: str) -> None:
 
 
 def test_a_device_whose_process_is_gone_is_an_error() -> None:
-    with channel() as socket, pytest.raises(FileNotFoundError):
+    with answering(serve) as socket:
+        pass
+    with pytest.raises(FileNotFoundError):
         relay(wire.TRAIN, b"x", socket)
 
 
 def test_the_socket_is_for_this_user_only() -> None:
-    with channel() as socket:
+    with answering(serve) as socket:
         assert socket.parent.stat().st_mode & 0o077 == 0
     assert not socket.parent.exists()
 

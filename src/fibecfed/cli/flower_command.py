@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import threading
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,7 +69,7 @@ def server(
                 superlink.wait()
                 gate.should_exit = True
 
-            processes.in_background(close_when_it_ends)
+            threading.Thread(target=close_when_it_ends, daemon=True).start()
             _say(f"Listening on {host}:{port}.")
             gate.run()
             if superlink.poll() is not None:
@@ -92,7 +93,7 @@ def device(
 
         processes.check_flower()
         from fibecfed.config import load_device_config
-        from fibecfed.runtime.flower.resident import answer_forever
+        from fibecfed.runtime.flower.resident import answering
         from fibecfed.runtime.flower.serving import DeviceServer
 
         processes.stop_when_terminated()
@@ -103,8 +104,7 @@ def device(
                 raise InputError(f"'{folder}' holds no {name}; it comes from: fibecfed flower certificates")
         if not Path(own.data.file).exists():
             raise InputError(f"Data file '{own.data.file}' does not exist (data.file in '{config}').")
-        with processes.channel() as channel:
-            processes.in_background(answer_forever, channel, DeviceServer(own, _say))
+        with answering(DeviceServer(own, _say)) as channel:
             processes.stay_connected(own, server, folder, channel)
 
 
@@ -152,9 +152,7 @@ def _carry_out(directory: Any, server: Path) -> None:
     for old in (STOPPED, "summary.json"):
         (where / old).unlink(missing_ok=True)
     setting = f"out={json.dumps(str(where))}"
-    command = processes.flwr(
-        server, "run", str(processes.APP), processes.CONNECTION, "--stream", "--run-config", setting
-    )
+    command = processes.flwr("run", str(processes.APP), processes.CONNECTION, "--stream", "--run-config", setting)
     code = subprocess.run(command, env=processes.environment(server / "flwr"), check=False).returncode
     if (where / STOPPED).is_file():
         stopped = json.loads((where / STOPPED).read_text())

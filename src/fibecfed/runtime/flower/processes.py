@@ -3,13 +3,10 @@
 import fcntl
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -83,7 +80,7 @@ def supernode_command(config: DeviceConfig, server: str, keys: Path | None, chan
     ]  # fmt: skip
 
 
-def flwr(folder: Path, *words: str) -> list[str]:
+def flwr(*words: str) -> list[str]:
     """A `flwr` command."""
     return [str(_programs() / "flwr"), *words]
 
@@ -119,7 +116,7 @@ def register(folder: Path, home: Path) -> int:
     """
     keys = sorted((folder / "keys").glob("*.pub"))
     for key in keys:
-        command = flwr(folder, "supernode", "register", str(key.resolve()), CONNECTION, "--name", key.stem)
+        command = flwr("supernode", "register", str(key.resolve()), CONNECTION, "--name", key.stem)
         done = subprocess.run(command, env=environment(home), capture_output=True, text=True, timeout=120, check=False)
         said = done.stdout + done.stderr
         if done.returncode and "already" not in said.lower():
@@ -174,16 +171,6 @@ def only_one(folder: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-@contextmanager
-def channel() -> Iterator[Path]:
-    """The name of a socket in a folder that only this user can enter (a short name: sockets' are limited)."""
-    folder = Path(tempfile.mkdtemp(prefix="fibecfed-"))
-    try:
-        yield folder / "s"
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def stay_connected(config: DeviceConfig, server: str, keys: Path | None, socket_name: Path) -> None:
     """Run Flower's side of the device until it ends; begin again while the server still takes an old one for connected.
 
@@ -205,10 +192,3 @@ def stay_connected(config: DeviceConfig, server: str, keys: Path | None, socket_
         f"Flower's SuperNode ended with exit code {code}; see above. If it was refused: has the server this device's "
         "public key, are both clocks right, and does no other process use the key?"
     )
-
-
-def in_background(target: object, *arguments: object) -> threading.Thread:
-    """A thread that does not keep the process alive."""
-    thread = threading.Thread(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]
-    thread.start()
-    return thread

@@ -5,7 +5,11 @@ message; here it is loaded once. Bytes cross a Unix socket in a folder that only
 unpickled.
 """
 
-from collections.abc import Callable
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 
@@ -14,12 +18,26 @@ from fibecfed.runtime.flower.serving import Refused
 Serve = Callable[[str, bytes], bytes]
 
 
-def answer_forever(socket: Path, serve: Serve) -> None:
-    """Answer one request after another until the process ends."""
-    with Listener(str(socket), family="AF_UNIX") as listener:
-        while True:
-            with listener.accept() as connection:
-                _answer(connection, serve)
+@contextmanager
+def answering(serve: Serve) -> Iterator[Path]:
+    """A socket on which ``serve`` answers in the background, one request after another, while the block runs."""
+    folder = Path(tempfile.mkdtemp(prefix="fibecfed-"))  # a short name: those of sockets are limited
+    try:
+        with Listener(str(folder / "s"), family="AF_UNIX") as listener:
+            threading.Thread(target=_answer_all, args=(listener, serve), daemon=True).start()
+            yield folder / "s"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _answer_all(listener: Listener, serve: Serve) -> None:
+    while True:
+        try:
+            connection = listener.accept()
+        except OSError:  # it was closed
+            return
+        with connection:
+            _answer(connection, serve)
 
 
 def _answer(connection: Connection, serve: Serve) -> None:
@@ -31,5 +49,5 @@ def _answer(connection: Connection, serve: Serve) -> None:
             kept, answer = b"failure", str(refused).encode()
         connection.send_bytes(kept)
         connection.send_bytes(answer)
-    except (EOFError, ConnectionError) as error:  # Flower's process was stopped; the server hears of it from Flower
+    except (EOFError, OSError) as error:  # Flower's process was stopped; the server hears of it from Flower
         print(f"A request was given up before it was answered: {type(error).__name__}.", flush=True)

@@ -6,6 +6,7 @@ import json
 import shutil
 import traceback
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -138,10 +139,8 @@ class DeviceServer:
 
 def describe(learner: Learner) -> dict[str, Any]:
     """What must be the same on the server and on every device, JSON-able."""
-    from fibecfed import __version__
-
     return {
-        "version": __version__,
+        "version": version("fibecfed"),
         "torch": torch.__version__.split("+")[0],
         "base weights": learner.pretrained.sha256,
         "tokenizer": _digest(json.dumps(sorted(learner.pretrained.tokenizer.get_vocab().items()))),

@@ -105,7 +105,7 @@ def sites(rows_file: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def settings(small: Config, rounds: int = 6) -> Config:
+def settings(small: Config, rounds: int = 5) -> Config:
     return build_config(
         merge(
             to_dict(small),
@@ -170,7 +170,7 @@ def test_a_whole_run_with_a_device_and_the_server_killed(small: Config, sites: P
             if command.process.poll() is None:
                 command.kill()
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["rounds"] == 6
+    assert summary["rounds"] == 5
     assert {entry["device"] for entry in summary["left_out"]} == {1}
     assert "lost or damaged" not in running[2].said()  # it went on with the local layers it had
     for number in range(3):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ from torch import Tensor
 from fibecfed.callbacks import Callback, EarlyStopping
 from fibecfed.config import Config, to_yaml
 from fibecfed.errors import InputError
-from fibecfed.federation import AGGREGATORS, Costs, MemoryStore, PhaseDone, ServerState
+from fibecfed.federation import AGGREGATORS, Costs, DeviceStore, MemoryStore, PhaseDone, ServerState
 from fibecfed.methods import tuning
 from fibecfed.results import (
     RunDirectory,
     curves_png,
     decisions_png,
     device_states,
+    failures_of,
     losses_of,
     metrics_record,
     model_card,
@@ -33,6 +34,8 @@ This method has no global model: `adapter/` is the average of the devices' adapt
 below is the mean over the devices' models.
 """
 HEADER = "Written by fibecfed. Run it again with: fibecfed run {path} --out NEW_DIR"
+
+Assembly = Callable[[Config, DeviceStore], Experiment]
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class _Progress:
         for earlier in (r for r in self.records if r["round"] == state.round):
             self.left_out = [*earlier["left_out"], *self.left_out]
             self.states_lost = [*earlier["states_lost"], *self.states_lost]
+        self.left_out += failures_of(evaluation.missing, state.round, "evaluate")
         record = metrics_record(state.round, evaluation, state.costs, loss, self.left_out, self.states_lost)
         self.records = [r for r in self.records if r["round"] != state.round] + [record]
         self.left_out, self.states_lost = [], []
@@ -100,14 +104,15 @@ def run(
     if out is not None:
         path = Path(out)
         directory = RunDirectory.create(path, config, HEADER.format(path=path / "config.yaml"), force)
-        directory.write_json("partition.json", _partition(experiment))
+        directory.write_json("partition.json", experiment.partition())
     return _go_on(experiment, experiment.start, _Progress(), directory, callbacks)
 
 
-def resume(out: Path | str, callbacks: Sequence[Callback] = ()) -> RunResult:
-    """Go on with a run that was stopped; its result is bit-identical to an uninterrupted one.
+def resume(out: Path | str, callbacks: Sequence[Callback] = (), assemble: Assembly = assemble) -> RunResult:
+    """Go on with a run that was stopped, or not begun; its result is bit-identical to an uninterrupted one.
 
-    Raises InputError if the directory is no run, or kept its device states in memory only.
+    ``assemble`` says where the devices are; by default in this process. Raises InputError if the directory is no run,
+    or kept its device states in memory only.
     """
     directory = RunDirectory.open(Path(out))
     config = directory.config()
@@ -116,12 +121,12 @@ def resume(out: Path | str, callbacks: Sequence[Callback] = ()) -> RunResult:
     state, progress = experiment.start, _Progress()
     if loaded is not None:
         state, progress = _checked(experiment, directory, *loaded)
-    if state.device_versions and config.runtime.device_states == "memory":
+    if experiment.devices_here and state.device_versions and config.runtime.device_states == "memory":
         raise InputError(
             f"'{directory.path}' cannot be resumed: its devices kept their states in memory "
             "(runtime.device_states=memory), and they are gone. Start again with device_states=auto."
         )
-    directory.write_json("partition.json", _partition(experiment))
+    directory.write_json("partition.json", experiment.partition())
     return _go_on(experiment, state, progress, directory, callbacks)
 
 
@@ -158,7 +163,7 @@ def _go_on(
     finally:
         for callback in watching:
             callback.ended()
-    config, data = experiment.config, data_summary(experiment)
+    config, data = experiment.config, experiment.data_summary()
     summary = summarize(config, progress.records, progress.wall_seconds, progress.peak_memory, data)
     summary["phases"] = progress.phases
     if directory is not None:
@@ -207,7 +212,7 @@ def _write_results(
     note = ""
     tensors: dict[str, Tensor] = dict(state.tensors)
     method = experiment.site.method
-    if method.keeps_device_state:
+    if method.keeps_device_state and experiment.devices_here:
         devices = [experiment.device(n, state) for n in method.personal_devices(state)]
         models = {d.number: method.personal(d, state) for d in devices if d.state_lost is None}
         summary["lost"]["states"] += [
@@ -252,28 +257,3 @@ def _write_adapter(
     form = tuning(experiment.config).saved_form(experiment.model)
     with directory.replace_folder(target) as folder:
         save_adapter(folder, experiment.model, experiment.pretrained.tokenizer, description, form)
-
-
-def data_summary(experiment: Experiment) -> dict[str, Any]:
-    """Where the data came from, how many examples there are, and what was cut."""
-    data = experiment.data
-    return {
-        "origin": data.origin,
-        "train_examples": len(data.train),
-        "held_out_examples": len(data.held_out),
-        "validation_examples": len(data.validation_rows),
-        "truncated_examples": data.train.truncated + data.held_out.truncated,
-        "tokens_cut": data.train.tokens_cut + data.held_out.tokens_cut,
-    }
-
-
-def _partition(experiment: Experiment) -> dict[str, Any]:
-    data = experiment.data
-    classes = data.task.outputs
-    return {
-        "devices": data.devices.devices,
-        "names": list(data.devices.names) if data.devices.names else None,
-        "labels": list(data.task.labels),
-        "train": data.devices.label_counts(data.train.labels, classes).tolist(),
-        "held_out": data.held_out_owners.label_counts(data.held_out.labels, classes).tolist(),
-    }

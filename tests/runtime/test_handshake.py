@@ -18,9 +18,14 @@ def changed(config: Config, **values: object) -> Config:
     return build_config(merge(to_dict(config), values))
 
 
+def description(config: Config) -> Description:
+    experiment = assemble(config)
+    return describe(experiment, experiment.data.task.labels)
+
+
 @pytest.fixture
 def server(small: Config) -> Description:
-    return describe(assemble(small))
+    return description(small)
 
 
 def test_a_site_with_files_and_hardware_of_its_own_can_join(
@@ -30,7 +35,7 @@ def test_a_site_with_files_and_hardware_of_its_own_can_join(
     own.write_text(rows_file.read_text().replace("text,label", "message,kind"))
     model.symlink_to(bert)
     data = {"file": str(own), "text": "message", "label": "kind"}
-    site = describe(assemble(changed(small, data=data, model={"name": str(model)}, runtime={"threads": 2})))
+    site = description(changed(small, data=data, model={"name": str(model)}, runtime={"threads": 2}))
     assert differences(server, site) == []
     assert site.config_hash == server.config_hash
 
@@ -74,7 +79,7 @@ def test_each_difference_is_a_sentence_that_says_what_to_do(
 
 
 def test_settings_are_named_with_both_values(small: Config, server: Description) -> None:
-    site = describe(assemble(changed(small, seed=7, lora={"rank": 4})))
+    site = description(changed(small, seed=7, lora={"rank": 4}))
     assert differences(server, site) == [
         "lora.rank is 2 at the server and 4 here; set lora.rank=2 in this site's configuration.",
         "seed is 0 at the server and 7 here; set seed=0 in this site's configuration.",
@@ -83,7 +88,7 @@ def test_settings_are_named_with_both_values(small: Config, server: Description)
 
 
 def test_another_model_is_found_though_the_settings_agree(small: Config, server: Description, llama: Path) -> None:
-    found = differences(server, describe(assemble(changed(small, model={"name": str(llama)}))))
+    found = differences(server, description(changed(small, model={"name": str(llama)})))
     assert [line.split()[1] for line in found] == ["base", "tokenizers"]
 
 

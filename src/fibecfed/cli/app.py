@@ -2,16 +2,15 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from fibecfed.config import Config, load_config
-from fibecfed.errors import FibecFedError, InputError
+from fibecfed.cli.explaining import explained, read_arguments
+from fibecfed.cli.flower_command import app as flower_app
+from fibecfed.errors import InputError
 
 app = typer.Typer(
     help="Federated fine-tuning of language models on text that may not leave its sites.",
@@ -21,40 +20,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 console = Console()
-errors = Console(stderr=True)
-
-INTERRUPTED = 130
-
-
-@contextmanager
-def explained(directory: Path | None = None) -> Iterator[None]:
-    """Turn the errors a user can cause into one sentence and an exit code; Ctrl-C into where things stand."""
-    try:
-        yield
-    except FibecFedError as error:
-        errors.print(f"Error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        if directory is not None and error.exit_code == 1 and (directory / "config.yaml").is_file():
-            errors.print(
-                f"What was done is kept; go on with: fibecfed run --resume {directory}", markup=False, soft_wrap=True
-            )
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        message = "Interrupted."
-        if directory is not None and (directory / "config.yaml").is_file():
-            message += f" Go on with: fibecfed run --resume {directory}"
-        errors.print(message, markup=False, soft_wrap=True)
-        raise typer.Exit(INTERRUPTED) from None
-
-
-def read_arguments(arguments: list[str]) -> Config:
-    """The configuration of ``[CONFIG.yaml] [KEY=VALUE ...]``."""
-    files = [a for a in arguments if "=" not in a]
-    if len(files) > 1:
-        raise InputError(
-            f"Only one configuration file can be given, not {', '.join(files)}; overrides have the form KEY=VALUE."
-        )
-    return load_config(files[0] if files else None, [a for a in arguments if "=" in a])
-
 
 Arguments = Annotated[list[str] | None, typer.Argument(metavar="[CONFIG.yaml] [KEY=VALUE ...]", show_default=False)]
 RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a run.")]
@@ -260,6 +225,9 @@ def config() -> None:
     from fibecfed.cli.tables import print_config_keys
 
     print_config_keys(console)
+
+
+app.add_typer(flower_app, name="flower")
 
 
 def main() -> None:

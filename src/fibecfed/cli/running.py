@@ -15,7 +15,7 @@ from fibecfed.config import Config
 from fibecfed.errors import InputError
 from fibecfed.estimate import Round, estimate, ordinary_round
 from fibecfed.evaluating import evaluate_run
-from fibecfed.experiment import RunResult, data_summary, resume, run
+from fibecfed.experiment import RunResult, resume, run
 from fibecfed.federation import ServerState
 from fibecfed.methods import METHODS
 from fibecfed.prediction import load
@@ -31,7 +31,7 @@ class _Introduction(Callback):
     def started(self, experiment: Experiment, state: ServerState, records: Sequence[Record]) -> None:
         data = experiment.data
         self.console.print(f"Data: {data.origin}.", highlight=False, markup=False, soft_wrap=True)
-        found = data_summary(experiment)
+        found = experiment.data_summary()
         if found["truncated_examples"]:
             wanted, room = experiment.config.data.max_length, experiment.pretrained.tokenizer.model_max_length
             remedy = "data.max_length changes that" if wanted <= room else "the model has no positions for more"

@@ -9,6 +9,7 @@ from fibecfed.config.baselines import (
     ServerConfig,
     SparseConfig,
 )
+from fibecfed.config.device import DeviceConfig, load_device_config, shared_settings
 from fibecfed.config.kinds import (
     AdapterConfig,
     AttentivePromptConfig,
@@ -52,6 +53,7 @@ __all__ = [
     "CurriculumConfig",
     "DataConfig",
     "DeltaConfig",
+    "DeviceConfig",
     "EvaluationConfig",
     "FederationConfig",
     "InstancePromptConfig",
@@ -75,9 +77,11 @@ __all__ = [
     "config_hash",
     "keys",
     "load_config",
+    "load_device_config",
     "merge",
     "nearest_hint",
     "read_yaml",
+    "shared_settings",
     "to_dict",
     "to_yaml",
 ]

@@ -158,7 +158,7 @@ def load_config(path: Path | str | None = None, overrides: Iterable[str] = (), *
 
 def build_config(content: Mapping[str, Any]) -> Config:
     """A checked Config from nested mappings; see ``load_config`` for errors."""
-    _check_keys(content, Config, "")
+    check_keys(content, Config)
     try:
         return _ADAPTER.validate_python(dict(content))
     except ValidationError as error:
@@ -168,17 +168,19 @@ def build_config(content: Mapping[str, Any]) -> Config:
         raise InputError(f"Key '{name}' cannot be {first['input']!r}: {first['msg']}.") from None
 
 
-def _check_keys(content: Mapping[str, Any], cls: type, prefix: str) -> None:
+def check_keys(content: Mapping[str, Any], cls: type, prefix: str = "", root: type | None = None) -> None:
+    """Raise InputError for a key that the dataclass ``cls`` does not have, naming the nearest that ``root`` has."""
+    root = root or cls
     known = [f.name for f in dataclasses.fields(cls)]
     sections = _sections(cls)
     for key, value in content.items():
         name = f"{prefix}{key}"
         if key not in known:
-            raise InputError(f"Unknown key '{name}'.{nearest_hint(name, [k.name for k in keys()])}")
+            raise InputError(f"Unknown key '{name}'.{nearest_hint(name, [k.name for k in keys(root)])}")
         if key in sections:
             if not isinstance(value, Mapping):
                 raise InputError(f"Key '{name}' is a section with keys of its own, not the value {value!r}.")
-            _check_keys(value, sections[key], f"{name}.")
+            check_keys(value, sections[key], f"{name}.", root)
 
 
 def nearest_hint(name: str, known: Iterable[str]) -> str:
@@ -213,4 +215,6 @@ def config_hash(config: Config) -> str:
     content = to_dict(config)
     content["data"].pop("dir")
     content["runtime"].pop("device_states")
+    if content["data"]["labels"] is None:  # so that runs from before this key keep their hash
+        content["data"].pop("labels")
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

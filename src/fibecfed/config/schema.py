@@ -89,6 +89,14 @@ class DataConfig:
     text: Annotated[str, Field(description="Column with the (first) text of data.file.")] = "text"
     text_pair: Annotated[str | None, Field(description="Column with the second text; None: one text a row.")] = None
     label: Annotated[str, Field(description="Column with the label of data.file.")] = "label"
+    labels: Annotated[
+        list[str] | None,
+        Field(
+            min_length=2,
+            description="The labels of data.file, in the order that outputs have. None: those found, sorted. Needed "
+            "where devices are on machines of their own, since none sees the others' labels.",
+        ),
+    ] = None
     separator: Annotated[
         str, Field(min_length=1, max_length=1, description="What separates the columns of a CSV file.")
     ] = ","

@@ -1,15 +1,18 @@
 """Data sets, tokenising, batches, and who holds what."""
 
 from fibecfed.data.batches import evaluation_batches, training_batches
+from fibecfed.data.columns import Columns
 from fibecfed.data.federated import FederatedData, Splits, build_data, load_splits, partition_rows
+from fibecfed.data.files import read_rows
 from fibecfed.data.named import DATASETS, SUPPORT, NamedDataset, dataset_names, find_dataset
 from fibecfed.data.partition import Partition
-from fibecfed.data.rows import Rows
+from fibecfed.data.rows import Rows, hold_out
 from fibecfed.data.tokens import TokenizedSet, tokenize
 
 __all__ = [
     "DATASETS",
     "SUPPORT",
+    "Columns",
     "FederatedData",
     "NamedDataset",
     "Partition",
@@ -20,8 +23,10 @@ __all__ = [
     "dataset_names",
     "evaluation_batches",
     "find_dataset",
+    "hold_out",
     "load_splits",
     "partition_rows",
+    "read_rows",
     "tokenize",
     "training_batches",
 ]

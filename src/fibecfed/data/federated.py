@@ -71,6 +71,8 @@ def load_splits(config: Config) -> Splits:
     extra: tuple[str, ...] = ()
     if data.file:
         train, test, origin = _read_files(config)
+    elif data.labels is not None:
+        raise InputError(f"data.labels belongs to data.file; the data set '{data.name}' has labels of its own.")
     elif data.name in dataset_names():
         train, test, origin = read_named(data.name, data.dir, data.allow_download)
         extra = DATASETS[data.name].extra_metrics if data.name != SUPPORT.name else ()
@@ -104,7 +106,9 @@ def _read_files(config: Config) -> tuple[Rows, Rows | None, str]:
     data = config.data
     assert data.file is not None
     columns = Columns(data.text, data.text_pair, data.label, data.device, data.separator)
-    train = read_rows(data.file, columns)
+    train = read_rows(data.file, columns, data.labels)
+    if data.device is not None and train.devices is None:
+        raise InputError(f"'{data.file}' has no column '{data.device}' (data.device).")
     if data.test_file is None:
         return train, None, f"{data.file}; no test file"
     test = read_rows(data.test_file, columns, train.label_names)

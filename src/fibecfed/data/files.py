@@ -36,6 +36,8 @@ def read_rows(location: str, columns: Columns, label_names: Sequence[str] | None
         label_names = _sorted_labels({label for part in labels for label in part})
         _check_label_names(location, columns.label, label_names, len(texts))
     index = {name: i for i, name in enumerate(label_names)}
+    if len(index) < len(label_names):
+        raise InputError(f"A label is named twice (data.labels): {', '.join(label_names)}.")
     _check_known(tables, labels, index)
     return Rows(
         texts=texts,

@@ -2,22 +2,35 @@
 
 from fibecfed.federation.aggregation import AGGREGATORS, Aggregator, CoordinateMedian, Sum, WeightedMean, in_order
 from fibecfed.federation.codec import Undecodable, decode, encode
-from fibecfed.federation.device import Device, Site
+from fibecfed.federation.device import Device, Site, answer
 from fibecfed.federation.messages import Address, Delivery, Failure, Reply, Request
 from fibecfed.federation.method import Method, Phase, Transport
 from fibecfed.federation.server import PhaseDone, Server, cohort
 from fibecfed.federation.state import Costs, DeviceState, ServerState
 from fibecfed.federation.store import DeviceStore, DiskStore, MemoryStore, StateLost, write_atomically
-from fibecfed.federation.validation import COSTS, MOST, InfoSpec, Number, OneOf, TensorSpec, receive
+from fibecfed.federation.validation import (
+    COSTS,
+    MOST,
+    STATE_LOST,
+    Criteria,
+    InfoSpec,
+    Number,
+    OneOf,
+    TensorSpec,
+    judge,
+    receive,
+)
 
 __all__ = [
     "AGGREGATORS",
     "COSTS",
     "MOST",
+    "STATE_LOST",
     "Address",
     "Aggregator",
     "CoordinateMedian",
     "Costs",
+    "Criteria",
     "Delivery",
     "Device",
     "DeviceState",
@@ -42,10 +55,12 @@ __all__ = [
     "Transport",
     "Undecodable",
     "WeightedMean",
+    "answer",
     "cohort",
     "decode",
     "encode",
     "in_order",
+    "judge",
     "receive",
     "write_atomically",
 ]

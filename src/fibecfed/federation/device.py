@@ -109,3 +109,13 @@ class Device:
             return reply
         version = self.site.store.save(self.number, state, self.state_version)
         return dataclasses.replace(reply, address=dataclasses.replace(reply.address, state_version=version))
+
+
+def answer(site: Site, request: Request) -> Reply:
+    """All of a device's work for one request. Raises DeviceFailed if its training cannot be used."""
+    device = Device(site, request.address.device, request.address.state_version)
+    work = device.prepare(request)
+    if isinstance(work, Reply):
+        return work
+    (result,) = site.executor.train([work])
+    return device.finish(request, result)

@@ -185,7 +185,7 @@ def _size_problem(reply: Reply, request: Request, criteria: Criteria) -> _Proble
     for name, tensor in reply.tensors.items():
         sent = request.tensors.get(name)
         moved = tensor - sent if sent is not None and sent.shape == tensor.shape else tensor
-        norm = float(torch.linalg.vector_norm(moved, dtype=torch.float64))
+        norm = float(torch.linalg.vector_norm(moved.double()))
         if name in criteria.parameters:
             change = math.hypot(change, norm)
         else:

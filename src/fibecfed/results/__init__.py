@@ -5,13 +5,14 @@ from fibecfed.results.curves import curves_png
 from fibecfed.results.decisions_plot import decisions_png
 from fibecfed.results.directory import RunDirectory, device_states
 from fibecfed.results.environment import git_commit, hardware, peak_memory_bytes, versions
-from fibecfed.results.summary import final_mean, losses_of, metrics_record, summarize
+from fibecfed.results.summary import failures_of, final_mean, losses_of, metrics_record, summarize
 
 __all__ = [
     "RunDirectory",
     "curves_png",
     "decisions_png",
     "device_states",
+    "failures_of",
     "final_mean",
     "git_commit",
     "hardware",

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fibecfed.config import Config, config_hash
-from fibecfed.federation import Costs, PhaseDone
+from fibecfed.federation import Costs, Failure, PhaseDone
 from fibecfed.results.environment import git_commit, hardware, versions
 from fibecfed.runtime import Evaluation
 
@@ -18,8 +18,14 @@ Losses = Sequence[Mapping[str, Any]]  # replies left out, or device states lost,
 def losses_of(done: PhaseDone) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The replies that a phase left out, and the devices whose state was lost; each with its reason."""
     where = {"round": done.phase.round, "phase": done.phase.name}
-    left_out = [{**where, "device": f.device, "kind": f.kind, "reason": f.reason} for f in done.failures]
+    left_out = failures_of(done.failures, done.phase.round, done.phase.name)
     return left_out, [{**where, "device": device, "reason": why} for device, why in done.states_lost]
+
+
+def failures_of(failures: Sequence[Failure], round: int, phase: str) -> list[dict[str, Any]]:
+    """Replies that were left out, as metrics name them."""
+    where = {"round": round, "phase": phase}
+    return [{**where, "device": f.device, "kind": f.kind, "reason": f.reason} for f in failures]
 
 
 def metrics_record(

@@ -1,21 +1,48 @@
 """From a configuration to everything a run in this process needs."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fibecfed.config import Config, config_hash
 from fibecfed.data import FederatedData, build_data, load_splits
-from fibecfed.federation import Device, DeviceStore, MemoryStore, Server, ServerState, Site
-from fibecfed.methods import method_class, resolve, tuning
+from fibecfed.federation import Device, DeviceStore, MemoryStore, Server, ServerState, Site, Transport
+from fibecfed.methods import FederatedAveraging, method_class, resolve, tuning
 from fibecfed.models import Pretrained, load_pretrained
-from fibecfed.runtime.evaluation import ResidentEvaluator
+from fibecfed.runtime.evaluation import Evaluation, ResidentEvaluator
 from fibecfed.runtime.in_process import InProcessTransport
 from fibecfed.seeding import torch_seed
 from fibecfed.training import SequentialExecutor, torch_device
 from fibecfed.tuning import Layout, pooling_of, trainable_tensors
+
+
+class Evaluator(Protocol):
+    """Judges a run by both protocols."""
+
+    global_is_mean_of_devices: bool
+
+    def __call__(self, state: ServerState) -> Evaluation:
+        """Metrics of the server's model and of the devices' own."""
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What is trained and how, before any data: the same on the server and on every device."""
+
+    config: Config  # resolved
+    pretrained: Pretrained
+    model: nn.Module
+    layout: Layout
+    method: FederatedAveraging
+    initial: Mapping[str, Tensor]  # every trainable parameter before training
+
+    def site(self, data: FederatedData, store: DeviceStore) -> Site:
+        """What a process needs to run devices on this data."""
+        executor = SequentialExecutor(self.model, self.layout, data.task, data.train, self.config)
+        return Site(self.config, self.method, data, executor, store, self.initial)
 
 
 @dataclass(frozen=True)
@@ -29,8 +56,13 @@ class Experiment:
     data: FederatedData
     site: Site
     server: Server
-    evaluate: ResidentEvaluator
+    evaluate: Evaluator
     start: ServerState
+
+    @property
+    def devices_here(self) -> bool:
+        """Whether the devices' states lie where this process can read them."""
+        return True
 
     def device(self, number: int, state: ServerState) -> Device:
         """A device as it is after a phase."""
@@ -38,41 +70,74 @@ class Experiment:
 
     def description(self) -> dict[str, Any]:
         """What task.json says beside an adapter."""
-        head = self.config.model.head
+        return describe_adapter(self.config, self.pretrained, self.data.task.labels)
+
+    def data_summary(self) -> dict[str, Any]:
+        """Where the data came from, how many examples there are, and what was cut."""
+        data = self.data
         return {
-            "task": "classification",
-            "labels": list(self.data.task.labels),
-            "tuning": self.config.tuning,
-            "head": head,
-            "pooling": pooling_of(self.config, self.pretrained.decoder) if head == "pooled" else None,
-            "max_length": min(self.config.data.max_length, self.pretrained.tokenizer.model_max_length),
-            "pad_token": self.pretrained.tokenizer.pad_token,
-            "base_model": self.pretrained.name,
-            "base_sha256": self.pretrained.sha256,
+            "origin": data.origin,
+            "train_examples": len(data.train),
+            "held_out_examples": len(data.held_out),
+            "validation_examples": len(data.validation_rows),
+            "truncated_examples": data.train.truncated + data.held_out.truncated,
+            "tokens_cut": data.train.tokens_cut + data.held_out.tokens_cut,
+        }
+
+    def partition(self) -> dict[str, Any]:
+        """Who holds how much of which label."""
+        data = self.data
+        classes = data.task.outputs
+        return {
+            "devices": data.devices.devices,
+            "names": list(data.devices.names) if data.devices.names else None,
+            "labels": list(data.task.labels),
+            "train": data.devices.label_counts(data.train.labels, classes).tolist(),
+            "held_out": data.held_out_owners.label_counts(data.held_out.labels, classes).tolist(),
         }
 
 
-def assemble(config: Config, store: DeviceStore | None = None) -> Experiment:
+def assemble(config: Config, store: DeviceStore | None = None, transport: Transport | None = None) -> Experiment:
     """Load data and model, wire devices and server. Raises InputError for anything the user must fix.
 
-    Sets torch's thread count to ``runtime.threads``, since gradients depend on it.
+    ``transport`` None keeps the devices in this thread. Sets torch's thread count to ``runtime.threads``, since
+    gradients depend on it.
     """
     config = resolve(config)
-    torch.set_num_threads(config.runtime.threads)
-    method_type = method_class(config.method)
     torch_device(config.runtime.device)
     splits = load_splits(config)
-    seed = torch_seed(config.seed, "model")
-    kind = tuning(config)
-    labels, reserved = len(splits.train.label_names), kind.positions(config)
-    pretrained = load_pretrained(config.model, labels, config.runtime.precision, seed, reserved)
-    data = build_data(config, splits, pretrained.tokenizer, method_type.pooled_data)
-    model = kind.attach(pretrained, data.task.outputs, config, seed)
+    learner = learner_of(config, len(splits.train.label_names))
+    method = learner.method
+    data = build_data(config, splits, learner.pretrained.tokenizer, method.pooled_data)
+    site = learner.site(data, store or MemoryStore())
+    server = Server(config, method, transport or InProcessTransport(site), data.devices.devices, config_hash(config))
+    evaluator = ResidentEvaluator(site, method.global_is_mean_of_devices)
+    start = method.init(learner.initial)
+    return Experiment(config, learner.pretrained, learner.model, learner.layout, data, site, server, evaluator, start)
+
+
+def learner_of(config: Config, labels: int) -> Learner:
+    """Backbone, tuning, head and method of a resolved configuration. Raises InputError; sets torch's threads."""
+    torch.set_num_threads(config.runtime.threads)
+    seed, kind = torch_seed(config.seed, "model"), tuning(config)
+    pretrained = load_pretrained(config.model, labels, config.runtime.precision, seed, kind.positions(config))
+    model = kind.attach(pretrained, labels, config, seed)
     layout = kind.layout(model, pretrained.config)
-    initial = trainable_tensors(model)
-    method = method_type(config, layout)
-    executor = SequentialExecutor(model, layout, data.task, data.train, config)
-    site = Site(config, method, data, executor, store or MemoryStore(), initial)
-    server = Server(config, method, InProcessTransport(site), data.devices.devices, config_hash(config))
-    evaluator = ResidentEvaluator(site, method_type.global_is_mean_of_devices)
-    return Experiment(config, pretrained, model, layout, data, site, server, evaluator, method.init(initial))
+    method = method_class(config.method)(config, layout)
+    return Learner(config, pretrained, model, layout, method, trainable_tensors(model))
+
+
+def describe_adapter(config: Config, pretrained: Pretrained, labels: Sequence[str]) -> dict[str, Any]:
+    """What task.json says beside an adapter."""
+    head = config.model.head
+    return {
+        "task": "classification",
+        "labels": list(labels),
+        "tuning": config.tuning,
+        "head": head,
+        "pooling": pooling_of(config, pretrained.decoder) if head == "pooled" else None,
+        "max_length": min(config.data.max_length, pretrained.tokenizer.model_max_length),
+        "pad_token": pretrained.tokenizer.pad_token,
+        "base_model": pretrained.name,
+        "base_sha256": pretrained.sha256,
+    }

@@ -1,12 +1,12 @@
 """Judging a run by both protocols of METHOD.md section 7: one global model, and each device's own."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from fibecfed.federation import Device, ServerState, Site
+from fibecfed.federation import Device, Failure, ServerState, Site
 from fibecfed.tasks import Counts
 
 
@@ -18,6 +18,7 @@ class Evaluation:
     personalized: Mapping[str, float]
     worst_tenth: float
     never_sampled: float | None  # accuracy of devices without a model of their own; None if there are none
+    missing: Sequence[Failure] = ()  # devices whose part in it could not be used
 
 
 class ResidentEvaluator:

@@ -10,7 +10,7 @@ from itertools import zip_longest
 from typing import Any
 
 from fibecfed.config import Config, to_dict
-from fibecfed.runtime.assembly import Experiment
+from fibecfed.runtime.assembly import Experiment, Learner
 
 SHOWN = 5  # differences that are named
 
@@ -68,15 +68,15 @@ class Description:
         )
 
 
-def describe(experiment: Experiment) -> Description:
+def describe(process: Experiment | Learner, labels: Sequence[str]) -> Description:
     """What this process has, ready to be sent and compared."""
     return Description(
         version=importlib.metadata.version("fibecfed"),
-        settings=common_settings(experiment.config),
-        base_sha256=experiment.pretrained.sha256,
-        tokenizer_sha256=tokenizer_sha256(experiment.pretrained.tokenizer),
-        labels=tuple(experiment.data.task.labels),
-        parameters=tuple((p.name, p.shape) for p in experiment.layout),
+        settings=common_settings(process.config),
+        base_sha256=process.pretrained.sha256,
+        tokenizer_sha256=tokenizer_sha256(process.pretrained.tokenizer),
+        labels=tuple(labels),
+        parameters=tuple((p.name, p.shape) for p in process.layout),
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from fibecfed.federation import Delivery, Device, Failure, Reply, Request, Site, decode, encode, receive
+from fibecfed.federation import Delivery, Failure, Request, Site, answer, decode, encode, receive
 from fibecfed.training import DeviceFailed
 
 
@@ -18,16 +18,8 @@ class InProcessTransport:
             down = encode(request)
             number = request.address.device
             try:
-                up = encode(self._answer(decode(down, Request)))
+                up = encode(answer(self.site, decode(down, Request)))
             except DeviceFailed as error:
                 yield Failure(number, str(error))
                 continue
             yield receive(request, len(down), up)
-
-    def _answer(self, request: Request) -> Reply:
-        device = Device(self.site, request.address.device, request.address.state_version)
-        work = device.prepare(request)
-        if isinstance(work, Reply):
-            return work
-        (result,) = self.site.executor.train([work])
-        return device.finish(request, result)

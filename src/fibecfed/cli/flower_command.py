@@ -1,0 +1,174 @@
+"""`fibecfed flower`: certificates, server, device, run."""
+
+import json
+import subprocess
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from fibecfed.cli.explaining import explained, read_arguments
+from fibecfed.errors import FibecFedError, InputError, RunFailed
+
+app = typer.Typer(help="A run over many machines, through Flower (extra `flower`).", no_args_is_help=True)
+console = Console()
+
+Server = Annotated[Path, typer.Option(metavar="DIR", help="The server's folder, made by `certificates`.")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Plain text and no keys; for tests on one machine.")]
+
+
+@app.command()
+def certificates(
+    hosts: Annotated[list[str], typer.Argument(help="Names and addresses under which devices reach the server.")],
+    devices: Annotated[int, typer.Option(min=1, help="How many devices; each gets a folder to be handed over.")],
+    server: Server = Path("server"),
+) -> None:
+    """Make the server's certificates and a key for each device."""
+    with explained():
+        from fibecfed.runtime.flower.processes import check_flower
+
+        check_flower()
+        from fibecfed.runtime.flower.certificates import VALID_DAYS, write_certificates
+
+        write_certificates(server, hosts, devices)
+        _say(f"Valid for {VALID_DAYS} days, in '{server}'. Keep ca.key offline and server.key on the server.")
+        _say(f"Hand {server}/devices/N to device N, over a channel you trust, and delete it here.")
+
+
+@app.command()
+def server(
+    server: Server = Path("server"),
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",  # noqa: S104 - devices are elsewhere
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port that devices connect to.")] = 9092,
+    insecure: Insecure = False,
+) -> None:
+    """Start Flower's server and let the devices connect, until it is stopped."""
+    with explained():
+        from fibecfed.runtime.flower import processes
+
+        processes.check_flower()
+        from fibecfed.runtime.flower.gate import open_gate
+
+        if not insecure and not (server / "server.crt").is_file():
+            raise InputError(f"'{server}' holds no server.crt; make it with: fibecfed flower certificates")
+        processes.stop_when_terminated()
+        server.mkdir(parents=True, exist_ok=True)
+        inner = processes.free_port()
+        home = processes.write_connection(server, inner, insecure)
+        with processes.running(processes.superlink_command(server, inner, insecure), home) as superlink:
+            processes.wait_for_port(inner, superlink, "Flower's SuperLink")
+            if not insecure:
+                _say(f"{processes.register(server, home)} devices may connect (the keys in '{server}/keys').")
+            gate = open_gate(
+                host, port, f"http{'' if insecure else 's'}://127.0.0.1:{inner}", None if insecure else server
+            )
+
+            def close_when_it_ends() -> None:
+                superlink.wait()
+                gate.should_exit = True
+
+            threading.Thread(target=close_when_it_ends, daemon=True).start()
+            _say(f"Listening on {host}:{port}.")
+            gate.run()
+            if superlink.poll() is not None:
+                raise RunFailed(f"Flower's SuperLink ended with exit code {superlink.returncode}; see above.")
+
+
+@app.command()
+def device(
+    config: Annotated[Path, typer.Argument(metavar="DEVICE.yaml", help="Which device this is, and its text.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", show_default=False)] = None,
+    server: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where the server is.")] = "127.0.0.1:9092",
+    keys: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder with ca.crt and device.key. Default: where DEVICE.yaml is."),
+    ] = None,
+    insecure: Insecure = False,
+) -> None:
+    """Take part as one device, with text that stays here, until it is stopped."""
+    with explained():
+        from fibecfed.runtime.flower import processes
+
+        processes.check_flower()
+        from fibecfed.config import load_device_config
+        from fibecfed.runtime.flower.resident import answering
+        from fibecfed.runtime.flower.serving import DeviceServer
+
+        processes.stop_when_terminated()
+        own = load_device_config(config, overrides or [])
+        folder = None if insecure else (keys or config.parent)
+        for name in ("ca.crt", "device.key") if folder else ():
+            if not (folder / name).is_file():  # type: ignore[operator]
+                raise InputError(f"'{folder}' holds no {name}; it comes from: fibecfed flower certificates")
+        if not Path(own.data.file).exists():
+            raise InputError(f"Data file '{own.data.file}' does not exist (data.file in '{config}').")
+        with answering(DeviceServer(own, _say)) as channel:
+            processes.stay_connected(own, server, folder, channel)
+
+
+@app.command()
+def run(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[CONFIG.yaml] [KEY=VALUE ...]", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory for the results, on this machine.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with a run that was stopped.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier run in --out.")] = False,
+    server: Server = Path("server"),
+) -> None:
+    """Train over the devices that are connected; on the server's machine."""
+    with explained():
+        from fibecfed.runtime.flower import processes
+
+        processes.check_flower()
+        from fibecfed.results import RunDirectory
+        from fibecfed.runtime.flower.server import check_settings
+
+        if not (server / "flwr" / "config.toml").is_file():
+            raise InputError(f"No server was started in '{server}'; start it with: fibecfed flower server")
+        if resume is not None:
+            if arguments or out is not None or force:
+                raise InputError("--resume takes everything from its directory; give nothing else but --server.")
+            directory = RunDirectory.open(resume)
+            check_settings(directory.config())
+        elif out is None:
+            raise InputError("Say where the results go: --out DIR.")
+        else:
+            settings = read_arguments(arguments or [])
+            check_settings(settings)
+            header = f"Written by fibecfed. Go on with: fibecfed flower run --resume {out}"
+            directory = RunDirectory.create(out, settings, header, force)
+        _carry_out(directory, server)
+
+
+def _carry_out(directory: Any, server: Path) -> None:
+    """Hand the run to Flower, show its log, and say how it ended. Raises what ended it."""
+    from fibecfed.over_machines import STOPPED
+    from fibecfed.runtime.flower import processes
+
+    where = directory.path.resolve()
+    for old in (STOPPED, "summary.json"):
+        (where / old).unlink(missing_ok=True)
+    setting = f"out={json.dumps(str(where))}"
+    command = processes.flwr("run", str(processes.APP), processes.CONNECTION, "--stream", "--run-config", setting)
+    code = subprocess.run(command, env=processes.environment(server / "flwr"), check=False).returncode
+    if (where / STOPPED).is_file():
+        stopped = json.loads((where / STOPPED).read_text())
+        raise _of_code(int(stopped["exit_code"]))(f"{stopped['reason']} {_how_to_go_on(directory.path)}")
+    if directory.summary() is None:
+        raise RunFailed(f"The server's process ended (flwr: exit code {code}). {_how_to_go_on(directory.path)}")
+    _say(f'Results in {directory.path}. Try: fibecfed predict {directory.path} "a text"')
+
+
+def _how_to_go_on(path: Path) -> str:
+    return f"What was done is kept; go on with: fibecfed flower run --resume {path}"
+
+
+def _of_code(code: int) -> type[FibecFedError]:
+    return InputError if code == InputError.exit_code else RunFailed
+
+
+def _say(line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,108 @@
+"""What a device on a machine of its own is told by its owner; everything else comes from the server."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from fibecfed.config.loading import check_keys, merge, parse_overrides, read_yaml, to_dict
+from fibecfed.config.schema import Config, RuntimeConfig
+from fibecfed.errors import InputError
+
+_STRICT_KEYS = ConfigDict(extra="forbid")
+
+
+@dataclass(config=_STRICT_KEYS, frozen=True)
+class DeviceData:
+    """The device's own text. Nothing the server says can change it."""
+
+    file: Annotated[str, Field(description="Its training data; see data.file of a run.")] = ""
+    test_file: Annotated[
+        str | None, Field(description="What its model is judged on. None: a part of file (data.test_fraction).")
+    ] = None
+    text: Annotated[str, Field(description="Column with the (first) text.")] = "text"
+    text_pair: Annotated[str | None, Field(description="Column with the second text; None: one text a row.")] = None
+    label: Annotated[str, Field(description="Column with the label.")] = "label"
+    separator: Annotated[str, Field(min_length=1, max_length=1, description="What separates columns of a CSV.")] = ","
+
+
+@dataclass(config=_STRICT_KEYS, frozen=True)
+class DeviceModel:
+    """Where the frozen model lies on this machine."""
+
+    name: Annotated[
+        str | None, Field(description="A folder, `minilm` or a hub name with the server's weights. None: its name.")
+    ] = None
+    allow_download: Annotated[bool, Field(description="Whether it may be fetched from the Hugging Face hub.")] = False
+
+
+@dataclass(config=_STRICT_KEYS, frozen=True)
+class DeviceConfig:
+    """One device: which it is, its text, its folder and its hardware."""
+
+    device: Annotated[int, Field(ge=0, description="Which device of the federation this is, from 0.")] = 0
+    folder: Annotated[
+        str, Field(description="Its own folder: state between rounds, and its adapter when a run has ended.")
+    ] = "device"
+    data: DeviceData = Field(default_factory=DeviceData)
+    model: DeviceModel = Field(default_factory=DeviceModel)
+    runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
+
+    def apply(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        """The server's configuration, as nested values, with what only this device decides in its place.
+
+        The server names neither files nor folders here, nor whether the network is used.
+        """
+        own: dict[str, Any] = {
+            "data": {**dataclasses.asdict(self.data), "device": None, "name": Config().data.name, "dir": ""},
+            "model": {"allow_download": self.model.allow_download},
+            "runtime": dataclasses.asdict(self.runtime),
+        }
+        if self.model.name is not None:
+            own["model"]["name"] = self.model.name
+        own["data"]["allow_download"] = False
+        return merge(content, own)
+
+
+_ADAPTER = TypeAdapter(DeviceConfig)
+_FOLDERS = ("file", "test_file")
+
+
+def load_device_config(path: Path, overrides: Iterable[str] = ()) -> DeviceConfig:
+    """A device's configuration; its file names are relative to the folder of the YAML file.
+
+    Raises InputError for an unknown key, a value out of bounds, or no data.file.
+    """
+    content = merge(_relative_to(path.resolve().parent, read_yaml(path)), parse_overrides(overrides))
+    check_keys(content, DeviceConfig)
+    try:
+        config = _ADAPTER.validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"'{path}': '{name}' cannot be {first['input']!r}: {first['msg']}.") from None
+    if not config.data.file:
+        raise InputError(f"'{path}' does not say where the device's text is: set data.file.")
+    return config
+
+
+def _relative_to(folder: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Relative names of files in ``content`` taken from ``folder``."""
+    found: dict[str, Any] = {"folder": str(folder / "device"), **content}
+    if isinstance(found["folder"], str):
+        found["folder"] = str(folder / found["folder"])
+    if isinstance(data := found.get("data"), dict):
+        found["data"] = {k: str(folder / v) if k in _FOLDERS and isinstance(v, str) else v for k, v in data.items()}
+    return found
+
+
+def shared_settings(config: Config) -> dict[str, Any]:
+    """What a server tells devices of a run: everything but where text, models and folders lie on its own machine."""
+    content = to_dict(config)
+    for key in ("file", "test_file", "dir", "device", "text", "text_pair", "label", "separator"):
+        content["data"].pop(key)
+    content["runtime"].pop("device_states")
+    return content

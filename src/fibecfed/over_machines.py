@@ -1,0 +1,61 @@
+"""A run whose devices are on machines of their own: what Flower's server process does."""
+
+import json
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fibecfed.callbacks import Callback
+from fibecfed.config import Config
+from fibecfed.errors import FibecFedError
+from fibecfed.experiment import RunResult, resume
+from fibecfed.federation import DeviceStore
+from fibecfed.results import RunDirectory
+
+if TYPE_CHECKING:
+    from flwr.serverapp import Grid
+
+    from fibecfed.runtime.flower.server import ServerExperiment
+
+NAME = "name.json"  # by which devices know the run
+STOPPED = "stopped.json"  # why a run ended early, for the command that waits for it
+
+
+def serve(
+    grid: "Grid",
+    out: Path,
+    callbacks: list[Callback],
+    report: Callable[[str], None] = print,
+    poll_seconds: float = 0.5,
+) -> RunResult:
+    """Begin or go on with the run whose config.yaml lies in ``out``, with the devices that Flower knows.
+
+    When it ends every device keeps an adapter of its own. Raises what ``resume`` raises; the reason is written to
+    stopped.json, too.
+    """
+    from fibecfed.runtime.flower.server import assemble_server
+
+    directory = RunDirectory.open(out)
+    (out / STOPPED).unlink(missing_ok=True)
+    made: list[ServerExperiment] = []
+
+    def assemble(config: Config, store: DeviceStore) -> "ServerExperiment":
+        made.append(assemble_server(config, _name(out), grid, report, poll_seconds))
+        return made[0]
+
+    try:
+        result = resume(out, callbacks, assemble)
+        for failure in made[0].save_on_devices(result.state):
+            report(f"Device {failure.device} has not saved its adapter: {failure.reason}")
+    except FibecFedError as error:
+        directory.write_json(STOPPED, {"reason": str(error), "exit_code": error.exit_code})
+        raise
+    return result
+
+
+def _name(out: Path) -> str:
+    """Made when a run begins, so that devices never take the states of one run for another's."""
+    if not (out / NAME).is_file():
+        RunDirectory.open(out).write_json(NAME, {"run": secrets.token_hex(8)})
+    return str(json.loads((out / NAME).read_text())["run"])

@@ -1,0 +1,1 @@
+"""Many machines, through Flower (extra `flower`). Nothing outside this folder imports Flower."""

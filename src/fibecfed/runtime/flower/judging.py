@@ -1,0 +1,172 @@
+"""Both protocols of METHOD.md section 7 where the held-out text lies on the devices: only totals travel."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fibecfed.data import TokenizedSet
+from fibecfed.errors import RunFailed
+from fibecfed.federation import (
+    COSTS,
+    STATE_LOST,
+    Address,
+    Criteria,
+    Delivery,
+    Device,
+    Failure,
+    Number,
+    Reply,
+    Request,
+    ServerState,
+    Site,
+    TensorSpec,
+    judge,
+)
+from fibecfed.runtime.evaluation import Evaluation, worst_tenth
+from fibecfed.tasks import Counts, Task
+
+_OWN, _SERVERS = "own/", "server/"
+_MODEL, _MEMORY = "model/", "memory/"
+
+Ask = Callable[[Sequence[Request]], Iterator[Delivery | Failure]]
+
+
+def state_request(state: ServerState, run: str, phase: str, device: int) -> Request:
+    """The server's whole state, as a device needs it to make its own model of it."""
+    tensors = {f"{_MODEL}{n}": t for n, t in state.tensors.items()}
+    tensors |= {f"{_MEMORY}{n}": t for n, t in state.memory.items()}
+    address = Address(run, state.round, phase, device, 0, state.device_versions.get(device, 0))
+    return Request(address, tensors, dict(state.info))
+
+
+def server_state(request: Request, device: Device) -> ServerState:
+    """The reverse of ``state_request``, with only this device's version in it."""
+    versions = {device.number: device.state_version} if device.state_version else {}
+    return ServerState(
+        request.address.round,
+        {n.removeprefix(_MODEL): t for n, t in request.tensors.items() if n.startswith(_MODEL)},
+        request.info,
+        {n.removeprefix(_MEMORY): t for n, t in request.tensors.items() if n.startswith(_MEMORY)},
+        versions,
+    )
+
+
+def counted(device: Device, request: Request) -> Reply:
+    """Device half: total counts of the server's model, and of the device's own, on the device's held-out text.
+
+    A device that lost its state has the server's model until it trains again, and says so.
+    """
+    site, state = device.site, server_state(request, device)
+    mine = site.data.held_out_owners.indices(device.number)
+    found = _totals(_SERVERS, site, state.tensors, site.data.held_out, mine)
+    said: dict[str, Any] = {"examples": len(mine)}
+    if device.state_lost is not None:
+        said[STATE_LOST] = device.state_lost
+    elif device.number in site.method.personal_devices(state):
+        found |= _totals(_OWN, site, site.method.personal(device, state), site.data.held_out, mine)
+    return Reply(request.address, found, said)
+
+
+def _totals(
+    prefix: str, site: Site, model: Mapping[str, Tensor], data: TokenizedSet, examples: np.ndarray
+) -> dict[str, Tensor]:
+    if not len(examples):
+        return {
+            f"{prefix}{name}": torch.zeros(spec.shape, dtype=spec.dtype) for name, spec in _form(site.data.task).items()
+        }
+    counts = site.executor.counts(model, data, examples).total()
+    return {f"{prefix}{name}": torch.from_numpy(value) for name, value in counts.values.items()}
+
+
+def _form(task: Task) -> dict[str, TensorSpec]:
+    """Totals of one model on one device."""
+    return {
+        "confusion": TensorSpec((1, task.outputs, task.outputs), torch.int64),
+        "loss": TensorSpec((1,), torch.float64),
+    }
+
+
+class FederatedEvaluator:
+    """Server half: pools what the devices counted; with test data of its own the server judges its model itself.
+
+    A device that does not answer, or whose totals cannot be right, is missing from that evaluation's numbers and is
+    named; RunFailed if none is left.
+    Equal to the evaluation in one process but for the last bits of the loss, which is summed in another order.
+    """
+
+    global_is_mean_of_devices = False
+
+    def __init__(self, site: Site, run: str, ask: Ask) -> None:
+        self._site = site
+        self._run = run
+        self._ask = ask
+
+    def __call__(self, state: ServerState) -> Evaluation:
+        task, held_out = self._site.data.task, self._site.data.held_out
+        devices = range(self._site.config.federation.devices)
+        requests = {device: state_request(state, self._run, "evaluate", device) for device in devices}
+        with_own = set(self._site.method.personal_devices(state)) if self._site.method.keeps_device_state else set()
+        servers, own, without = dict[int, Counts](), dict[int, Counts](), dict[int, Counts]()
+        missing: list[Failure] = []
+        for answer in self._ask(list(requests.values())):
+            failure = answer if isinstance(answer, Failure) else self._problem(answer.reply, requests, with_own)
+            if failure is not None:
+                missing.append(failure)
+                continue
+            assert isinstance(answer, Delivery)
+            reply, device = answer.reply, answer.reply.address.device
+            if not reply.info["examples"]:
+                continue
+            servers[device] = _counts(_SERVERS, reply)
+            if f"{_OWN}loss" in reply.tensors:
+                own[device] = _counts(_OWN, reply)
+            else:
+                without[device] = servers[device]
+        if not servers:
+            why = f" ({missing[0].reason})" if missing else ""
+            raise RunFailed(f"No device judged the model after round {state.round}, so its quality is not known{why}.")
+        of_server = task.metrics(_joined(servers))
+        if len(held_out):
+            of_server = task.metrics(self._site.executor.counts(state.tensors, held_out, np.arange(len(held_out))))
+        personal = {**own, **without}
+        return Evaluation(
+            of_server,
+            task.metrics(_joined(personal)),
+            worst_tenth(np.array([task.metrics(counts)["accuracy"] for counts in personal.values()])),
+            task.metrics(_joined(without)).get("accuracy") if own else None,
+            tuple(sorted(missing, key=lambda failure: failure.device)),
+        )
+
+    def _problem(self, reply: Reply, requests: Mapping[int, Request], with_own: set[int]) -> Failure | None:
+        """Why totals cannot be used; None if they can."""
+        device, settings, form = reply.address.device, self._site.config.federation, _form(self._site.data.task)
+        models = [_SERVERS, *([_OWN] if device in with_own and STATE_LOST not in reply.info else [])]
+        criteria = Criteria(
+            {f"{model}{name}": spec for model in models for name, spec in form.items()},
+            {
+                "examples": Number(0, settings.maximum_examples, whole=True, required=True),
+                STATE_LOST: COSTS[STATE_LOST],
+            },
+            frozenset(),
+            settings.maximum_norm,
+            settings.maximum_examples,
+        )
+        failure = judge(reply, requests[device], criteria)
+        if failure is not None:
+            return failure
+        for model in models:
+            confusion, loss = reply.tensors[f"{model}confusion"], reply.tensors[f"{model}loss"]
+            if (confusion < 0).any() or int(confusion.sum()) != reply.info["examples"] or (loss < 0).any():
+                return Failure(device, "its counts contradict one another", "sums")
+        return None
+
+
+def _joined(counts: Mapping[int, Counts]) -> Counts:
+    return Counts.join([counts[device] for device in sorted(counts)])
+
+
+def _counts(prefix: str, reply: Reply) -> Counts:
+    return Counts({n.removeprefix(prefix): t.numpy() for n, t in reply.tensors.items() if n.startswith(prefix)})

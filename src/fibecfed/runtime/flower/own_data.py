@@ -1,0 +1,82 @@
+"""A device's own text on its own machine, in the form that devices have in one process."""
+
+from functools import partial
+
+import numpy as np
+
+from fibecfed.config import Config
+from fibecfed.data import Columns, FederatedData, Partition, Rows, hold_out, read_rows, tokenize
+from fibecfed.errors import InputError
+from fibecfed.runtime import Learner
+from fibecfed.seeding import stream
+from fibecfed.tasks import Classification
+
+
+def own_data(learner: Learner, device: int) -> FederatedData:
+    """The text of one device of K; the others hold nothing here.
+
+    What no test file says is held out by a seeded draw of the device's own. In one process the draw is over all
+    devices, so that numbers equal those of one process only with test files and data.validation_fraction=0.
+    Raises InputError.
+    """
+    config, labels = learner.config, labels_of(learner.config)
+    data, seed = config.data, config.seed
+    columns = Columns(data.text, data.text_pair, data.label, None, data.separator)
+    assert data.file is not None
+    train = read_rows(data.file, columns, labels)
+    if data.test_file is not None:
+        test = read_rows(data.test_file, columns, labels)
+    else:
+        test, train = hold_out(train, round(data.test_fraction * len(train)), stream(seed, "test split", device))
+    validation, train = hold_out(
+        train, round(data.validation_fraction * len(train)), stream(seed, "validation split", device)
+    )
+    if len(train) < data.partition.minimum:
+        raise InputError(f"'{data.file}' leaves {len(train)} training examples; {data.partition.minimum} are needed.")
+    held_out = validation if config.evaluation.split == "validation" else test
+    return _data(learner, train, held_out, validation, device, data.file)
+
+
+def server_data(learner: Learner) -> FederatedData:
+    """What the server has: no training text, and no test data but its own (data.test_file), if any."""
+    config, labels = learner.config, labels_of(learner.config)
+    data = config.data
+    nothing = Rows([], None, np.empty(0, np.int64), labels)
+    held_out = nothing
+    if data.test_file is not None:
+        held_out = read_rows(
+            data.test_file, Columns(data.text, data.text_pair, data.label, None, data.separator), labels
+        )
+    return _data(learner, nothing, held_out, nothing, None, "the devices' own text")
+
+
+def labels_of(config: Config) -> tuple[str, ...]:
+    """The labels of a run over machines. Raises InputError if the configuration does not name them."""
+    if config.data.labels is None:
+        raise InputError("Over machines no one sees all labels: name them, as data.labels=[billing,delivery,praise].")
+    return tuple(config.data.labels)
+
+
+def _data(
+    learner: Learner, train: Rows, held_out: Rows, validation: Rows, device: int | None, origin: str
+) -> FederatedData:
+    config, tokenizer = learner.config, learner.pretrained.tokenizer
+    as_tokens = partial(tokenize, tokenizer=tokenizer, max_length=config.data.max_length)
+    return FederatedData(
+        task=Classification(train.label_names),
+        train=as_tokens(train),
+        devices=_belonging_to(device, len(train), config.federation.devices),
+        held_out=as_tokens(held_out),
+        held_out_owners=_belonging_to(device, len(held_out), config.federation.devices),
+        validation_rows=validation,
+        origin=origin,
+        judged_on=config.evaluation.split,
+        tokenize=as_tokens,
+    )
+
+
+def _belonging_to(device: int | None, examples: int, devices: int) -> Partition:
+    """All examples belong to one device of K; None: the server's, in a column after the devices'."""
+    last = devices + 1 if device is None else devices
+    first = devices if device is None else device
+    return Partition(np.arange(examples), np.where(np.arange(last + 1) <= first, 0, examples))

@@ -1,0 +1,194 @@
+"""Flower's own commands, started with what makes them safe: TLS, known keys, no telemetry, nothing installed."""
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from fibecfed.config import DeviceConfig
+from fibecfed.errors import InputError, RunFailed
+
+APP = Path(__file__).parent / "app"
+CONNECTION = "fibecfed"
+_FLOWER = "1.41."
+_START_SECONDS = 120.0
+_RETRY_SECONDS = 90.0  # Flower takes a killed device for connected for up to a minute
+
+
+def check_flower() -> None:
+    """Raise InputError if Flower is missing or of a version whose commands this is not written for."""
+    try:
+        found = version("flwr")
+    except PackageNotFoundError:
+        raise InputError("Runs over machines need the extra `flower`: pip install 'fibecfed[flower]'.") from None
+    if not found.startswith(_FLOWER):
+        raise InputError(f"Flower {found} is installed, {_FLOWER}x is needed: pip install 'fibecfed[flower]'.")
+
+
+def environment(home: Path) -> dict[str, str]:
+    """The environment of Flower's processes; ``home`` is where Flower keeps its files."""
+    return os.environ | {
+        "FLWR_HOME": str(home.resolve()),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+        "PATH": f"{_programs()}{os.pathsep}{os.environ.get('PATH', '')}",  # Flower starts its helpers by name
+    }
+
+
+def _programs() -> Path:
+    return Path(sys.executable).parent
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def superlink_command(folder: Path, port: int, insecure: bool) -> list[str]:
+    """Flower's server on this machine only; its memory is in ``folder``/flower.db."""
+    tls = ["--insecure"]
+    if not insecure:
+        tls = ["--ssl-ca-certfile", "ca.crt", "--ssl-certfile", "server.crt", "--ssl-keyfile", "server.key"]
+        tls = [str(folder.resolve() / word) if word.endswith((".crt", ".key")) else word for word in tls]
+        tls.append("--enable-supernode-auth")
+    return [
+        str(_programs() / "flower-superlink"), *tls, "--host", "127.0.0.1", "--port", str(port),
+        "--database", str(folder.resolve() / "flower.db"), "--disable-runtime-dependency-installation",
+    ]  # fmt: skip
+
+
+def supernode_command(config: DeviceConfig, server: str, keys: Path | None, channel: Path) -> list[str]:
+    """Flower's side of a device; ``keys`` holds ca.crt and device.key, None: plain text."""
+    tls = ["--insecure"]
+    if keys is not None:
+        tls = ["--root-certificates", str(keys / "ca.crt"), "--auth-supernode-private-key", str(keys / "device.key")]
+    return [
+        str(_programs() / "flower-supernode"), *tls, "--superlink", server,
+        "--host", "127.0.0.1", "--port", str(free_port()), "--node-config", f'socket="{channel}"',
+    ]  # fmt: skip
+
+
+def flwr(*words: str) -> list[str]:
+    """A `flwr` command."""
+    return [str(_programs() / "flwr"), *words]
+
+
+def write_connection(folder: Path, port: int, insecure: bool) -> Path:
+    """Tell `flwr` where the server is; returns Flower's home."""
+    home = folder / "flwr"
+    home.mkdir(exist_ok=True)
+    trust = "insecure = true" if insecure else f"root-certificates = {json.dumps(str(folder.resolve() / 'ca.crt'))}"
+    text = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "127.0.0.1:{port}"\n{trust}\n'
+    (home / "config.toml").write_text(text)
+    return home
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes], what: str) -> None:
+    """Wait until something listens. Raises RunFailed if the process ends, or after two minutes."""
+    ends = time.monotonic() + _START_SECONDS
+    while time.monotonic() < ends:
+        if process.poll() is not None:
+            raise RunFailed(f"{what} ended with exit code {process.returncode} before it listened; see above.")
+        with socket.socket() as probe:
+            probe.settimeout(1.0)
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    raise RunFailed(f"{what} did not listen on port {port} within {_START_SECONDS:.0f} s.")
+
+
+def register(folder: Path, home: Path) -> int:
+    """Make the public keys in ``folder``/keys known to the server; returns how many there are.
+
+    Raises RunFailed if a key cannot be registered for another reason than that it is known already.
+    """
+    keys = sorted((folder / "keys").glob("*.pub"))
+    for key in keys:
+        command = flwr("supernode", "register", str(key.resolve()), CONNECTION, "--name", key.stem)
+        done = subprocess.run(command, env=environment(home), capture_output=True, text=True, timeout=120, check=False)
+        said = done.stdout + done.stderr
+        if done.returncode and "already" not in said.lower():
+            raise RunFailed(f"The key '{key}' could not be registered: {' '.join(said.split())[-400:]}")
+    return len(keys)
+
+
+@contextmanager
+def running(command: Sequence[str], home: Path, keep: Sequence[int] = ()) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of Flower's that ends when the block does, at the latest ten seconds after it is asked to.
+
+    ``keep``: file descriptors that it inherits.
+    """
+    process = subprocess.Popen(list(command), env=environment(home), pass_fds=tuple(keep))
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def stop_when_terminated() -> None:
+    """Take a request to terminate (as service managers send it) like Ctrl-C, so that Flower's processes end, too."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[int]:
+    """A lock on a device's folder, as a file descriptor; it holds as long as any process has the descriptor.
+
+    Raises InputError if another process serves this device, or is left over from one that was killed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            who = (folder / "lock").read_text().strip() or "unknown"
+            raise InputError(f"'{folder}' is in use by another process of this device (processes {who}).") from None
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def stay_connected(config: DeviceConfig, server: str, keys: Path | None, socket_name: Path) -> None:
+    """Run Flower's side of the device until it ends; begin again while the server still takes an old one for connected.
+
+    Raises RunFailed when it has ended.
+    """
+    folder = Path(config.folder)
+    with only_one(folder) as lock:
+        first = time.monotonic()
+        while True:
+            started = time.monotonic()
+            with running(supernode_command(config, server, keys, socket_name), folder / "flwr", [lock]) as process:
+                (folder / "lock").write_text(f"{os.getpid()} {process.pid}\n")
+                code = process.wait()
+            if time.monotonic() - started > _RETRY_SECONDS or time.monotonic() - first > _RETRY_SECONDS:
+                break
+            print("Flower's SuperNode ended; it is started again in 5 s.", flush=True)
+            time.sleep(5)
+    raise RunFailed(
+        f"Flower's SuperNode ended with exit code {code}; see above. If it was refused: has the server this device's "
+        "public key, are both clocks right, and does no other process use the key?"
+    )

@@ -1,0 +1,136 @@
+"""What a device does with the server's messages: joins, trains, is judged, keeps its own adapter."""
+
+import dataclasses
+import json
+import shutil
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from fibecfed.config import DeviceConfig, build_config
+from fibecfed.errors import FibecFedError
+from fibecfed.federation import (
+    Device,
+    DiskStore,
+    Reply,
+    Request,
+    Site,
+    answer,
+    decode,
+    encode,
+    write_atomically,
+)
+from fibecfed.methods import resolve, tuning
+from fibecfed.runtime.assembly import Learner, describe_adapter, learner_of
+from fibecfed.runtime.flower.judging import counted, server_state
+from fibecfed.runtime.flower.own_data import labels_of, own_data
+from fibecfed.runtime.handshake import Description, describe, differences
+from fibecfed.training import DeviceFailed
+from fibecfed.tuning import put_tensors, save_adapter
+
+
+class Refused(FibecFedError):
+    """Why a device does not answer; nothing in it comes from the device's text."""
+
+
+class DeviceServer:
+    """One device on its own machine. The backbone and the text are loaded once for each run, then kept.
+
+    Its folder holds, for each run: settings.json (what the server said), states/ and adapter/.
+    """
+
+    def __init__(self, config: DeviceConfig, report: Callable[[str], None] = print) -> None:
+        self._config = config
+        self._folder = Path(config.folder)
+        self._report = report
+        self._run: str | None = None
+        self._learner: Learner | None = None
+        self._site: Site | None = None
+
+    def __call__(self, kind: str, data: bytes) -> bytes:
+        """The encoded reply to an encoded request. Raises Refused, whose text may be sent.
+
+        What goes wrong with the device's own text is reported here only, since error messages may quote it.
+        """
+        try:
+            request = decode(data, Request)
+            return encode(self._answer(kind, request))
+        except (Refused, DeviceFailed) as error:
+            self._report(f"Not answered: {error}")
+            raise Refused(str(error)) from None
+        except FibecFedError as error:
+            self._report(f"Error: {error}")
+            raise Refused("its settings or its text cannot be used; its own log says why") from None
+        except Exception as error:
+            self._report(traceback.format_exc())
+            raise Refused(f"{type(error).__name__}; its own log says more") from None
+
+    def _answer(self, kind: str, request: Request) -> Reply:
+        if kind == "query.join":
+            return self._join(request)
+        site = self._at(request.address.run)
+        address = dataclasses.replace(request.address, device=self._config.device)
+        if address != request.address:
+            raise Refused(f"it is device {self._config.device}, not {request.address.device}")
+        device = Device(site, address.device, address.state_version)
+        if device.state_lost is not None:
+            self._report(f"The state of version {address.state_version} is {device.state_lost}; it is made anew.")
+        if kind == "evaluate":
+            return counted(device, request)
+        if kind == "query.save":
+            self._save_adapter(device, request)
+            return Reply(address, {})
+        return answer(site, request)
+
+    def _join(self, request: Request) -> Reply:
+        run, settings = request.address.run, request.info["settings"]
+        folder = self._of(run)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "settings.json", json.dumps(settings).encode())
+        site = self._at(run)
+        address = dataclasses.replace(request.address, device=self._config.device)
+        assert self._learner is not None
+        mine = describe(self._learner, site.data.task.labels)
+        if found := differences(Description.of(request.info["server"]), mine):
+            raise Refused(" ".join(found))
+        train, held_out = len(site.data.train), len(site.data.held_out)
+        self._report(f"Joined run {run} with {train} training and {held_out} held-out examples.")
+        return Reply(address, {}, {"site": mine.to_content(), "examples": train, "held_out_examples": held_out})
+
+    def _of(self, run: str) -> Path:
+        if not run.isalnum():
+            raise Refused("the run's name is no name")
+        return self._folder / run
+
+    def _at(self, run: str) -> Site:
+        """The site of a run, built when it is first asked for. Raises Refused for a run that it never joined."""
+        if self._site is not None and self._run == run:
+            return self._site
+        path = self._of(run) / "settings.json"
+        if not path.is_file():
+            raise Refused("it has not joined this run")
+        config = build_config(self._config.apply(json.loads(path.read_text())))
+        self._run = self._site = self._learner = None  # one backbone at a time
+        self._learner = learner_of(resolve(config), len(labels_of(config)))
+        store = DiskStore(self._of(run) / "states", run)
+        self._site, self._run = self._learner.site(own_data(self._learner, self._config.device), store), run
+        return self._site
+
+    def _save_adapter(self, device: Device, request: Request) -> None:
+        """The device's own model (or the server's, where the method keeps none) as an adapter in its folder."""
+        learner = self._learner
+        assert learner is not None
+        state = server_state(request, device)
+        own = learner.method.keeps_device_state and device.number in learner.method.personal_devices(state)
+        own = own and device.state_lost is None
+        put_tensors(learner.model, learner.method.personal(device, state) if own else state.tensors)
+        folder = self._of(request.address.run)
+        fresh = folder / ".adapter.tmp"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        description = describe_adapter(learner.config, learner.pretrained, device.site.data.task.labels)
+        form = tuning(learner.config).saved_form(learner.model)
+        save_adapter(fresh, learner.model, learner.pretrained.tokenizer, description, form)
+        shutil.rmtree(folder / "adapter", ignore_errors=True)
+        fresh.rename(folder / "adapter")
+        self._report(f"The run has ended; this device's adapter is in {folder / 'adapter'}.")

@@ -1,0 +1,232 @@
+"""A real deployment on this machine: Flower's server and three devices, each a process of its own, over TLS."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+pytest.importorskip("flwr", reason="needs the extra `flower`")
+
+import fibecfed
+from fibecfed import Config
+from fibecfed.config import build_config, merge, to_dict, to_yaml
+from fibecfed.results import RunDirectory
+
+NAMES = ("east", "north", "west")
+PATIENCE = float(os.environ.get("FIBECFED_TEST_PATIENCE", "1"))  # factor for slow machines
+
+
+class Command:
+    """A `fibecfed` process in a process group of its own, with what it said."""
+
+    def __init__(self, log: Path, *words: str) -> None:
+        self.log = log
+        with log.open("a") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "fibecfed", "flower", *words],
+                stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+                env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def kill(self) -> None:
+        """-9 to everything in the group, as when the power goes."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def wait(self, seconds: float) -> int:
+        return self.process.wait(seconds * PATIENCE)
+
+
+@contextmanager
+def started(log: Path, *words: str) -> Iterator[Command]:
+    command = Command(log, *words)
+    try:
+        yield command
+    finally:
+        if command.process.poll() is None:
+            command.kill()
+
+
+def wait_for(what: str, happened: object, seconds: float, *watched: Command) -> None:
+    ends = time.monotonic() + seconds * PATIENCE
+    while time.monotonic() < ends:
+        if happened():  # type: ignore[operator]
+            return
+        if any(command.process.poll() in (1, 2) for command in watched):  # not -9: killed by the test
+            break
+        time.sleep(0.1)
+    logs = "\n".join(f"--- {c.log.name}\n{c.said()[-3000:]}" for c in watched)
+    pytest.fail(f"{what} did not happen within {seconds:.0f} s\n{logs}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def sites(rows_file: Path, tmp_path: Path) -> Path:
+    """Three sites with text of their own, and the server's folder with certificates."""
+    rows = pd.read_csv(rows_file)
+    for part in ("sites", "tests"):
+        (tmp_path / part).mkdir()
+    for name, (start, stop) in zip(NAMES, [(0, 30), (30, 80), (80, 120)], strict=True):
+        rows[start : stop - 9].to_csv(tmp_path / "sites" / f"{name}.csv", index=False)
+        rows[stop - 9 : stop].to_csv(tmp_path / "tests" / f"{name}.csv", index=False)
+    with started(
+        tmp_path / "certificates.log",
+        "certificates",
+        "localhost",
+        "--devices",
+        "4",
+        "--server",
+        str(tmp_path / "server"),
+    ) as made:
+        assert made.wait(60) == 0, made.said()
+    for number, name in enumerate(NAMES):
+        data = {"file": f"../../../sites/{name}.csv", "test_file": f"../../../tests/{name}.csv"}
+        text = yaml.safe_dump({"device": number, "data": data})
+        (tmp_path / "server" / "devices" / str(number) / "device.yaml").write_text(text)
+    (tmp_path / "server" / "keys" / "3.pub").unlink()  # the server does not know this device
+    return tmp_path
+
+
+def settings(small: Config, rounds: int = 5) -> Config:
+    return build_config(
+        merge(
+            to_dict(small),
+            {
+                "method": "fibecfed",
+                "data": {"file": None, "validation_fraction": 0.0, "labels": ["billing", "delivery", "praise"]},
+                "federation": {
+                    "devices": 3, "sampled": 3, "rounds": rounds, "minimum_replies": 2,
+                    "deadline_seconds": 20.0 * PATIENCE,
+                },
+            },
+        )
+    )  # fmt: skip
+
+
+def device(sites: Path, number: int, port: int) -> Command:
+    folder = sites / "server" / "devices" / str(number)
+    return Command(
+        sites / f"device-{number}.log", "device", str(folder / "device.yaml"), "--server", f"localhost:{port}"
+    )
+
+
+def rounds_done(out: Path) -> int:
+    return len(RunDirectory(out).metrics())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300 * PATIENCE)
+def test_a_whole_run_with_a_device_and_the_server_killed(small: Config, sites: Path) -> None:
+    port, out = free_port(), sites / "run"
+    (sites / "run.yaml").write_text(to_yaml(settings(small)))
+    serving = ("server", "--server", str(sites / "server"), "--host", "127.0.0.1", "--port", str(port))
+    running: list[Command] = []
+    try:
+        server = Command(sites / "server.log", *serving)
+        running.append(server)
+        wait_for("listening", lambda: "Listening" in server.said(), 60, server)
+        running += [device(sites, number, port) for number in range(3)]
+        run = Command(
+            sites / "run.log", "run", str(sites / "run.yaml"), "--out", str(out), "--server", str(sites / "server")
+        )
+        running.append(run)
+        wait_for("the second round", lambda: rounds_done(out) >= 2, 150, *running)
+
+        assert list((sites / "server" / "devices" / "1" / "device").glob("*/states/1/*.safetensors"))
+        running[2].kill()  # device 1, in mid-round: rounds follow one another without a pause
+        done = rounds_done(out)
+        wait_for("a round without it", lambda: rounds_done(out) > done, 90, *running)
+        running[2] = device(sites, 1, port)
+
+        server.kill()
+        run.wait(60)
+        assert run.process.returncode == 1
+        assert "fibecfed flower run --resume" in run.said()
+        server = running[0] = Command(sites / "server.log", *serving)
+        wait_for("listening again", lambda: server.said().count("Listening") == 2, 60, server)
+        run = Command(sites / "run.log", "run", "--resume", str(out), "--server", str(sites / "server"))
+        running.append(run)
+        assert run.wait(150) == 0, "\n".join(f"--- {c.log.name}\n{c.said()[-3000:]}" for c in running)
+    finally:
+        for command in running:
+            if command.process.poll() is None:
+                command.kill()
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["rounds"] == 5
+    assert set(summary["lost"]["by_device"]) == {"1"}
+    assert summary["lost"]["states"] == []
+    assert "made anew" not in running[2].said()  # it went on with the local layers it had
+    for number in range(3):
+        assert next((sites / "server" / "devices" / str(number) / "device").glob("*/adapter/adapter_model.safetensors"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300 * PATIENCE)
+def test_same_bits_as_in_one_process(small: Config, sites: Path) -> None:
+    port, out = free_port(), sites / "run"
+    config = settings(small, rounds=2)
+    (sites / "run.yaml").write_text(to_yaml(config))
+    together = {
+        "file": str(sites / "sites"), "test_file": str(sites / "tests"), "partition": {"kind": "column"},
+    }  # fmt: skip
+    fibecfed.run(build_config(merge(to_dict(config), {"data": together})), sites / "one")
+    running: list[Command] = []
+    try:
+        running.append(
+            Command(
+                sites / "server.log", "server", "--server", str(sites / "server"), "--host", "127.0.0.1",
+                "--port", str(port),
+            )
+        )  # fmt: skip
+        wait_for("listening", lambda: "Listening" in running[0].said(), 60, running[0])
+        running += [device(sites, number, port) for number in range(3)]
+        with started(
+            sites / "run.log", "run", str(sites / "run.yaml"), "--out", str(out), "--server", str(sites / "server")
+        ) as run:
+            assert run.wait(150) == 0, "\n".join(f"--- {c.log.name}\n{c.said()[-3000:]}" for c in [*running, run])
+    finally:
+        for command in running:
+            if command.process.poll() is None:
+                command.kill()
+    for path in (sites / "one" / "adapter").glob("*.safetensors"):
+        assert path.read_bytes() == (out / "adapter" / path.name).read_bytes()
+    for number in range(3):
+        own = next((sites / "server" / "devices" / str(number) / "device").glob("*/adapter"))
+        for path in (sites / "one" / "adapters" / str(number)).glob("*.safetensors"):
+            assert path.read_bytes() == (own / path.name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300 * PATIENCE)
+def test_a_device_whose_key_the_server_does_not_know_is_refused(sites: Path) -> None:
+    port = free_port()
+    with started(
+        sites / "server.log", "server", "--server", str(sites / "server"), "--host", "127.0.0.1", "--port", str(port)
+    ) as server:
+        wait_for("listening", lambda: "Listening" in server.said(), 60, server)
+        folder = sites / "server" / "devices" / "3"
+        data = {"file": "../../../sites/east.csv"}
+        (folder / "device.yaml").write_text(yaml.safe_dump({"device": 0, "data": data}))
+        with started(
+            sites / "device.log", "device", str(folder / "device.yaml"), "--server", f"localhost:{port}"
+        ) as stranger:
+            assert stranger.wait(200) == 1
+            assert "has the server this device's public key" in stranger.said().replace("\n", " ")

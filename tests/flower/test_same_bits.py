@@ -1,0 +1,189 @@
+"""A run over Flower's Grid trains the same adapters, bit for bit, as the run in one process."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+
+pytest.importorskip("flwr", reason="needs the extra `flower`")
+
+import fibecfed
+from fibecfed import Config
+from fibecfed.callbacks import Callback
+from fibecfed.config import DeviceConfig, build_config, merge, to_dict
+from fibecfed.federation import PhaseDone, ServerState
+from fibecfed.over_machines import serve
+from fibecfed.results import RunDirectory
+from fibecfed.runtime.flower.serving import DeviceServer
+from flower_grid import Nodes
+from run_content import settled
+
+METHODS = ["fedavg-lora", "fibecfed"]
+NAMES = ("east", "north", "west")
+
+
+@pytest.fixture(scope="module")
+def sites(rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three sites' text, sites/NAME.csv and tests/NAME.csv, of different sizes."""
+    folder, rows = tmp_path_factory.mktemp("three"), pd.read_csv(rows_file)
+    for part in ("sites", "tests"):
+        (folder / part).mkdir()
+    for name, (start, stop) in zip(NAMES, [(0, 30), (30, 80), (80, 120)], strict=True):
+        rows[start : stop - 9].to_csv(folder / "sites" / f"{name}.csv", index=False)
+        rows[stop - 9 : stop].to_csv(folder / "tests" / f"{name}.csv", index=False)
+    return folder
+
+
+def together(small: Config, sites: Path, method: str) -> Config:
+    """The run in one process: all sites' files are here."""
+    content = merge(
+        to_dict(small),
+        {
+            "method": method,
+            "data": {
+                "file": str(sites / "sites"), "test_file": str(sites / "tests"), "validation_fraction": 0.0,
+                "labels": ["billing", "delivery", "praise"], "partition": {"kind": "column"},
+            },
+            "federation": {"devices": 3, "sampled": 2, "rounds": 4},
+            "training": {"keep_optimizer": True},
+        },
+    )  # fmt: skip
+    return build_config(content)
+
+
+def servers(config: Config) -> Config:
+    """The same run as the server has it: without any text."""
+    return build_config(merge(to_dict(config), {"data": {"file": None, "test_file": None}}))
+
+
+def devices(sites: Path, folder: Path, model: str) -> dict[int, DeviceServer]:
+    return {
+        100 + number: DeviceServer(
+            DeviceConfig(
+                device=number,
+                folder=str(folder / name),
+                data={"file": str(sites / "sites" / f"{name}.csv"), "test_file": str(sites / "tests" / f"{name}.csv")},
+                model={"name": model},
+            ),
+            lambda line: None,
+        )
+        for number, name in enumerate(NAMES)
+    }
+
+
+def quiet(line: str) -> None:
+    return None
+
+
+class Crash(Exception):
+    """Stands for a power cut."""
+
+
+class CrashAt(Callback):
+    def __init__(self, phases: int) -> None:
+        self.left = phases
+
+    def phase_done(self, done: PhaseDone, record: object) -> bool:
+        self.left -= 1
+        if not self.left:
+            raise Crash
+        return False
+
+
+def over_grid(config: Config, nodes: Nodes, out: Path) -> ServerState:
+    if not out.exists():
+        RunDirectory.create(out, config, "", force=False)
+    return serve(nodes, out, [], quiet, poll_seconds=0.01).state
+
+
+def same_adapters(one: Path, grid: Path, folder: Path) -> None:
+    for path in sorted((one / "adapter").glob("*.safetensors")):
+        assert path.read_bytes() == (grid / "adapter" / path.name).read_bytes()
+    for number, name in enumerate(NAMES):
+        kept = next(folder.joinpath(name).glob("*/adapter"))
+        theirs = one / "adapters" / str(number)
+        expected = theirs if theirs.is_dir() else one / "adapter"
+        for path in sorted(expected.glob("*.safetensors")):
+            assert path.read_bytes() == (kept / path.name).read_bytes(), f"{name}: {path.name}"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_same_bits_as_in_one_process(small: Config, sites: Path, tmp_path: Path, method: str) -> None:
+    config = together(small, sites, method)
+    one = fibecfed.run(config, tmp_path / "one")
+    nodes = Nodes(devices(sites, tmp_path / "own", config.model.name))
+    state = over_grid(servers(config), nodes, tmp_path / "grid")
+    same_adapters(tmp_path / "one", tmp_path / "grid", tmp_path / "own")
+    assert state.device_versions == one.state.device_versions
+    assert state.info == one.state.info
+    metrics = RunDirectory(tmp_path / "grid").metrics()
+    for mine, theirs in zip(metrics, one.metrics, strict=True):
+        mine, theirs = settled(mine), settled(theirs)
+        for key in theirs:
+            assert mine[key] == (pytest.approx(theirs[key]) if "loss" in key else theirs[key]), key
+    for name in NAMES:  # what lies on a device is what the same device has in one process
+        for path in (tmp_path / "own" / name).glob("*/states/*/*.safetensors"):
+            twin = next((tmp_path / "one" / "devices" / path.parent.name).glob(path.name))
+            mine, theirs = load_file(path), load_file(twin)
+            assert mine.keys() == theirs.keys()
+            assert all(mine[n].equal(theirs[n]) for n in mine)
+
+
+def test_server_and_devices_die_and_nothing_changes(small: Config, sites: Path, tmp_path: Path) -> None:
+    config = together(small, sites, "fibecfed")
+    fibecfed.run(config, tmp_path / "one")
+    out, own = tmp_path / "grid", tmp_path / "own"
+    RunDirectory.create(out, servers(config), "", force=False)
+    for phases in (2, 2):
+        with pytest.raises(Crash):
+            serve(Nodes(devices(sites, own, config.model.name)), out, [CrashAt(phases)], quiet, poll_seconds=0.01)
+    over_grid(servers(config), Nodes(devices(sites, own, config.model.name)), out)
+    same_adapters(tmp_path / "one", out, own)
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(("harm", "reason"), [(damage, "damaged"), (Path.unlink, "missing")])
+def test_a_device_that_lost_its_state_begins_anew(
+    small: Config, sites: Path, tmp_path: Path, harm: Callable[[Path], None], reason: str
+) -> None:
+    config = servers(together(small, sites, "fibecfed"))
+    out, own = tmp_path / "grid", tmp_path / "own"
+    RunDirectory.create(out, config, "", force=False)
+    with pytest.raises(Crash):
+        serve(Nodes(devices(sites, own, config.model.name)), out, [CrashAt(4)], quiet, poll_seconds=0.01)
+    states = sorted((own / "north").glob("*/states/*/*.safetensors"))
+    assert states
+    for path in states:
+        harm(path)
+    over_grid(config, Nodes(devices(sites, own, config.model.name)), out)
+    summary = RunDirectory(out).summary()
+    assert summary and {(s["device"], s["reason"]) for s in summary["lost"]["states"]} == {(1, reason)}
+    assert load_file(next((own / "north").glob("*/adapter/adapter_model.safetensors")))
+
+
+def test_no_text_no_score_and_no_local_layer_travels(small: Config, sites: Path, tmp_path: Path) -> None:
+    config = servers(together(small, sites, "fibecfed"))
+    nodes = Nodes(devices(sites, tmp_path / "own", config.model.name))
+    state = over_grid(config, nodes, tmp_path / "grid")
+    texts = [text for path in (sites / "sites").iterdir() for text in pd.read_csv(path)["text"]]
+    words = {text.encode() for text in texts if len(text) > 12}
+    for data in [*nodes.received, *(data for _, _, data in nodes.sent)]:
+        assert not any(word in data for word in words)
+        assert b"difficulty" not in data
+        assert str(sites).encode() not in data
+    local = [
+        tensor.numpy().tobytes()
+        for path in (tmp_path / "own").glob("*/*/states/*/*.safetensors")
+        for name, tensor in load_file(path).items()
+        if name.startswith("local/") and not tensor.equal(state.tensors[name.removeprefix("local/")])
+    ]
+    assert local
+    for data in nodes.received:
+        assert not any(values in data for values in local)

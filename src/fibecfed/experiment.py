@@ -212,14 +212,13 @@ def _write_results(
     note = ""
     tensors: dict[str, Tensor] = dict(state.tensors)
     method = experiment.site.method
+    lost = experiment.states_lost(state) if method.keeps_device_state else {}
+    summary["lost"]["states"] += [
+        {"round": state.round, "phase": "results", "device": number, "reason": why} for number, why in lost.items()
+    ]
     if method.keeps_device_state and experiment.devices_here:
-        devices = [experiment.device(n, state) for n in method.personal_devices(state)]
-        models = {d.number: method.personal(d, state) for d in devices if d.state_lost is None}
-        summary["lost"]["states"] += [
-            {"round": state.round, "phase": "results", "device": d.number, "reason": d.state_lost}
-            for d in devices
-            if d.state_lost is not None
-        ]
+        numbers = [number for number in method.personal_devices(state) if number not in lost]
+        models = {number: method.personal(experiment.device(number, state), state) for number in numbers}
         for number, model in models.items():
             _write_adapter(experiment, directory.device_adapter(number), model, description, directory)
         if experiment.evaluate.global_is_mean_of_devices:

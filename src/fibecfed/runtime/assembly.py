@@ -68,6 +68,11 @@ class Experiment:
         """A device as it is after a phase."""
         return Device(self.site, number, state.device_versions.get(number, 0))
 
+    def states_lost(self, state: ServerState) -> dict[int, str]:
+        """The devices whose accepted state is gone, and why."""
+        devices = (self.device(number, state) for number in self.site.method.personal_devices(state))
+        return {device.number: device.state_lost for device in devices if device.state_lost is not None}
+
     def description(self) -> dict[str, Any]:
         """What task.json says beside an adapter."""
         return describe_adapter(self.config, self.pretrained, self.data.task.labels)

@@ -103,6 +103,7 @@ class FederatedEvaluator:
         self._site = site
         self._run = run
         self._ask = ask
+        self.states_lost: dict[int, str] = {}  # as the devices said in the latest evaluation
 
     def __call__(self, state: ServerState) -> Evaluation:
         task, held_out = self._site.data.task, self._site.data.held_out
@@ -111,6 +112,7 @@ class FederatedEvaluator:
         with_own = set(self._site.method.personal_devices(state)) if self._site.method.keeps_device_state else set()
         servers, own, without = dict[int, Counts](), dict[int, Counts](), dict[int, Counts]()
         missing: list[Failure] = []
+        self.states_lost = {}
         for answer in self._ask(list(requests.values())):
             failure = answer if isinstance(answer, Failure) else self._problem(answer.reply, requests, with_own)
             if failure is not None:
@@ -118,6 +120,8 @@ class FederatedEvaluator:
                 continue
             assert isinstance(answer, Delivery)
             reply, device = answer.reply, answer.reply.address.device
+            if STATE_LOST in reply.info:
+                self.states_lost[device] = reply.info[STATE_LOST]
             if not reply.info["examples"]:
                 continue
             servers[device] = _counts(_SERVERS, reply)

@@ -1,6 +1,7 @@
 """What tests share: tiny models, a small labelled file, and the data folder where there is one."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,10 @@ from fibecfed import Config, load_config
 
 # pytest-xdist sets it in its workers, and a console made under it would keep that width in every test.
 os.environ.pop("COLUMNS", None)
+
+# Whoever starts tests in the background may have Ctrl-C ignored, and then so do the processes that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _LONG = ("test_readme.py", "test_smoke.py", "test_quickstart.py", "test_examples.py")
 

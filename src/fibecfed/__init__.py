@@ -1,11 +1,16 @@
 """Federated fine-tuning of language models on text that may not leave its sites."""
 
-from fibecfed.callbacks import Callback, EarlyStopping, TensorBoard, Trackio
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from fibecfed.config import Config, load_config
 from fibecfed.errors import FibecFedError, InputError, RunFailed
-from fibecfed.evaluating import evaluate_run
-from fibecfed.experiment import RunResult, resume, run
-from fibecfed.prediction import Classifier, Prediction, load
+
+if TYPE_CHECKING:
+    from fibecfed.callbacks import Callback, EarlyStopping, TensorBoard, Trackio
+    from fibecfed.evaluating import evaluate_run
+    from fibecfed.experiment import RunResult, resume, run
+    from fibecfed.prediction import Classifier, Prediction, load
 
 __version__ = "0.1.0"
 
@@ -28,3 +33,21 @@ __all__ = [
     "resume",
     "run",
 ]
+
+# What imports torch and transformers (seconds) is imported when it is first used.
+_WHERE = {
+    **dict.fromkeys(("Callback", "EarlyStopping", "TensorBoard", "Trackio"), "callbacks"),
+    "evaluate_run": "evaluating",
+    **dict.fromkeys(("RunResult", "resume", "run"), "experiment"),
+    **dict.fromkeys(("Classifier", "Prediction", "load"), "prediction"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"fibecfed.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -33,6 +33,7 @@ def test_a_payload_of_five_megabytes_costs_under_a_second() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_training_through_the_federation_is_as_fast_as_a_plain_loop() -> None:
     overhead = benchmark("federation_overhead")
     assert overhead.training_overhead(overhead.benchmark_config(rounds=1), pairs=3)["median_ratio"] <= 1.05

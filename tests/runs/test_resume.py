@@ -20,7 +20,7 @@ from fibecfed.methods import METHODS
 from run_content import content
 
 ONE_EXCHANGE = ("device-majority", "ridge-head")  # nothing to be cut in the middle of
-STATELESS_AND_STATEFUL = ["fedavg-lora", "fibecfed"]
+STATELESS_AND_STATEFUL = [pytest.param("fedavg-lora", marks=pytest.mark.long), "fibecfed"]
 
 
 def longer(config: Config, method: str, **values: object) -> Config:

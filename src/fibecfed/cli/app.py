@@ -43,16 +43,18 @@ def run(
 ) -> None:
     """Fine-tune one model over all devices."""
     with explained(resume or out):
-        from fibecfed.cli.running import dry, go_on, loggers_of, start
-
         if resume is not None:
             if arguments or out is not None or force or dry_run:
                 raise InputError(
                     "--resume takes everything from its directory; give no configuration, --out, --force or --dry-run."
                 )
+            from fibecfed.cli.running import go_on, loggers_of
+
             go_on(resume, loggers_of(tensorboard, trackio), console)
             return
         config = read_arguments(arguments or [])
+        from fibecfed.cli.running import dry, loggers_of, start  # takes seconds, which a mistake need not
+
         if dry_run:
             dry(config, console)
             return

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from fibecfed.errors import InputError
 
@@ -71,4 +70,6 @@ def log_histogram(scores: np.ndarray, bins: int = 20) -> LogHistogram:
 
 def _centred_ranks(scores: np.ndarray) -> np.ndarray:
     """(n,) ranks with mean 0; exactly 0 where all are tied."""
+    from scipy.stats import rankdata  # slow to import
+
     return rankdata(scores) - (len(scores) + 1) / 2

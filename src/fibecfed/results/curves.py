@@ -4,11 +4,6 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
-
-matplotlib.use("Agg")
-
 
 def curves_png(records: Sequence[Mapping[str, Any]], title: str) -> bytes:
     """A PNG of both protocols' accuracy against rounds, megabytes and simulated seconds."""
@@ -17,6 +12,8 @@ def curves_png(records: Sequence[Mapping[str, Any]], title: str) -> bytes:
         ("traffic, MB", [(r["bytes_up"] + r["bytes_down"]) / 1e6 for r in records]),
         ("simulated time, s", [r["simulated_seconds"] for r in records]),
     )
+    from matplotlib.figure import Figure  # slow to import
+
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     panels = figure.subplots(1, len(axes_of), sharey=True)
     for axes, (label, values) in zip(panels, axes_of, strict=True):

@@ -4,14 +4,11 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
-
-matplotlib.use("Agg")
-
 
 def decisions_png(decisions: Mapping[str, Any]) -> bytes:
     """A PNG of the layer scores (shared layers filled), the difficulty histogram, and the prefix by round."""
+    from matplotlib.figure import Figure  # slow to import
+
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     layers, difficulty, prefix = figure.subplots(1, 3)
     scores = decisions.get("layer_scores")

@@ -87,7 +87,7 @@ def test_a_label_the_training_data_lacks_names_file_and_row(base: list[str], tmp
 def test_a_loss_that_becomes_nan_fails_the_run_with_exit_code_one(base: list[str]) -> None:
     code, output = fibecfed(
         *base, "training.learning_rate=1e38", "training.max_grad_norm=null", "training.optimizer=sgd",
-        "federation.devices=4",
+        "federation.devices=4", "federation.sampled=4",
     )  # fmt: skip
     assert code == 1, output
     assert "the loss of device" in output

@@ -1,5 +1,6 @@
 """The transport over Flower's Grid: every request gets one answer, whatever the nodes do."""
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -91,16 +92,34 @@ def test_bytes_that_are_no_reply() -> None:
 
 
 class Silent(Nodes):
-    """A grid on which node 1 never answers but to join."""
+    """A grid on which node 1 answers only to join as long as it is silent."""
+
+    silent = True
 
     def answer(self, node: int, message: Message) -> list[Message]:
-        return [] if node == 1 and message.metadata.message_type == wire.TRAIN else super().answer(node, message)
+        asleep = self.silent and node == 1 and message.metadata.message_type == wire.TRAIN
+        return [] if asleep else super().answer(node, message)
 
 
 def test_a_late_device_is_given_up_at_the_deadline() -> None:
     found = exchange(Silent({1: device(0), 2: device(1)}), 0, 1, deadline=0.3)
     assert isinstance(found[0], Failure) and "no reply after" in found[0].reason and found[0].kind == "late"
     assert isinstance(found[1], Delivery)
+
+
+def test_a_late_device_is_asked_again_once_it_has_answered() -> None:
+    nodes = Silent({1: device(0), 2: device(1)})
+    carrier = transport(nodes)
+    carrier.gather(2, 2, 5)
+    list(carrier.exchange(requests(0, 1), 0.2))
+    started = time.monotonic()
+    (late,) = (a for a in carrier.exchange(requests(0, 1), 60) if isinstance(a, Failure))
+    assert (late.device, late.kind) == (0, "late") and "earlier request" in late.reason
+    assert time.monotonic() - started < 30
+    nodes.silent = False
+    carrier.poll_seconds = 0.2
+    answers = list(carrier.exchange(requests(0, 1), 60))
+    assert all(isinstance(a, Delivery) for a in answers)
 
 
 class Twice(Nodes):

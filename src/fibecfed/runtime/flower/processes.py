@@ -174,9 +174,11 @@ def only_one(folder: Path) -> Iterator[int]:
 def stay_connected(config: DeviceConfig, server: str, keys: Path | None, socket_name: Path) -> None:
     """Run Flower's side of the device until it ends; begin again while the server still takes an old one for connected.
 
-    Raises RunFailed when it has ended.
+    Flower refuses a device it does not know and one it takes for connected in the same words, so only a device that
+    took part before tries again. Raises RunFailed when it has ended.
     """
     folder = Path(config.folder)
+    known = any(folder.glob("*/settings.json"))
     with only_one(folder) as lock:
         first = time.monotonic()
         while True:
@@ -184,11 +186,12 @@ def stay_connected(config: DeviceConfig, server: str, keys: Path | None, socket_
             with running(supernode_command(config, server, keys, socket_name), folder / "flwr", [lock]) as process:
                 (folder / "lock").write_text(f"{os.getpid()} {process.pid}\n")
                 code = process.wait()
-            if time.monotonic() - started > _RETRY_SECONDS or time.monotonic() - first > _RETRY_SECONDS:
+            lasted = time.monotonic() - started
+            if not known or lasted > _RETRY_SECONDS or time.monotonic() - first > _RETRY_SECONDS:
                 break
             print("Flower's SuperNode ended; it is started again in 5 s.", flush=True)
             time.sleep(5)
     raise RunFailed(
         f"Flower's SuperNode ended with exit code {code}; see above. If it was refused: has the server this device's "
-        "public key, are both clocks right, and does no other process use the key?"
+        "public key, are both clocks right, and does no other process use the key, or did until a minute ago?"
     )

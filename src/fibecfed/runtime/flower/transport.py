@@ -12,6 +12,7 @@ from fibecfed.errors import RunFailed
 from fibecfed.federation import Address, Delivery, Failure, Reply, Request, Undecodable, decode, encode, receive
 from fibecfed.runtime.flower import wire
 
+_UNNOTICED = 60.0  # seconds for which Flower takes a killed device for connected
 _SKEW = 600.0  # seconds by which a device's clock may be wrong before Flower takes its replies for expired
 
 Check = Callable[[Reply], str | None]
@@ -30,8 +31,9 @@ class FlowerTransport:
     """Carries requests to the nodes that said which device they are.
 
     A node that appears is asked to join (``introduction``, whose reply's address names the device); ``check`` says why
-    its description does not fit, None if it does. A refused node is not asked again. Nothing is remembered between
-    runs of the server: it asks everybody anew.
+    its description does not fit, None if it does. A refused node is not asked again. One that was late is left alone
+    until it answers, or for a minute: by then Flower knows whether it was killed, so that a dead device costs one
+    deadline and not one a phase. Nothing is remembered between runs of the server: it asks everybody anew.
     """
 
     def __init__(self, grid: Grid, introduction: Request, check: Check, report: Callable[[str], None] = print) -> None:
@@ -41,6 +43,7 @@ class FlowerTransport:
         self._report = report
         self._joining: dict[str, int] = {}  # node by id of the message that asked it
         self._asked: set[int] = set()
+        self._late: dict[str, tuple[int, float]] = {}  # node, and until when it is left alone, by message id
         self.joined: dict[int, Joined] = {}  # by device
         self.poll_seconds = 0.5
 
@@ -74,8 +77,13 @@ class FlowerTransport:
             self._invite()
             self._receive_joined()
             online = set(self._grid.get_node_ids())
+            busy = self._busy(online)
             for device in [d for d in unsent if d in self.joined and self.joined[d].node in online]:
-                yield from self._send(kind, unsent.pop(device), deadline, waiting)
+                if self.joined[device].node in busy:
+                    del unsent[device]
+                    yield Failure(device, "it has not answered an earlier request yet", "late")
+                else:
+                    yield from self._send(kind, unsent.pop(device), deadline, waiting)
             if not self._joining:  # nobody is on the way in
                 for device in list(unsent):
                     del unsent[device]
@@ -88,9 +96,18 @@ class FlowerTransport:
             time.sleep(self.poll_seconds)
         for device in unsent:
             yield Failure(device, f"it had not joined after {deadline:.0f} s (federation.deadline_seconds)", "absent")
-        for request, _, _ in waiting.values():
+        for sent, (request, node, _) in waiting.items():
+            self._late[sent] = node, time.monotonic() + _UNNOTICED
             reason = f"no reply after {deadline:.0f} s (federation.deadline_seconds)"
             yield Failure(request.address.device, reason, "late")
+
+    def _busy(self, online: set[int]) -> set[int]:
+        """The nodes that are left alone."""
+        for message in self._pull(self._late):
+            self._late.pop(message.metadata.reply_to_message_id, None)  # too late for its round
+        now = time.monotonic()
+        self._late = {sent: (node, end) for sent, (node, end) in self._late.items() if node in online and now < end}
+        return {node for node, _ in self._late.values()}
 
     def _send(
         self, kind: str, request: Request, deadline: float, waiting: dict[str, tuple[Request, int, int]]

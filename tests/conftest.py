@@ -18,7 +18,7 @@ os.environ.pop("COLUMNS", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_LONG = ("test_readme.py", "test_smoke.py", "test_quickstart.py", "test_examples.py")
+_LONG = ("test_deployment.py", "test_readme.py", "test_smoke.py", "test_quickstart.py", "test_simulation.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

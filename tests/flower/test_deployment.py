@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import yaml
 
@@ -21,8 +20,8 @@ import fibecfed
 from fibecfed import Config
 from fibecfed.config import build_config, merge, to_dict, to_yaml
 from fibecfed.results import RunDirectory
+from flower_sites import NAMES, same_adapters, write_sites
 
-NAMES = ("east", "north", "west")
 PATIENCE = float(os.environ.get("FIBECFED_TEST_PATIENCE", "1"))  # factor for slow machines
 
 
@@ -80,12 +79,7 @@ def free_port() -> int:
 @pytest.fixture
 def sites(rows_file: Path, tmp_path: Path) -> Path:
     """Three sites with text of their own, and the server's folder with certificates."""
-    rows = pd.read_csv(rows_file)
-    for part in ("sites", "tests"):
-        (tmp_path / part).mkdir()
-    for name, (start, stop) in zip(NAMES, [(0, 30), (30, 80), (80, 120)], strict=True):
-        rows[start : stop - 9].to_csv(tmp_path / "sites" / f"{name}.csv", index=False)
-        rows[stop - 9 : stop].to_csv(tmp_path / "tests" / f"{name}.csv", index=False)
+    write_sites(rows_file, tmp_path)
     with started(
         tmp_path / "certificates.log",
         "certificates",
@@ -216,9 +210,5 @@ def test_same_bits_as_in_one_process_and_no_strangers(small: Config, sites: Path
         assert refused.wait(100) == 1
         assert "has the server this device's public key" in refused.said().replace("\n", " ")
         assert run.wait(150) == 0, logs(server, run, *devices)
-    for path in (sites / "one" / "adapter").glob("*.safetensors"):
-        assert path.read_bytes() == (out / "adapter" / path.name).read_bytes()
-    for number in range(3):
-        own = next((sites / "server" / "devices" / str(number) / "device").glob("*/adapter"))
-        for path in (sites / "one" / "adapters" / str(number)).glob("*.safetensors"):
-            assert path.read_bytes() == (own / path.name).read_bytes()
+    folders = [sites / "server" / "devices" / str(number) / "device" for number in range(3)]
+    same_adapters(sites / "one", out, folders)

@@ -12,50 +12,21 @@ pytest.importorskip("flwr", reason="needs the extra `flower`")
 import fibecfed
 from fibecfed import Config
 from fibecfed.callbacks import Callback
-from fibecfed.config import DeviceConfig, build_config, merge, to_dict
+from fibecfed.config import DeviceConfig
 from fibecfed.federation import PhaseDone, ServerState
 from fibecfed.over_machines import serve
 from fibecfed.results import RunDirectory
 from fibecfed.runtime.flower.serving import DeviceServer
 from flower_grid import Nodes
+from flower_sites import NAMES, same_adapters, servers, together, write_sites
 from run_content import settled
 
 METHODS = ["fedavg-lora", "fibecfed"]
-NAMES = ("east", "north", "west")
 
 
 @pytest.fixture(scope="module")
 def sites(rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three sites' text, sites/NAME.csv and tests/NAME.csv, of different sizes."""
-    folder, rows = tmp_path_factory.mktemp("three"), pd.read_csv(rows_file)
-    for part in ("sites", "tests"):
-        (folder / part).mkdir()
-    for name, (start, stop) in zip(NAMES, [(0, 30), (30, 80), (80, 120)], strict=True):
-        rows[start : stop - 9].to_csv(folder / "sites" / f"{name}.csv", index=False)
-        rows[stop - 9 : stop].to_csv(folder / "tests" / f"{name}.csv", index=False)
-    return folder
-
-
-def together(small: Config, sites: Path, method: str) -> Config:
-    """The run in one process: all sites' files are here."""
-    content = merge(
-        to_dict(small),
-        {
-            "method": method,
-            "data": {
-                "file": str(sites / "sites"), "test_file": str(sites / "tests"), "validation_fraction": 0.0,
-                "labels": ["billing", "delivery", "praise"], "partition": {"kind": "column"},
-            },
-            "federation": {"devices": 3, "sampled": 2, "rounds": 4},
-            "training": {"keep_optimizer": True},
-        },
-    )  # fmt: skip
-    return build_config(content)
-
-
-def servers(config: Config) -> Config:
-    """The same run as the server has it: without any text."""
-    return build_config(merge(to_dict(config), {"data": {"file": None, "test_file": None}}))
+    return write_sites(rows_file, tmp_path_factory.mktemp("three"))
 
 
 def devices(sites: Path, folder: Path, model: str) -> dict[int, DeviceServer]:
@@ -98,24 +69,13 @@ def over_grid(config: Config, nodes: Nodes, out: Path) -> ServerState:
     return serve(nodes, out, [], quiet, poll_seconds=0.01).state
 
 
-def same_adapters(one: Path, grid: Path, folder: Path) -> None:
-    for path in sorted((one / "adapter").glob("*.safetensors")):
-        assert path.read_bytes() == (grid / "adapter" / path.name).read_bytes()
-    for number, name in enumerate(NAMES):
-        kept = next(folder.joinpath(name).glob("*/adapter"))
-        theirs = one / "adapters" / str(number)
-        expected = theirs if theirs.is_dir() else one / "adapter"
-        for path in sorted(expected.glob("*.safetensors")):
-            assert path.read_bytes() == (kept / path.name).read_bytes(), f"{name}: {path.name}"
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_same_bits_as_in_one_process(small: Config, sites: Path, tmp_path: Path, method: str) -> None:
     config = together(small, sites, method)
     one = fibecfed.run(config, tmp_path / "one")
     nodes = Nodes(devices(sites, tmp_path / "own", config.model.name))
     state = over_grid(servers(config), nodes, tmp_path / "grid")
-    same_adapters(tmp_path / "one", tmp_path / "grid", tmp_path / "own")
+    same_adapters(tmp_path / "one", tmp_path / "grid", [tmp_path / "own" / name for name in NAMES])
     assert state.device_versions == one.state.device_versions
     assert state.info == one.state.info
     metrics = RunDirectory(tmp_path / "grid").metrics()
@@ -140,7 +100,7 @@ def test_server_and_devices_die_and_nothing_changes(small: Config, sites: Path, 
         with pytest.raises(Crash):
             serve(Nodes(devices(sites, own, config.model.name)), out, [CrashAt(phases)], quiet, poll_seconds=0.01)
     over_grid(servers(config), Nodes(devices(sites, own, config.model.name)), out)
-    same_adapters(tmp_path / "one", out, own)
+    same_adapters(tmp_path / "one", out, [own / name for name in NAMES])
 
 
 def damage(path: Path) -> None:

@@ -8,12 +8,16 @@ unpickled.
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
+from typing import Any
 
-from fibecfed.runtime.flower.serving import Refused
+from fibecfed.config import load_device_config
+from fibecfed.errors import InputError
+from fibecfed.runtime.flower.serving import DeviceServer, Refused
 
 Serve = Callable[[str, bytes], bytes]
 
@@ -28,6 +32,27 @@ def answering(serve: Serve) -> Iterator[Path]:
             yield folder / "s"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def serve_here(devices: str, node: Mapping[str, Any], kind: str, data: bytes) -> tuple[bool, bytes]:
+    """One answer in this process, for Flower's simulation: whether it is a reply, and the reply or why there is none.
+
+    ``devices`` holds NUMBER/device.yaml for each device, ``node`` says which it is. Raises InputError without them.
+    """
+    if not devices or "partition-id" not in node:
+        raise InputError(
+            "This process belongs to no `fibecfed flower device`. A simulation needs --run-config with "
+            'devices="FOLDER", which holds 0/device.yaml, 1/device.yaml, ...'
+        )
+    try:
+        return True, _simulated(Path(devices) / str(node["partition-id"]) / "device.yaml")(kind, data)
+    except Refused as refused:
+        return False, str(refused).encode()
+
+
+@lru_cache(maxsize=1)  # one backbone a process; what a device keeps is on disk
+def _simulated(path: Path) -> DeviceServer:
+    return DeviceServer(load_device_config(path))
 
 
 def _answer_all(listener: Listener, serve: Serve) -> None:

@@ -198,6 +198,12 @@ def partition(
 def doctor(
     arguments: Arguments = None,
     out: Annotated[Path, typer.Option(help="Where results would go: is it writable, is there room?")] = Path("."),
+    server: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Check a run over machines: the server's folder (see --host).")
+    ] = None,
+    device: Annotated[
+        Path | None, typer.Option(metavar="DEVICE.yaml", help="Check a device of such a run instead (see --connect).")
+    ] = None,
     certificate: Annotated[Path | None, typer.Option(metavar="PEM", help="A server's certificate.")] = None,
     key: Annotated[Path | None, typer.Option(metavar="PEM", help="Its private key.")] = None,
     authority: Annotated[
@@ -215,9 +221,11 @@ def doctor(
     with explained():
         from fibecfed.cli.doctor_command import Wanted, examine
 
-        if certificate is None and (key or authority or host):
+        if certificate is None and (key or authority or (host and server is None)):
             raise InputError("--key, --authority and --host belong to a certificate; name it with --certificate.")
-        wanted = Wanted(out, certificate, key, authority, host, listen or [], connect or [])
+        if device is not None and (arguments or server or certificate or listen):
+            raise InputError("--device takes everything from its file; give nothing else but --connect HOST:PORT.")
+        wanted = Wanted(out, server, device, certificate, key, authority, host, listen or [], connect or [])
         examine(read_arguments(arguments or []), wanted, console)
 
 

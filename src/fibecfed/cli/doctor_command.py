@@ -8,15 +8,18 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from fibecfed.config import Config
+from fibecfed.config import Config, load_device_config
 from fibecfed.doctor import (
     Finding,
     check_certificate,
     check_data,
+    check_device,
+    check_flower,
     check_listening,
     check_model,
     check_output,
     check_reachable,
+    check_server,
     check_settings,
     check_versions,
 )
@@ -29,6 +32,8 @@ class Wanted:
     """What is checked beside a run itself."""
 
     out: Path
+    server: Path | None
+    device: Path | None
     certificate: Path | None
     key: Path | None
     authority: Path | None
@@ -54,9 +59,17 @@ def examine(config: Config, wanted: Wanted, console: Console) -> None:
 
 def _findings(config: Config, wanted: Wanted) -> Iterator[Finding]:
     yield from check_versions()
+    if wanted.server is not None or wanted.device is not None:
+        yield from check_flower()
+    if wanted.device is not None:
+        yield from check_device(load_device_config(wanted.device), wanted.device.parent, list(wanted.connect))
+        return
     yield from check_settings(config)
     yield from check_model(config)
-    yield from check_data(config)
+    if wanted.server is not None:
+        yield from check_server(wanted.server, wanted.host, config)
+    else:
+        yield from check_data(config)
     yield from check_output(wanted.out, config)
     if wanted.certificate is not None:
         yield from check_certificate(wanted.certificate, wanted.key, wanted.authority, wanted.host)

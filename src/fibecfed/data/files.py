@@ -18,13 +18,16 @@ _MOST_LABELS = 1000
 _FEW_ROWS = 20  # below this many, every row may well have a label of its own
 
 
-def read_rows(location: str, columns: Columns, label_names: Sequence[str] | None = None) -> Rows:
+def read_rows(
+    location: str, columns: Columns, label_names: Sequence[str] | None = None, fewest_labels: int = 2
+) -> Rows:
     """The rows of a file, or of one file per device (a folder or glob).
 
     ``label_names`` fixes the labels: a test file uses those of training, and may lack the device column. None takes
     the sorted distinct labels found, numbers in numeric order.
     Raises InputError for a missing or unreadable file, a missing column, an empty cell or one that is no text, an
-    unknown label, and fewer than two labels; it names file and row, counted from 1 without the header, and the line.
+    unknown label, and fewer than ``fewest_labels`` found; it names file and row, counted from 1 without the header,
+    and the line.
     """
     optional = ("device",) if label_names is not None else ()
     paths, one_each = _paths(location)
@@ -34,7 +37,7 @@ def read_rows(location: str, columns: Columns, label_names: Sequence[str] | None
     labels = [[_name(value) for value in _column(table, columns.label)] for table in tables]
     if label_names is None:
         label_names = _sorted_labels({label for part in labels for label in part})
-        _check_label_names(location, columns.label, label_names, len(texts))
+        _check_label_names(location, columns.label, label_names, len(texts), fewest_labels)
     index = {name: i for i, name in enumerate(label_names)}
     if len(index) < len(label_names):
         raise InputError(f"A label is named twice (data.labels): {', '.join(label_names)}.")
@@ -131,8 +134,8 @@ def _sorted_labels(labels: set[str]) -> tuple[str, ...]:
     return tuple(sorted(labels))
 
 
-def _check_label_names(location: str, column: str, names: Sequence[str], rows: int) -> None:
-    if len(names) < 2:
+def _check_label_names(location: str, column: str, names: Sequence[str], rows: int, fewest: int) -> None:
+    if len(names) < fewest:
         raise InputError(
             f"'{location}' has one label only in column '{column}': '{names[0]}'; a classifier needs at least two."
         )

@@ -1,6 +1,7 @@
 """Checks before a run: what is there, what is not, and what to do about it."""
 
 from fibecfed.doctor.finding import Finding
+from fibecfed.doctor.machines import check_device, check_flower, check_server
 from fibecfed.doctor.network import check_certificate, check_listening, check_reachable
 from fibecfed.doctor.run import check_data, check_model, check_output, check_settings, check_versions
 
@@ -8,10 +9,13 @@ __all__ = [
     "Finding",
     "check_certificate",
     "check_data",
+    "check_device",
+    "check_flower",
     "check_listening",
     "check_model",
     "check_output",
     "check_reachable",
+    "check_server",
     "check_settings",
     "check_versions",
 ]

@@ -104,7 +104,7 @@ def _refused_fix(error: ssl.SSLCertVerificationError) -> str:
 def check_listening(address: str) -> Iterator[Finding]:
     """Whether a server could listen at HOST:PORT (or PORT: on every interface)."""
     try:
-        host, port = _split(address)
+        host, port = split_address(address)
         with socket.create_server((host, port)):
             yield Finding("port", f"{address} is free")
     except ValueError as error:
@@ -117,7 +117,7 @@ def check_listening(address: str) -> Iterator[Finding]:
 def check_reachable(address: str) -> Iterator[Finding]:
     """Whether something accepts connections at HOST:PORT, within five seconds."""
     try:
-        host, port = _split(address)
+        host, port = split_address(address)
         if not host:
             raise ValueError("give it as HOST:PORT")
         with socket.create_connection((host, port), timeout=_PATIENCE):
@@ -129,7 +129,8 @@ def check_reachable(address: str) -> Iterator[Finding]:
         yield Finding("connection", f"{address} does not answer: {error.strerror or 'no answer in time'}", advice)
 
 
-def _split(address: str) -> tuple[str, int]:
+def split_address(address: str) -> tuple[str, int]:
+    """Host ("" if there is none) and port of [HOST:]PORT. Raises ValueError, whose text says what to give."""
     host, _, port = address.rpartition(":")
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise ValueError("give it as HOST:PORT, the port from 1 to 65535")

@@ -117,7 +117,12 @@ def register(folder: Path, home: Path) -> int:
     keys = sorted((folder / "keys").glob("*.pub"))
     for key in keys:
         command = flwr("supernode", "register", str(key.resolve()), CONNECTION, "--name", key.stem)
-        done = subprocess.run(command, env=environment(home), capture_output=True, text=True, timeout=120, check=False)
+        try:
+            done = subprocess.run(
+                command, env=environment(home), capture_output=True, text=True, timeout=_START_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise RunFailed(f"Flower did not register the key '{key}' within {_START_SECONDS:.0f} s.") from None
         said = done.stdout + done.stderr
         if done.returncode and "already" not in said.lower():
             raise RunFailed(f"The key '{key}' could not be registered: {' '.join(said.split())[-400:]}")

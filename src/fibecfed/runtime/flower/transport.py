@@ -13,6 +13,7 @@ from fibecfed.federation import Address, Delivery, Failure, Reply, Request, Unde
 from fibecfed.runtime.flower import wire
 
 _UNNOTICED = 60.0  # seconds for which Flower takes a killed device for connected
+_UNSAID = 20.0  # seconds of waiting before it is said for whom, and then every so often
 _SKEW = 600.0  # seconds by which a device's clock may be wrong before Flower takes its replies for expired
 
 Check = Callable[[Reply], str | None]
@@ -70,7 +71,7 @@ class FlowerTransport:
 
     def ask(self, kind: str, requests: Sequence[Request], deadline: float) -> Iterator[Delivery | Failure]:
         """One answer for each request, within ``deadline`` seconds; ``kind`` is a message type of wire.py."""
-        ends = time.monotonic() + deadline
+        ends, tell = time.monotonic() + deadline, time.monotonic() + _UNSAID
         unsent = {request.address.device: request for request in requests}
         waiting: dict[str, tuple[Request, int, int]] = {}  # request, node and bytes sent by message id
         while unsent or waiting:
@@ -91,8 +92,12 @@ class FlowerTransport:
             yield from self._receive(waiting)
             if not (unsent or waiting):
                 return
-            if time.monotonic() >= ends:
+            now = time.monotonic()
+            if now >= ends:
                 break
+            if now >= tell:
+                tell = now + _UNSAID
+                self._say_who(requests[0].address, [*unsent, *(r.address.device for r, _, _ in waiting.values())], ends)
             time.sleep(self.poll_seconds)
         for device in unsent:
             yield Failure(device, f"it had not joined after {deadline:.0f} s (federation.deadline_seconds)", "absent")
@@ -100,6 +105,11 @@ class FlowerTransport:
             self._late[sent] = node, time.monotonic() + _UNNOTICED
             reason = f"no reply after {deadline:.0f} s (federation.deadline_seconds)"
             yield Failure(request.address.device, reason, "late")
+
+    def _say_who(self, about: Address, devices: Sequence[int], ends: float) -> None:
+        who = ", ".join(map(str, sorted(devices)[:10])) + (" and more" if len(devices) > 10 else "")
+        left = max(0.0, ends - time.monotonic())
+        self._report(f"Round {about.round}, {about.phase}: waiting for device {who}, at most {left:.0f} s.")
 
     def _busy(self, online: set[int]) -> set[int]:
         """The nodes that are left alone."""

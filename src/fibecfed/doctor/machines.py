@@ -1,0 +1,116 @@
+"""What a run over many machines needs beside a run: Flower, keys, a site's own text, a server that answers over TLS."""
+
+import email.utils
+import http.client
+import importlib.metadata
+import ssl
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from fibecfed.config import Config, DeviceConfig, load_config
+from fibecfed.data import Columns, read_rows
+from fibecfed.doctor.finding import Finding
+from fibecfed.doctor.network import check_certificate, split_address
+from fibecfed.doctor.run import check_model, check_output
+from fibecfed.errors import InputError
+
+_PATIENCE = 5.0  # seconds to wait for the server
+_SKEW = 10.0  # seconds by which two clocks may differ before Flower refuses a device's signatures
+
+
+def check_flower() -> Iterator[Finding]:
+    """Whether Flower is there, in the version that the commands are written for."""
+    from fibecfed.runtime.flower.processes import check_flower as require
+
+    try:
+        require()
+    except InputError as error:
+        yield Finding("flower", "runs over machines cannot be started", str(error))
+        return
+    yield Finding("flower", f"flwr {importlib.metadata.version('flwr')}")
+
+
+def check_server(folder: Path, host: str | None, config: Config) -> Iterator[Finding]:
+    """Whether a server's folder is complete, and the settings mean something where no text is."""
+    from fibecfed.runtime.flower.server import check_settings
+
+    try:
+        check_settings(config)
+    except InputError as error:
+        yield Finding("settings", "they cannot be used over machines", str(error))
+    make = f"fibecfed flower certificates HOST --devices N --server {folder}"
+    if not folder.is_dir():
+        yield Finding("server", f"'{folder}' does not exist", f"make it: {make}")
+        return
+    yield from check_certificate(folder / "server.crt", folder / "server.key", folder / "ca.crt", host)
+    keys, devices = len(list((folder / "keys").glob("*.pub"))), config.federation.devices
+    fix = None if keys >= devices else "add the missing devices' public keys, or lower federation.devices"
+    yield Finding("keys", f"{keys} devices may connect; the run has {devices}", fix)
+    secrets = sorted((folder / "devices").glob("*/device.key"))
+    if secrets:
+        yield Finding(
+            "keys",
+            f"{len(secrets)} devices' private keys still lie in '{folder / 'devices'}'",
+            "hand them over and delete them here",
+        )
+
+
+def check_device(own: DeviceConfig, keys: Path, servers: list[str]) -> Iterator[Finding]:
+    """Whether a site can take part: its text, its model if it names one, its folder, its keys, its servers."""
+    data = own.data
+    columns = Columns(data.text, data.text_pair, data.label, None, data.separator)
+    for path in (data.file, data.test_file):
+        if path is None:
+            continue
+        try:
+            rows = read_rows(path, columns, fewest_labels=1)  # other sites may have the others
+        except InputError as error:
+            yield Finding("data", f"'{path}' cannot be used", str(error))
+            continue
+        counts = Counter(rows.labels.tolist())
+        listed = ", ".join(f"{name} ({counts[i]})" for i, name in enumerate(rows.label_names))
+        yield Finding("data", f"'{path}': {len(rows)} examples; {listed}. The server's data.labels must name them all")
+    named = {} if own.model.name is None else {"name": own.model.name}
+    config = load_config(
+        model={**named, "allow_download": own.model.allow_download}, federation={"devices": 1, "sampled": 1}
+    )
+    if own.model.name is not None:
+        yield from check_model(config)
+    yield from check_output(Path(own.folder), config)
+    missing = [name for name in ("ca.crt", "device.key") if not (keys / name).is_file()]
+    if missing:
+        yield Finding(
+            "keys",
+            f"'{keys}' holds no {' and no '.join(missing)}",
+            "get the folder that the server made for this device",
+        )
+        return
+    mode = (keys / "device.key").stat().st_mode & 0o077
+    secret = keys / "device.key"
+    yield Finding("keys", f"'{keys}' holds ca.crt and device.key", f"chmod 600 '{secret}'" if mode else None)
+    for server in servers:
+        yield from _check_tls(server, keys / "ca.crt")
+
+
+def _check_tls(address: str, authority: Path) -> Iterator[Finding]:
+    """Whether the server shows a certificate of this authority, and whether its clock and this one agree."""
+    try:
+        host, port = split_address(address)
+        context = ssl.create_default_context(cafile=str(authority))
+        connection = http.client.HTTPSConnection(host, port, timeout=_PATIENCE, context=context)
+        connection.request("GET", "/")
+        date = connection.getresponse().getheader("date")
+    except ssl.SSLCertVerificationError as error:
+        advice = "ask for the server's ca.crt, connect by a name that its certificate holds, check this machine's clock"
+        yield Finding("server", f"{address} is not trusted: {error.verify_message}", advice)
+    except (OSError, http.client.HTTPException) as error:
+        advice = "start the server first; then check the name, the port, and firewalls between here and there"
+        yield Finding("server", f"{address} does not answer over TLS: {error or type(error).__name__}", advice)
+    except ValueError as error:
+        yield Finding("server", f"'{address}' is no address", str(error))
+    else:
+        skew = abs(time.time() - email.utils.parsedate_to_datetime(date).timestamp()) if date else 0.0
+        fix = f"set this machine's clock or the server's: they differ by {skew:.0f} s" if skew > _SKEW else None
+        yield Finding("server", f"{address} answers over TLS, with a certificate of '{authority}'", fix)

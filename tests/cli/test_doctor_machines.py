@@ -1,0 +1,116 @@
+"""The doctor on a server's machine and on a device's."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("flwr", reason="needs the extra `flower`")
+
+from fibecfed.cli.app import app
+from fibecfed.runtime.flower.certificates import write_certificates
+from fibecfed.runtime.flower.gate import open_gate
+from fibecfed.runtime.flower.processes import free_port
+
+
+def doctor(*arguments: str) -> tuple[int, str]:
+    """Exit code and all that was printed, with line breaks made spaces."""
+    result = CliRunner().invoke(app, ["doctor", *arguments], env={"COLUMNS": "200"})
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, " ".join(result.output.split())
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Path:
+    folder = tmp_path / "server"
+    write_certificates(folder, ["fl.example.org"], 2)
+    return folder
+
+
+@pytest.fixture
+def device(server: Path, rows_file: Path, bert: Path, tmp_path: Path) -> Path:
+    """A device's folder as it is when it was handed over and filled in."""
+    folder = tmp_path / "site"
+    (server / "devices" / "1").rename(folder)
+    text = f"device: 1\ndata: {{file: {rows_file}}}\nmodel: {{name: {bert}}}\n"
+    (folder / "device.yaml").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def gate(server: Path) -> Iterator[int]:
+    """The port of the server's gate, without Flower behind it."""
+    port = free_port()
+    listening = open_gate("127.0.0.1", port, "https://127.0.0.1:1", server)
+    thread = threading.Thread(target=listening.run)
+    thread.start()
+    while not listening.started:
+        time.sleep(0.05)
+    yield port
+    listening.should_exit = True
+    thread.join(30)
+
+
+def test_a_server_in_order(server: Path, device: Path, bert: Path) -> None:
+    run = ["data.labels=[billing,delivery,praise]", "federation.devices=2", "federation.sampled=2"]
+    (server / "devices" / "0" / "device.key").unlink()
+    code, output = doctor(f"model.name={bert}", *run, "--server", str(server), "--host", "fl.example.org")
+    assert code == 0, output
+    assert "ok flower: flwr 1.41" in output
+    assert "is accepted as fl.example.org" in output
+    assert "2 devices may connect; the run has 2" in output
+
+
+def test_what_a_server_must_fix(server: Path, bert: Path) -> None:
+    run = [f"model.name={bert}", "federation.devices=3", "federation.sampled=2"]
+    code, output = doctor(*run, "--server", str(server), "--host", "other.org")
+    assert code == 2
+    for said in (
+        "name them, as data.labels=", "would be refused", "2 devices may connect; the run has 3",
+        "2 devices' private keys still lie in",
+    ):  # fmt: skip
+        assert said in output
+
+
+def test_a_device_in_order(device: Path, gate: int) -> None:
+    code, output = doctor("--device", str(device / "device.yaml"), "--connect", f"localhost:{gate}")
+    assert code == 0, output
+    assert "120 examples; billing (40), delivery (40), praise (40)" in output
+    assert f"localhost:{gate} answers over TLS" in output
+
+
+def test_what_a_device_must_fix(device: Path, gate: int, tmp_path: Path) -> None:
+    write_certificates(tmp_path / "another", ["localhost"], 1)
+    (device / "ca.crt").write_bytes((tmp_path / "another" / "ca.crt").read_bytes())
+    (device / "device.key").chmod(0o644)
+    (device / "device.yaml").write_text("device: 1\ndata: {file: nowhere.csv}\n")
+    code, output = doctor("--device", str(device / "device.yaml"), "--connect", f"localhost:{gate}")
+    assert code == 2
+    for said in ("nowhere.csv' does not exist", "chmod 600", f"localhost:{gate} is not trusted", "3 to fix."):
+        assert said in output
+    (device / "device.key").unlink()
+    code, output = doctor("--device", str(device / "device.yaml"))
+    assert code == 2
+    assert "holds no device.key" in output
+
+
+def test_a_site_with_one_label_can_take_part(device: Path, tmp_path: Path) -> None:
+    (device / "one.csv").write_text("text,label\na bill,billing\nanother bill,billing\n")
+    text = (device / "device.yaml").read_text().splitlines()
+    (device / "device.yaml").write_text("\n".join([text[0], "data: {file: one.csv}", text[2]]))
+    code, output = doctor("--device", str(device / "device.yaml"))
+    assert code == 0, output
+    assert "2 examples; billing (2)" in output
+
+
+def test_a_wrong_key_in_the_file_of_a_device_is_a_sentence(device: Path) -> None:
+    (device / "device.yaml").write_text("device: 1\ndata: {fil: nowhere.csv}\n")
+    code, output = doctor("--device", str(device / "device.yaml"))
+    assert code == 2
+    assert "data.fil" in output
+    code, output = doctor("--device", str(device / "device.yaml"), "model.name=x")
+    assert code == 2
+    assert "--device takes everything from its file" in output

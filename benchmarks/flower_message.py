@@ -9,6 +9,7 @@ short-lived process did the work. Linux only.
 """
 
 import argparse
+import csv
 import json
 import os
 import re
@@ -93,11 +94,10 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
     """A run with one device; CPU of Flower's processes on its side and seconds, for each message after the first."""
     rows = load_splits(load_config()).train
     names = list(rows.label_names)
-    lines = [
-        "text,label",
-        *(f'"{t.replace(chr(34), "")}",{names[n]}' for t, n in list(zip(rows.texts, rows.labels))[:32]),
-    ]
-    (folder / "text.csv").write_text("\n".join(lines))
+    with (folder / "text.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("text", "label"))
+        table.writerows((rows.texts[i], names[rows.labels[i]]) for i in range(32))
     (folder / "device.yaml").write_text(yaml.safe_dump({"device": 0, "data": {"file": "text.csv"}}))
     config = load_config(
         method="fedavg-lora",

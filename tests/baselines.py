@@ -14,8 +14,8 @@ from fibecfed import Callback, Config
 from fibecfed.config import build_config, merge, to_dict
 from fibecfed.data import training_batches
 from fibecfed.experiment import RunResult
-from fibecfed.federation import Reply, Request, ServerState
-from fibecfed.runtime import Experiment, InProcessTransport
+from fibecfed.federation import Reply, Request, ServerState, Site
+from fibecfed.runtime import Experiment, in_process
 
 Parameters = dict[str, torch.nn.Parameter]
 
@@ -50,18 +50,18 @@ class _Watch(Callback):
 
 @contextmanager
 def _listening(messages: list[tuple[Request, Reply]]) -> Iterator[None]:
-    answer = InProcessTransport._answer
+    answer = in_process.answer
 
-    def recording(transport: InProcessTransport, request: Request) -> Reply:
-        reply = answer(transport, request)
+    def recording(site: Site, request: Request) -> Reply:
+        reply = answer(site, request)
         messages.append((request, reply))
         return reply
 
-    InProcessTransport._answer = recording
+    in_process.answer = recording
     try:
         yield
     finally:
-        InProcessTransport._answer = answer
+        in_process.answer = answer
 
 
 def watched(config: Config) -> Watched:

@@ -10,8 +10,8 @@ import fibecfed
 from fibecfed import Config, InputError
 from fibecfed.callbacks import Callback
 from fibecfed.config import build_config, merge, to_dict
-from fibecfed.federation import PhaseDone, Reply, Request, ServerState
-from fibecfed.runtime import Experiment, InProcessTransport, assemble
+from fibecfed.federation import PhaseDone, Reply, Request, ServerState, Site
+from fibecfed.runtime import Experiment, assemble, in_process
 from run_content import content
 
 OFF = {
@@ -47,14 +47,14 @@ class Recorder:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: list[tuple[Request, Reply]] = []
-        answer = InProcessTransport._answer
+        answer = in_process.answer
 
-        def recording(transport: InProcessTransport, request: Request) -> Reply:
-            reply = answer(transport, request)
+        def recording(site: Site, request: Request) -> Reply:
+            reply = answer(site, request)
             self.seen.append((request, reply))
             return reply
 
-        monkeypatch.setattr(InProcessTransport, "_answer", recording)
+        monkeypatch.setattr(in_process, "answer", recording)
 
     def of(self, phase: str) -> list[tuple[Request, Reply]]:
         return [(q, r) for q, r in self.seen if q.address.phase == phase]

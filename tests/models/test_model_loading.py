@@ -178,19 +178,25 @@ def test_a_folder_without_config(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda f: (f / "model.safetensors").unlink(), "no file named"),
         (lambda f: (f / "model.safetensors").write_bytes(b"no tensors"), "header"),
         (lambda f: (f / "tokenizer.json").write_text("{"), ""),
         (lambda f: (f / "config.json").write_text("{"), "not a valid JSON file"),
         (lambda f: edit_json(f / "config.json", model_type="unheard-of"), "unheard-of"),
     ],
-    ids=["no weights", "broken weights", "broken tokenizer", "broken config", "unknown type"],
+    ids=["broken weights", "broken tokenizer", "broken config", "unknown type"],
 )
 def test_a_damaged_folder(copied: Path, damage: Any, said: str) -> None:
     damage(copied)
     message = refused(model_config(copied))
     assert message.startswith(f"Model folder '{copied}' cannot be loaded: ")
     assert re.search(said, message)
+
+
+def test_a_folder_without_weights_that_can_be_read_safely(copied: Path) -> None:
+    (copied / "model.safetensors").rename(copied / "pytorch_model.bin")
+    assert refused(model_config(copied)).startswith(
+        f"Model folder '{copied}' holds no safetensors file; weights in other"
+    )
 
 
 @pytest.mark.parametrize("head", HEADS)

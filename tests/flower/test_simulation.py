@@ -12,16 +12,18 @@ pytest.importorskip("ray", reason="needs Flower's simulation: pip install 'flwr[
 import fibecfed
 from fibecfed import Config
 from fibecfed.results import RunDirectory
-from fibecfed.runtime.flower.processes import APP, environment, flwr
+from fibecfed.runtime.flower.processes import (
+    APP,
+    environment,
+    flwr,
+    free_port,
+    running,
+    superlink_command,
+    wait_for_port,
+)
 from flower_sites import NAMES, same_adapters, servers, together, write_sites
 
-CONNECTION = """
-[superlink.local]
-address = ":local:"
-options.num-supernodes = 3
-options.backend.client-resources.num-cpus = 1
-options.backend.init-args.num-cpus = 1
-"""
+DEVICES = "num-supernodes=3 client-resources-num-cpus=1 init-args-num-cpus=1"
 
 
 @pytest.mark.slow
@@ -38,12 +40,16 @@ def test_same_bits_as_in_one_process(small: Config, rows_file: Path, tmp_path: P
         (own / str(number) / "device.yaml").write_text(text)
     RunDirectory.create(out, servers(config), "", force=False)
     home.mkdir()
-    (home / "config.toml").write_text(CONNECTION)
+    port = free_port()  # `:local:` would be one server for all that this user simulates, and would outlive the test
+    (home / "config.toml").write_text(f'[superlink.here]\naddress = "127.0.0.1:{port}"\ninsecure = true\n')
+    link = [superlink_command(home, port, insecure=True)[0], "--insecure", "--simulation", "--isolation", "subprocess"]
     setting = f'out="{out}" devices="{own}"'
-    done = subprocess.run(
-        flwr("run", str(APP), "local", "--stream", "--run-config", setting),
-        env=environment(home) | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "RAY_DISABLE_IMPORT_WARNING": "1"},
-        cwd=tmp_path, capture_output=True, text=True, timeout=250,
-    )  # fmt: skip
+    with running([*link, "--host", "127.0.0.1", "--port", str(port)], home) as superlink:
+        wait_for_port(port, superlink, "the simulation")
+        done = subprocess.run(
+            flwr("run", str(APP), "here", "--stream", "--run-config", setting, "--federation-config", DEVICES),
+            env=environment(home) | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+            cwd=tmp_path, capture_output=True, text=True, timeout=250,
+        )  # fmt: skip
     assert (out / "summary.json").is_file(), done.stdout[-6000:] + done.stderr[-3000:]
     same_adapters(tmp_path / "one", out, [own / str(number) for number in range(3)])

@@ -19,7 +19,6 @@ Before that comes the warm-up: ordinary FedAvg rounds, until the model can judge
 
 import statistics as numbers
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -29,7 +28,6 @@ from fibecfed.config import Config
 from fibecfed.curriculum.selection import select
 from fibecfed.errors import InputError
 from fibecfed.federation import (
-    Aggregator,
     Device,
     DeviceState,
     InfoSpec,
@@ -45,11 +43,13 @@ from fibecfed.federation import (
 )
 from fibecfed.methods.base import STATISTICS, TRAIN, FederatedAveraging
 from fibecfed.methods.decisions import decisions
+from fibecfed.methods.gathering import Gathered
 from fibecfed.methods.initialization import (
     DIFFICULTY,
     FIRST_DIFFICULTY,
     ROWS,
     Initialized,
+    balanced_accuracy,
     initialize,
     kept_rows_of,
 )
@@ -61,19 +61,6 @@ from fibecfed.tuning import Layout
 INITIALIZE, COUNT, MERGE = "initialize", "count layers", "merge"
 _SCORED_LAYERS = ("sensitivity", "gain", "consensus", "reset_loss")
 _SPECTRAL = ("lossless", "plateau")
-
-
-@dataclass
-class _Gathered:
-    """What the server keeps of a phase's replies."""
-
-    mean: Aggregator
-    accuracy: list[tuple[float, float]] = field(default_factory=list)  # balanced accuracy, weight
-    distances: list[float] = field(default_factory=list)  # how far LoRA moved
-    consensus: ConsensusSum | None = None
-    shares: dict[int, tuple[float | None, int]] = field(default_factory=dict)  # r_k, n_k
-    sent: Mapping[str, Tensor] = field(default_factory=dict)
-    met: list[int] = field(default_factory=list)  # who answered
 
 
 class FibecFed(FederatedAveraging):
@@ -177,12 +164,12 @@ class FibecFed(FederatedAveraging):
             **({"radius": state.info.get("radius"), "order": state.info.get("order")} if phase.name == COUNT else {}),
         }
 
-    def accumulator(self, state: ServerState, phase: Phase) -> _Gathered:
+    def accumulator(self, state: ServerState, phase: Phase) -> Gathered:
         if phase.name == STATISTICS:
-            return _Gathered(super().accumulator(state, phase))
+            return Gathered(super().accumulator(state, phase))
         if phase.name != TRAIN:
-            return _Gathered(WeightedMean())
-        gathered = _Gathered(super().accumulator(state, phase), sent=state.tensors)
+            return Gathered(WeightedMean())
+        gathered = Gathered(super().accumulator(state, phase), sent=state.tensors)
         if self.config.sharing.layers == "consensus" and not self._warm(state):
             gathered.consensus = ConsensusSum(self.layout)
         return gathered
@@ -208,23 +195,11 @@ class FibecFed(FederatedAveraging):
             return {**wanted, "warm": OneOf((False,), required=True), "accuracy": Number(0, 1)}
         return wanted
 
-    def fold(self, accumulator: _Gathered, reply: Reply) -> None:
+    def fold(self, accumulator: Gathered, reply: Reply) -> None:
         super().fold(accumulator.mean, reply)
-        accumulator.met.append(reply.address.device)
-        info, weight = reply.info, float(reply.info["examples"])
-        if "accuracy" in info:
-            accumulator.accuracy.append((float(info["accuracy"]), weight))
-        if "kept_share" in info:
-            accumulator.shares[reply.address.device] = (info["kept_share"], int(weight))
-        if accumulator.sent and not info.get("warm", True):
-            moved = {n: t - accumulator.sent[n] for n, t in reply.tensors.items()}
-            layers = [moved[p.name] for p in self.layout if p.layer is not None and p.name in moved]
-            accumulator.distances.append(sum(float(t.double().square().sum()) for t in layers) ** 0.5)
-            if accumulator.consensus is not None:
-                zero = {p.name: torch.zeros(p.shape) for p in self.layout}
-                accumulator.consensus.fold(zero | moved, weight)
+        accumulator.note(reply, self.layout)
 
-    def finish(self, state: ServerState, phase: Phase, accumulator: _Gathered) -> ServerState:
+    def finish(self, state: ServerState, phase: Phase, accumulator: Gathered) -> ServerState:
         """Step 9 after a round; step 3 after initialization; the end of the warm-up when it has come."""
         if self._most_warm_up() and self._chooses_layers and self._warm(state) and phase.name in (INITIALIZE, TRAIN):
             state = self._with(state, met=sorted({*state.info["met"], *accumulator.met}))
@@ -248,7 +223,7 @@ class FibecFed(FederatedAveraging):
         state = super().finish(state, phase, accumulator.mean)
         return state if was_warm or phase.name != TRAIN else self._warm_up_finished(state, accumulator)
 
-    def _warm_up_finished(self, state: ServerState, gathered: _Gathered) -> ServerState:
+    def _warm_up_finished(self, state: ServerState, gathered: Gathered) -> ServerState:
         """Note the end of the warm-up: enough rounds, or a shared model that can judge difficulty."""
         weight = sum(w for _, w in gathered.accuracy)
         accuracy = sum(a * w for a, w in gathered.accuracy) / weight if weight else 0.0
@@ -409,7 +384,7 @@ class FibecFed(FederatedAveraging):
         if not request.info["warm"]:
             judged["warm"] = False
             if self.config.warm_up.rounds is None:
-                judged["accuracy"] = self._balanced_accuracy(device, before)
+                judged["accuracy"] = balanced_accuracy(device, before)
         local = {n: after[n] for n in self.layout.names if n not in shared and self._is_local(n, layers)}
         memory = dict(device.state.memory) if device.state else {}
         memory = {n: t for n, t in memory.items() if not n.startswith("optimizer/")}
@@ -426,13 +401,3 @@ class FibecFed(FederatedAveraging):
         if parameter.layer is None:
             return True
         return layers is not None and parameter.layer not in layers
-
-    def _balanced_accuracy(self, device: Device, tensors: Mapping[str, Tensor]) -> float:
-        """Mean recall over the device's own labels, of the model it received."""
-        data, executor = device.site.data.train, device.site.executor
-        counts = executor.counts(tensors, data, device.indices)
-        lengths = data.lengths[device.indices]
-        device.count_scored(device.examples, executor.operations.prediction([(1, int(n)) for n in lengths]))
-        confusion = counts.values["confusion"].sum(axis=0)
-        present = confusion.sum(axis=1) > 0
-        return float((confusion.diagonal()[present] / confusion.sum(axis=1)[present]).mean())

@@ -178,3 +178,14 @@ def kept_rows_of(state: DeviceState) -> RowMask:
     """The rows a device chose in every LoRA matrix."""
     found = {name.removeprefix(ROWS): rows for name, rows in state.memory.items() if name.startswith(ROWS)}
     return RowMask(found)
+
+
+def balanced_accuracy(device: Device, tensors: Mapping[str, Tensor]) -> float:
+    """Mean recall over the device's own labels, of a model: whether it can judge difficulty yet."""
+    data, executor = device.site.data.train, device.site.executor
+    counts = executor.counts(tensors, data, device.indices)
+    lengths = data.lengths[device.indices]
+    device.count_scored(device.examples, executor.operations.prediction([(1, int(n)) for n in lengths]))
+    confusion = counts.values["confusion"].sum(axis=0)
+    present = confusion.sum(axis=1) > 0
+    return float((confusion.diagonal()[present] / confusion.sum(axis=1)[present]).mean())

@@ -98,7 +98,7 @@ def sites(rows_file: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def settings(small: Config, rounds: int = 5) -> Config:
+def settings(small: Config, rounds: int) -> Config:
     return build_config(
         merge(
             to_dict(small),
@@ -109,6 +109,7 @@ def settings(small: Config, rounds: int = 5) -> Config:
                     "devices": 3, "sampled": 3, "rounds": rounds, "minimum_replies": 2,
                     "deadline_seconds": 40.0 * PATIENCE,
                 },
+                "evaluation": {"every": rounds},
             },
         )
     )  # fmt: skip
@@ -128,24 +129,39 @@ def run_words(sites: Path, *words: str) -> list[str]:
 
 
 def rounds_done(out: Path) -> int:
-    return len(RunDirectory(out).metrics())
+    loaded = RunDirectory(out).load_checkpoint()
+    return loaded[0].round if loaded else 0
 
 
 def logs(*commands: Command) -> str:
     return "\n".join(f"--- {c.log.name}\n{c.said()[-3000:]}" for c in commands)
 
 
-def states(sites: Path, number: int) -> dict[str, bytes]:
-    """What lies on a device's disk, by version."""
-    folder = sites / "server" / "devices" / str(number) / "device"
-    return {path.stem: path.read_bytes() for path in folder.glob(f"*/states/{number}/*.safetensors")}
+def device_folder(sites: Path, number: int, out: Path) -> Path:
+    """What a device keeps of a run."""
+    name = json.loads((out / "name.json").read_text())["run"]
+    return sites / "server" / "devices" / str(number) / "device" / name
+
+
+def states(sites: Path, number: int, out: Path) -> dict[int, bytes]:
+    """The states on a device's disk, by version."""
+    folder = device_folder(sites, number, out) / "states" / str(number)
+    return {int(path.stem): path.read_bytes() for path in folder.glob("*.safetensors")}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300 * PATIENCE)
-def test_a_whole_run_with_a_device_and_the_server_killed(small: Config, sites: Path) -> None:
-    port, out = free_port(), sites / "run"
-    (sites / "run.yaml").write_text(to_yaml(settings(small)))
+def test_one_server_three_devices_and_a_stranger(small: Config, sites: Path) -> None:
+    """A run whose bits are those of one process, while a stranger is refused; then one with kills."""
+    port = free_port()
+    one, other, third = sites / "one", sites / "run", sites / "killed"
+    undisturbed = settings(small, rounds=2)
+    together = {"file": str(sites / "sites"), "test_file": str(sites / "tests"), "partition": {"kind": "column"}}
+    fibecfed.run(build_config(merge(to_dict(undisturbed), {"data": together})), one)
+    (sites / "run.yaml").write_text(to_yaml(undisturbed))
+    (sites / "killed.yaml").write_text(to_yaml(settings(small, rounds=4)))
+    stranger = sites / "server" / "devices" / "3" / "device.yaml"  # says it is device 0, with a key of its own
+    stranger.write_text(yaml.safe_dump({"device": 0, "data": {"file": "../../../sites/east.csv"}}))
     with ExitStack() as stack:
 
         def start(log: str, *words: str) -> Command:
@@ -156,59 +172,35 @@ def test_a_whole_run_with_a_device_and_the_server_killed(small: Config, sites: P
 
         server = start("server.log", *server_words(sites, port))
         wait_for("listening", lambda: "Listening" in server.said(), 60, server)
+        refused = start_device(3)
         devices = [start_device(number) for number in range(3)]
-        run = start("run.log", *run_words(sites, str(sites / "run.yaml"), "--out", str(out)))
-        wait_for("the second round", lambda: rounds_done(out) >= 2, 150, server, run, *devices)
+        run = start("run.log", *run_words(sites, str(sites / "run.yaml"), "--out", str(other)))
+        assert refused.wait(100) == 1
+        assert "has the server this device's public key" in refused.said().replace("\n", " ")
+        assert run.wait(150) == 0, logs(server, run, *devices)
+        same_adapters(one, other, [sites / "server" / "devices" / str(number) / "device" for number in range(3)])
 
+        run = start("killed.log", *run_words(sites, str(sites / "killed.yaml"), "--out", str(third)))
+        wait_for("the second round", lambda: rounds_done(third) >= 2, 150, server, run, *devices)
         devices[1].kill()  # in mid-round: rounds follow one another without a pause
-        kept = states(sites, 1)
+        kept = states(sites, 1, third)
         assert kept
         devices[1] = start_device(1)
-        done = rounds_done(out)
-        wait_for("a round without it", lambda: rounds_done(out) > done, 90, server, run, *devices)
-        assert states(sites, 1) == kept
+        wait_for("a round without it", lambda: rounds_done(third) >= 3, 90, server, run, *devices)
+        assert states(sites, 1, third) == kept
 
         server.kill()
         assert run.wait(60) == 1
         assert "fibecfed flower run --resume" in run.said()
         server = start("server.log", *server_words(sites, port))
         wait_for("listening again", lambda: server.said().count("Listening") == 2, 60, server)
-        run = start("run.log", *run_words(sites, "--resume", str(out)))
+        run = start("killed.log", *run_words(sites, "--resume", str(third)))
         assert run.wait(150) == 0, logs(server, run, *devices)
-    summary = json.loads((out / "summary.json").read_text())
-    assert summary["rounds"] == 5
+    summary = json.loads((third / "summary.json").read_text())
+    assert summary["rounds"] == 4
     assert set(summary["lost"]["by_device"]) == {"1"}
     assert summary["lost"]["states"] == []  # it went on with the local layers it had
     assert "made anew" not in devices[1].said()
-    assert max(map(int, states(sites, 1))) > max(map(int, kept))
+    assert max(states(sites, 1, third)) > max(kept)
     for number in range(3):
-        assert next((sites / "server" / "devices" / str(number) / "device").glob("*/adapter/adapter_model.safetensors"))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300 * PATIENCE)
-def test_same_bits_as_in_one_process_and_no_strangers(small: Config, sites: Path) -> None:
-    port, out = free_port(), sites / "run"
-    config = settings(small, rounds=2)
-    (sites / "run.yaml").write_text(to_yaml(config))
-    together = {"file": str(sites / "sites"), "test_file": str(sites / "tests"), "partition": {"kind": "column"}}
-    fibecfed.run(build_config(merge(to_dict(config), {"data": together})), sites / "one")
-    stranger = sites / "server" / "devices" / "3" / "device.yaml"  # says it is device 0, with a key of its own
-    stranger.write_text(yaml.safe_dump({"device": 0, "data": {"file": "../../../sites/east.csv"}}))
-    with ExitStack() as stack:
-        server = stack.enter_context(started(sites / "server.log", *server_words(sites, port)))
-        wait_for("listening", lambda: "Listening" in server.said(), 60, server)
-        words = device_words(sites, 3, port)
-        refused = stack.enter_context(started(sites / "device-3.log", *words))
-        devices = [
-            stack.enter_context(started(sites / f"device-{number}.log", *device_words(sites, number, port)))
-            for number in range(3)
-        ]
-        run = stack.enter_context(
-            started(sites / "run.log", *run_words(sites, str(sites / "run.yaml"), "--out", str(out)))
-        )
-        assert refused.wait(100) == 1
-        assert "has the server this device's public key" in refused.said().replace("\n", " ")
-        assert run.wait(150) == 0, logs(server, run, *devices)
-    folders = [sites / "server" / "devices" / str(number) / "device" for number in range(3)]
-    same_adapters(sites / "one", out, folders)
+        assert list(device_folder(sites, number, third).glob("adapter/adapter_model.safetensors"))

@@ -75,7 +75,14 @@ def test_run_evaluate_predict(
     assert ("fibecfed.load" in card) == (method not in IN_PEFT)
 
 
-@pytest.mark.parametrize(("method", "kind"), [("prompt-tuning", "bert"), ("p-tuning-v2", "llama"), ("idpg", "bert")])
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        ("p-tuning-v2", "llama"),
+        pytest.param("prompt-tuning", "bert", marks=pytest.mark.long),
+        pytest.param("idpg", "bert", marks=pytest.mark.long),
+    ],
+)
 def test_the_cards_lines_give_the_runs_logits(
     small: Config, tmp_path: Path, request: pytest.FixtureRequest, method: str, kind: str
 ) -> None:

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 pytest.importorskip("flwr", reason="needs the extra `flower`")
 
 import fibecfed
-from fibecfed import Config
+from fibecfed import Config, RunFailed
 from fibecfed.callbacks import Callback
-from fibecfed.config import DeviceConfig
+from fibecfed.config import DeviceConfig, build_config, merge, to_dict
 from fibecfed.federation import PhaseDone, ServerState
 from fibecfed.over_machines import serve
 from fibecfed.results import RunDirectory
@@ -147,3 +147,26 @@ def test_no_text_no_score_and_no_local_layer_travels(small: Config, sites: Path,
     assert local
     for data in nodes.received:
         assert not any(values in data for values in local)
+
+
+def test_a_device_that_does_not_fit_is_refused_and_both_sides_say_why(
+    small: Config, sites: Path, llama: Path, tmp_path: Path
+) -> None:
+    config = servers(together(small, sites, "fedavg-lora"))
+    config = build_config(merge(to_dict(config), {"federation": {"deadline_seconds": 1.0, "minimum_replies": 2}}))
+    (tmp_path / "odd.csv").write_text("text,label\nwhere is my kettle,delivery\nI am cross about my kettle,anger\n")
+    here: list[str] = []
+    nodes: dict[int, DeviceServer] = devices(sites, tmp_path / "own", config.model.name)
+    for node, changed in ((100, {"model": {"name": str(llama)}}), (101, {"data": {"file": str(tmp_path / "odd.csv")}})):
+        own = {"device": node - 100, "folder": str(tmp_path / str(node)), "model": {"name": config.model.name}}
+        data = {"file": str(sites / "sites" / "east.csv")}
+        nodes[node] = DeviceServer(DeviceConfig(**{**own, "data": data, **changed}), here.append)
+    there: list[str] = []
+    RunDirectory.create(tmp_path / "grid", config, "", force=False)
+    with pytest.raises(RunFailed, match="Only 1 of 3 devices joined"):
+        serve(Nodes(nodes), tmp_path / "grid", [], there.append, poll_seconds=0.01)
+    for said in (here, there):
+        assert any("base model's weights differ" in line for line in said)
+    assert any("has the label 'anger'" in line for line in here)
+    assert not any("anger" in line for line in there)  # it may be of the site's text
+    assert any("its own log says why" in line for line in there)

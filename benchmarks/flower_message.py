@@ -61,11 +61,14 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def cpu_seconds(pids: list[int]) -> float:
-    """Used by these processes, and by their children that have ended."""
+def cpu_seconds(pid: int) -> float:
+    """Used by all processes below one, those that have ended included."""
     total = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    for child in children(pid):
+        try:
+            fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended since, and its parent has its time
+            continue
         total += sum(map(int, fields[11:15]))
     return total / TICKS
 
@@ -120,14 +123,13 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
         words = ("run", str(folder / "run.yaml"), "--out", str(folder / "run"), "--server", str(folder / "server"))
         started.append(start(folder / "run.log", *words))
         wait_for(log, "Sending: query.join", device)
-        flowers = children(device.pid)
-        first, cpu, clock = messages(log), cpu_seconds(flowers), time.monotonic()
+        first, cpu, clock = messages(log), cpu_seconds(device.pid), time.monotonic()
         if started[-1].wait(600):
             raise SystemExit((folder / "run.log").read_text()[-3000:])
         done = messages(log) - first
         return {
             "messages": done,
-            "cpu_seconds": (cpu_seconds(flowers) - cpu) / done,
+            "cpu_seconds": (cpu_seconds(device.pid) - cpu) / done,
             "seconds": (time.monotonic() - clock) / done,
         }
     finally:

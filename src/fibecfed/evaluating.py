@@ -15,9 +15,15 @@ def evaluate_run(directory: Path, split: str | None = None) -> dict[str, Any]:
     """Metrics of both protocols, from the saved adapter (or the checkpoint of a run that is unfinished
     or whose adapter is saved in another form than it is trained in).
 
-    ``split`` is "test" or "validation"; None takes the run's own. Raises InputError if nothing is saved yet.
+    ``split`` is "test" or "validation"; None takes the run's own. Raises InputError if nothing is saved yet, or if the
+    held-out text is not here.
     """
     run = RunDirectory.open(directory)
+    if run.name_file.is_file():
+        raise InputError(
+            f"'{directory}' is a run over machines: its held-out text lies on the devices. What they counted is in "
+            "its metrics.jsonl."
+        )
     config = run.config()
     if split is not None:
         config = build_config(merge(to_dict(config), {"evaluation": {"split": split}}))

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from fibecfed.runtime.flower.server import ServerExperiment
 
-NAME = "name.json"  # by which devices know the run
 STOPPED = "stopped.json"  # why a run ended early, for the command that waits for it
 
 
@@ -41,7 +40,7 @@ def serve(
     made: list[ServerExperiment] = []
 
     def assemble(config: Config, store: DeviceStore) -> "ServerExperiment":
-        made.append(assemble_server(config, _name(out), grid, report, poll_seconds))
+        made.append(assemble_server(config, _name(directory), grid, report, poll_seconds))
         return made[0]
 
     try:
@@ -54,8 +53,8 @@ def serve(
     return result
 
 
-def _name(out: Path) -> str:
+def _name(directory: RunDirectory) -> str:
     """Made when a run begins, so that devices never take the states of one run for another's."""
-    if not (out / NAME).is_file():
-        RunDirectory.open(out).write_json(NAME, {"run": secrets.token_hex(8)})
-    return str(json.loads((out / NAME).read_text())["run"])
+    if not directory.name_file.is_file():
+        directory.write_json(directory.name_file.name, {"run": secrets.token_hex(8)})
+    return str(json.loads(directory.name_file.read_text())["run"])

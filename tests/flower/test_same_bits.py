@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 pytest.importorskip("flwr", reason="needs the extra `flower`")
 
 import fibecfed
-from fibecfed import Config, RunFailed
+from fibecfed import Config, InputError, RunFailed
 from fibecfed.callbacks import Callback
 from fibecfed.config import DeviceConfig, build_config, merge, to_dict
 from fibecfed.federation import PhaseDone, ServerState
@@ -83,6 +83,12 @@ def test_same_bits_as_in_one_process(small: Config, sites: Path, tmp_path: Path,
         mine, theirs = settled(mine), settled(theirs)
         for key in theirs:
             assert mine[key] == (pytest.approx(theirs[key]) if "loss" in key else theirs[key]), key
+    with pytest.raises(InputError, match="is a run over machines"):
+        fibecfed.evaluate_run(tmp_path / "grid")
+    (own,) = (path.parent for path in (tmp_path / "own" / "east").glob("*/adapter"))
+    (mine,) = fibecfed.load(own).predict(["my money back please"])  # a site uses its own model like any run's
+    device = 0 if (tmp_path / "one" / "adapters" / "0").is_dir() else None
+    assert [mine] == fibecfed.load(tmp_path / "one", device).predict(["my money back please"])
     for name in NAMES:  # what lies on a device is what the same device has in one process
         for path in (tmp_path / "own" / name).glob("*/states/*/*.safetensors"):
             twin = next((tmp_path / "one" / "devices" / path.parent.name).glob(path.name))

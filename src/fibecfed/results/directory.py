@@ -92,6 +92,11 @@ class RunDirectory:
         """metrics.jsonl, whole: a killed run may have left a line that its checkpoint does not know."""
         self.write_text("metrics.jsonl", "".join(json.dumps(dict(r)) + "\n" for r in records))
 
+    @property
+    def name_file(self) -> Path:
+        """Where a run over machines keeps the name by which its devices know it; other runs have no such file."""
+        return self.path / "name.json"
+
     def metrics(self) -> list[dict[str, Any]]:
         """The evaluations so far."""
         path = self.path / "metrics.jsonl"

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from fibecfed.config import DeviceConfig, build_config
+from fibecfed.config import Config, DeviceConfig, build_config, to_yaml
 from fibecfed.errors import FibecFedError
 from fibecfed.federation import (
     Device,
@@ -36,7 +36,8 @@ class Refused(FibecFedError):
 class DeviceServer:
     """One device on its own machine. The backbone and the text are loaded once for each run, then kept.
 
-    Its folder holds, for each run: settings.json (what the server said), states/ and adapter/.
+    Its folder holds, for each run: settings.json (what the server said), states/, and when the run has ended
+    adapter/ and config.yaml, as a run's directory has them.
     """
 
     def __init__(self, config: DeviceConfig, report: Callable[[str], None] = print) -> None:
@@ -109,12 +110,16 @@ class DeviceServer:
         path = self._of(run) / "settings.json"
         if not path.is_file():
             raise Refused("it has not joined this run")
-        config = build_config(self._config.apply(json.loads(path.read_text())))
+        config = self._settings(run)
         self._run = self._site = self._learner = None  # one backbone at a time
         self._learner = learner_of(resolve(config), len(labels_of(config)))
         store = DiskStore(self._of(run) / "states", run)
         self._site, self._run = self._learner.site(own_data(self._learner, self._config.device), store), run
         return self._site
+
+    def _settings(self, run: str) -> Config:
+        """The server's settings for a run, with what is this device's own."""
+        return build_config(self._config.apply(json.loads((self._of(run) / "settings.json").read_text())))
 
     def _save_adapter(self, device: Device, request: Request) -> None:
         """The device's own model (or the server's, where the method keeps none) as an adapter in its folder."""
@@ -133,4 +138,6 @@ class DeviceServer:
         save_adapter(fresh, learner.model, learner.pretrained.tokenizer, description, form)
         shutil.rmtree(folder / "adapter", ignore_errors=True)
         fresh.rename(folder / "adapter")
-        self._report(f"The run has ended; this device's adapter is in {folder / 'adapter'}.")
+        text = to_yaml(self._settings(request.address.run), "Written by fibecfed: this device's settings in a run.")
+        write_atomically(folder / "config.yaml", text.encode())
+        self._report(f'The run has ended; this device has an adapter. Try: fibecfed predict {folder} "a text"')

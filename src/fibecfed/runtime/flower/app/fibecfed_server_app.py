@@ -1,5 +1,8 @@
 """Flower's server process: goes on with the run in the directory that the run configuration names."""
 
+import os
+import threading
+import time
 from pathlib import Path
 
 from flwr.app import Context
@@ -16,8 +19,16 @@ def main(grid: Grid, context: Context) -> None:
     from fibecfed.cli.progress import RunProgress
     from fibecfed.over_machines import serve
 
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     console = Console(width=120, soft_wrap=True, force_terminal=False)
     serve(grid, Path(str(context.run_config["out"])), [RunProgress(console)], report=_say)
+
+
+def _end_with_parent(parent: int) -> None:
+    """Flower's server may be killed; this process would wait for it for ever, beside the one that goes on."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def _say(line: str) -> None:

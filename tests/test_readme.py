@@ -68,7 +68,9 @@ def test_the_readme_has_its_two_set_up_lines() -> None:
 @pytest.mark.timeout(900)
 def test_every_command_works(place: Path, model: Path | None) -> None:
     for command in commands():
-        trains = re.search(r"fibecfed (quickstart|run (?!--resume)|methods \S)", command)
+        if model is not None and "quickstart" in command:
+            continue  # tests/cli/test_quickstart.py runs it on the tiny model
+        trains = re.search(r"fibecfed (run (?!--resume)|methods \S)", command)
         arguments = command.replace(".venv/bin/fibecfed", "fibecfed").replace(
             "fibecfed", f"{sys.executable} -m fibecfed", 1
         )
@@ -79,10 +81,10 @@ def test_every_command_works(place: Path, model: Path | None) -> None:
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert (place / "runs" / "first" / "summary.json").is_file()
-    written = json.loads((place / "runs" / "quickstart" / "quickstart.json").read_text())
-    rows = {row["method"]: row for row in written["rows"]}
     if model is not None:
         return
+    written = json.loads((place / "runs" / "quickstart" / "quickstart.json").read_text())
+    rows = {row["method"]: row for row in written["rows"]}
     assert rows["fedavg-lora"]["accuracy_global"] > rows["local-only"]["accuracy_global"] + 0.1
 
 

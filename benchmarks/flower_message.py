@@ -15,7 +15,6 @@ import os
 import re
 import resource
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from fibecfed import load_config
 from fibecfed.config import to_yaml
 from fibecfed.data import load_splits
 from fibecfed.results import git_commit, hardware, versions
+from fibecfed.runtime.flower.processes import free_port
 
 LOAD = """
 from fibecfed import load_config
@@ -109,10 +109,7 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
         training={"local_steps": 1},
     )
     (folder / "run.yaml").write_text(to_yaml(config))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log, started = folder / "device.log", []
+    port, log, started = free_port(), folder / "device.log", []
     try:
         words = ("server", "--insecure", "--server", str(folder / "server"), "--host", "127.0.0.1", "--port", str(port))
         started.append(start(folder / "server.log", *words))

@@ -41,6 +41,12 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.save("bert", tmp_path_factory.mktemp("models") / "bert")
 
 
+@pytest.fixture(scope="module", params=["tiny", pytest.param("as it stands", marks=pytest.mark.long)])
+def stand_in(request: pytest.FixtureRequest, bert: Path) -> Path | None:
+    """The model that is put in MiniLM's place; None: none is."""
+    return bert if request.param == "tiny" else None
+
+
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny decoder: 2 layers, 16 wide."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import fibecfed
+from crash import Crash, CrashAt
 from fibecfed import Config
 from fibecfed.config import build_config, merge, to_dict
 from fibecfed.data import training_batches
@@ -16,23 +17,6 @@ from run_content import content
 
 WIDTH = 3
 TEXTS = ["the parcel never arrived and I want my money back", "thank you", "how do I change it?"]
-
-
-class Crash(Exception):
-    """Stands for a power cut."""
-
-
-class CrashAt(fibecfed.Callback):
-    def __init__(self, phase: int) -> None:
-        self.left = phase
-
-    def started(self, experiment: object, state: object, records: object) -> None: ...
-
-    def phase_done(self, done: object, record: object) -> bool:
-        self.left -= 1
-        if not self.left:
-            raise Crash
-        return False
 
 
 def changed(config: Config, **values: Any) -> Config:

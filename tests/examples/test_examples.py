@@ -21,21 +21,15 @@ TWO_SITES = ROOT / "examples" / "two_sites"
 SITES = sorted((TWO_SITES / "sites").glob("*.csv"))
 
 
-@pytest.fixture(scope="module", params=["tiny", pytest.param("as it stands", marks=pytest.mark.long)])
-def model(request: pytest.FixtureRequest, bert: Path) -> Path | None:
-    """The model that is put in MiniLM's place; None: none is."""
-    return bert if request.param == "tiny" else None
-
-
 @pytest.fixture(scope="module")
-def place(model: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(stand_in: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the examples where the root of the checkout has them."""
     folder = tmp_path_factory.mktemp("checkout")
     shutil.copytree(ROOT / "examples", folder / "examples")
-    if model is not None:
+    if stand_in is not None:
         for path, settings, same in (
-            ("walkthrough.py", "SETTINGS = {", f'SETTINGS = {{"model": {{"name": {str(model)!r}}},'),
-            ("two_sites/two_sites.yaml", "data:", f"model: {{name: {model}}}\ndata:"),
+            ("walkthrough.py", "SETTINGS = {", f'SETTINGS = {{"model": {{"name": {str(stand_in)!r}}},'),
+            ("two_sites/two_sites.yaml", "data:", f"model: {{name: {stand_in}}}\ndata:"),
         ):
             file = folder / "examples" / path
             text = file.read_text()
@@ -106,14 +100,14 @@ def test_two_sites(place: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_walkthrough(place: Path, model: Path | None) -> None:
+def test_the_walkthrough(place: Path, stand_in: Path | None) -> None:
     text = (ROOT / "examples" / "walkthrough.py").read_text()
     (command,) = re.findall(r"^# +(python examples/\S+)$", text, re.MULTILINE)
     printed = run(command, place)
     table = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if re.search(r"\d\.\d{3}", line)}
     assert set(table) == {"fedavg-lora", "local-only"}
-    if model is None:
+    if stand_in is None:
         assert float(table["fedavg-lora"][0]) > float(table["local-only"][0])
     assert (place / "runs" / "walkthrough" / "fedavg-lora" / "adapter").is_dir()
-    if model is None:
+    if stand_in is None:
         run(command, place)  # again, as people do

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import fibecfed
 from fibecfed import Config
 from fibecfed.config import build_config, merge, to_dict, to_yaml
 from fibecfed.results import RunDirectory
+from fibecfed.runtime.flower.processes import free_port
 from flower_sites import NAMES, same_adapters, write_sites
 
 PATIENCE = float(os.environ.get("FIBECFED_TEST_PATIENCE", "1"))  # factor for slow machines
@@ -68,12 +68,6 @@ def wait_for(what: str, happened: object, seconds: float, *watched: Command) -> 
             break
         time.sleep(0.1)
     pytest.fail(f"{what} did not happen within {seconds:.0f} s\n{logs(*watched)}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

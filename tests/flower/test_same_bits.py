@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 pytest.importorskip("flwr", reason="needs the extra `flower`")
 
 import fibecfed
+from crash import Crash, CrashAt
 from fibecfed import Config, InputError, RunFailed
-from fibecfed.callbacks import Callback
 from fibecfed.config import DeviceConfig, build_config, merge, to_dict
-from fibecfed.federation import PhaseDone, ServerState
+from fibecfed.federation import ServerState
 from fibecfed.over_machines import serve
 from fibecfed.results import RunDirectory
 from fibecfed.runtime.flower.serving import DeviceServer
@@ -46,21 +46,6 @@ def devices(sites: Path, folder: Path, model: str) -> dict[int, DeviceServer]:
 
 def quiet(line: str) -> None:
     return None
-
-
-class Crash(Exception):
-    """Stands for a power cut."""
-
-
-class CrashAt(Callback):
-    def __init__(self, phases: int) -> None:
-        self.left = phases
-
-    def phase_done(self, done: PhaseDone, record: object) -> bool:
-        self.left -= 1
-        if not self.left:
-            raise Crash
-        return False
 
 
 def over_grid(config: Config, nodes: Nodes, out: Path) -> ServerState:

@@ -7,8 +7,8 @@ import pytest
 
 import fibecfed
 from baselines import changed
-from fibecfed import Callback, Config
-from fibecfed.federation import PhaseDone
+from crash import Crash, CrashAt
+from fibecfed import Config
 from run_content import content
 
 BASELINES = (
@@ -28,21 +28,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "runtime": {"precision": "bf16"},
     },
 }
-
-
-class Crash(Exception):
-    """Stands for a power cut."""
-
-
-class CrashAt(Callback):
-    def __init__(self, phase: int) -> None:
-        self.left = phase
-
-    def phase_done(self, done: PhaseDone, record: object) -> bool:
-        self.left -= 1
-        if not self.left:
-            raise Crash
-        return False
 
 
 @pytest.mark.slow

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 import fibecfed
+from crash import Crash, CrashAt
 from fibecfed import Config, InputError
 from fibecfed.callbacks import Callback
 from fibecfed.config import build_config, merge, to_dict
-from fibecfed.federation import PhaseDone, Reply, Request, ServerState, Site
+from fibecfed.federation import Reply, Request, ServerState, Site
 from fibecfed.runtime import Experiment, assemble, in_process
 from run_content import content
 
@@ -205,31 +206,16 @@ def test_every_switch_works(base: Config, variant: str) -> None:
     assert all(tensor.isfinite().all() for tensor in result.state.tensors.values())
 
 
-class Crash(Exception):
-    """Stands for a power cut."""
-
-
-class CrashAfter(Callback):
-    def __init__(self, phases: int) -> None:
-        self.left = phases
-
-    def phase_done(self, done: PhaseDone, record: object) -> bool:
-        self.left -= 1
-        if not self.left:
-            raise Crash
-        return False
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", RESUMED)
 def test_resuming_after_every_kind_of_phase_changes_no_bit(base: Config, tmp_path: Path, variant: str) -> None:
     config = changed(base, federation={"rounds": 4}, **VARIANTS[variant])
     fibecfed.run(config, tmp_path / "whole")
     with pytest.raises(Crash):
-        fibecfed.run(config, tmp_path / "cut", callbacks=[CrashAfter(1)])
+        fibecfed.run(config, tmp_path / "cut", callbacks=[CrashAt(1)])
     for phases in (1, 1, 1):
         with pytest.raises(Crash):
-            fibecfed.resume(tmp_path / "cut", callbacks=[CrashAfter(phases)])
+            fibecfed.resume(tmp_path / "cut", callbacks=[CrashAt(phases)])
     fibecfed.resume(tmp_path / "cut")
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
 
@@ -237,7 +223,7 @@ def test_resuming_after_every_kind_of_phase_changes_no_bit(base: Config, tmp_pat
 def test_a_device_that_lost_its_state_is_initialised_again_and_the_run_goes_on(base: Config, tmp_path: Path) -> None:
     config = changed(base, federation={"sampled": 6})
     with pytest.raises(Crash):
-        fibecfed.run(config, tmp_path / "run", callbacks=[CrashAfter(4)])
+        fibecfed.run(config, tmp_path / "run", callbacks=[CrashAt(4)])
     lost = tmp_path / "run" / "devices" / "2"
     assert list(lost.iterdir())
     for file in lost.iterdir():

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import fibecfed
+from crash import Crash, CrashAt
 from fibecfed import Config, InputError
 from fibecfed.callbacks import Callback
 from fibecfed.config import build_config, merge, to_dict, to_yaml
@@ -26,21 +27,6 @@ STATELESS_AND_STATEFUL = [pytest.param("fedavg-lora", marks=pytest.mark.long), "
 def longer(config: Config, method: str, **values: object) -> Config:
     settings = {"method": method, "federation": {"rounds": 6}, "training": {"keep_optimizer": True}}
     return build_config(merge(merge(to_dict(config), settings), values))
-
-
-class Crash(Exception):
-    """Stands for a power cut."""
-
-
-class CrashAt(Callback):
-    def __init__(self, phase: int) -> None:
-        self.left = phase
-
-    def phase_done(self, done: PhaseDone, record: object) -> bool:
-        self.left -= 1
-        if not self.left:
-            raise Crash
-        return False
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ONE_EXCHANGE])

@@ -1,10 +1,6 @@
 """What a run over many machines needs beside a run: Flower, keys, a site's own text, a server that answers over TLS."""
 
-import email.utils
-import http.client
 import importlib.metadata
-import ssl
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +8,9 @@ from pathlib import Path
 from fibecfed.config import Config, DeviceConfig, load_config
 from fibecfed.data import Columns, read_rows
 from fibecfed.doctor.finding import Finding
-from fibecfed.doctor.network import check_certificate, split_address
+from fibecfed.doctor.network import check_certificate, check_secret, check_tls
 from fibecfed.doctor.run import check_model, check_output
 from fibecfed.errors import InputError
-
-_PATIENCE = 5.0  # seconds to wait for the server
-_SKEW = 10.0  # seconds by which two clocks may differ before Flower refuses a device's signatures
 
 
 def check_flower() -> Iterator[Finding]:
@@ -87,30 +80,7 @@ def check_device(own: DeviceConfig, keys: Path, servers: list[str]) -> Iterator[
             "get the folder that the server made for this device",
         )
         return
-    mode = (keys / "device.key").stat().st_mode & 0o077
-    secret = keys / "device.key"
-    yield Finding("keys", f"'{keys}' holds ca.crt and device.key", f"chmod 600 '{secret}'" if mode else None)
+    yield Finding("keys", f"'{keys}' holds ca.crt and device.key")
+    yield from check_secret(keys / "device.key")
     for server in servers:
-        yield from _check_tls(server, keys / "ca.crt")
-
-
-def _check_tls(address: str, authority: Path) -> Iterator[Finding]:
-    """Whether the server shows a certificate of this authority, and whether its clock and this one agree."""
-    try:
-        host, port = split_address(address)
-        context = ssl.create_default_context(cafile=str(authority))
-        connection = http.client.HTTPSConnection(host, port, timeout=_PATIENCE, context=context)
-        connection.request("GET", "/")
-        date = connection.getresponse().getheader("date")
-    except ssl.SSLCertVerificationError as error:
-        advice = "ask for the server's ca.crt, connect by a name that its certificate holds, check this machine's clock"
-        yield Finding("server", f"{address} is not trusted: {error.verify_message}", advice)
-    except (OSError, http.client.HTTPException) as error:
-        advice = "start the server first; then check the name, the port, and firewalls between here and there"
-        yield Finding("server", f"{address} does not answer over TLS: {error or type(error).__name__}", advice)
-    except ValueError as error:
-        yield Finding("server", f"'{address}' is no address", str(error))
-    else:
-        skew = abs(time.time() - email.utils.parsedate_to_datetime(date).timestamp()) if date else 0.0
-        fix = f"set this machine's clock or the server's: they differ by {skew:.0f} s" if skew > _SKEW else None
-        yield Finding("server", f"{address} answers over TLS, with a certificate of '{authority}'", fix)
+        yield from check_tls(server, keys / "ca.crt")

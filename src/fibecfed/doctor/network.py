@@ -1,5 +1,7 @@
 """What TLS and sockets need: certificates that will be accepted, ports that are free or answer."""
 
+import email.utils
+import http.client
 import socket
 import ssl
 import time
@@ -11,6 +13,8 @@ from fibecfed.doctor.finding import Finding
 
 _SOON = 14  # days before the end of a certificate that are worth a word
 _PATIENCE = 5.0  # seconds to wait for a connection
+_SKEW = 10.0  # seconds by which two clocks may differ before Flower refuses a device's signatures
+_NO_ANSWER = "start the server first; then check the name, the port, and firewalls between here and there"
 _STEPS = 10  # a TLS handshake between two ends takes fewer
 
 
@@ -30,9 +34,7 @@ def check_certificate(
     if key is None:
         yield Finding("certificate", f"'{certificate}' can be read; with --key it is tried out, too")
         return
-    mode = key.stat().st_mode & 0o077
-    if mode:
-        yield Finding("key", f"'{key}' can be read by others (mode {mode:03o})", f"chmod 600 '{key}'")
+    yield from check_secret(key)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         server.load_cert_chain(certificate, key, password=lambda: "")
@@ -56,6 +58,13 @@ def check_certificate(
     names = ", ".join(value for _, value in accepted.get("subjectAltName", ())) or "no names"
     text = f"'{certificate}' is accepted{f' as {host}' if host else ''}; for {names}; valid for {days} more days"
     yield Finding("certificate", text, "it ends soon; make a new one" if days < _SOON else None)
+
+
+def check_secret(key: Path) -> Iterator[Finding]:
+    """Whether others can read a private key; nothing if they cannot."""
+    mode = key.stat().st_mode & 0o077
+    if mode:
+        yield Finding("key", f"'{key}' can be read by others (mode {mode:03o})", f"chmod 600 '{key}'")
 
 
 def _unreadable(path: Path) -> Finding | None:
@@ -104,7 +113,7 @@ def _refused_fix(error: ssl.SSLCertVerificationError) -> str:
 def check_listening(address: str) -> Iterator[Finding]:
     """Whether a server could listen at HOST:PORT (or PORT: on every interface)."""
     try:
-        host, port = split_address(address)
+        host, port = _split(address)
         with socket.create_server((host, port)):
             yield Finding("port", f"{address} is free")
     except ValueError as error:
@@ -117,19 +126,45 @@ def check_listening(address: str) -> Iterator[Finding]:
 def check_reachable(address: str) -> Iterator[Finding]:
     """Whether something accepts connections at HOST:PORT, within five seconds."""
     try:
-        host, port = split_address(address)
-        if not host:
-            raise ValueError("give it as HOST:PORT")
+        host, port = _elsewhere(address)
         with socket.create_connection((host, port), timeout=_PATIENCE):
             yield Finding("connection", f"{address} accepts connections")
     except ValueError as error:
         yield Finding("connection", f"'{address}' is no address", str(error))
     except OSError as error:
-        advice = "start the server first; then check the name, the port, and firewalls between here and there"
-        yield Finding("connection", f"{address} does not answer: {error.strerror or 'no answer in time'}", advice)
+        yield Finding("connection", f"{address} does not answer: {error.strerror or 'no answer in time'}", _NO_ANSWER)
 
 
-def split_address(address: str) -> tuple[str, int]:
+def check_tls(address: str, authority: Path) -> Iterator[Finding]:
+    """Whether the server shows a certificate of this authority, and whether its clock and this one agree."""
+    try:
+        host, port = _elsewhere(address)
+        context = ssl.create_default_context(cafile=str(authority))
+        connection = http.client.HTTPSConnection(host, port, timeout=_PATIENCE, context=context)
+        connection.request("GET", "/")
+        date = connection.getresponse().getheader("date")
+    except ssl.SSLCertVerificationError as error:
+        advice = "ask for the server's ca.crt, connect by a name that its certificate holds, check this machine's clock"
+        yield Finding("server", f"{address} is not trusted: {error.verify_message}", advice)
+    except (OSError, http.client.HTTPException) as error:
+        yield Finding("server", f"{address} does not answer over TLS: {error or type(error).__name__}", _NO_ANSWER)
+    except ValueError as error:
+        yield Finding("server", f"'{address}' is no address", str(error))
+    else:
+        skew = abs(time.time() - email.utils.parsedate_to_datetime(date).timestamp()) if date else 0.0
+        fix = f"set this machine's clock or the server's: they differ by {skew:.0f} s" if skew > _SKEW else None
+        yield Finding("server", f"{address} answers over TLS, with a certificate of '{authority}'", fix)
+
+
+def _elsewhere(address: str) -> tuple[str, int]:
+    """Host and port of HOST:PORT. Raises ValueError, whose text says what to give."""
+    host, port = _split(address)
+    if not host:
+        raise ValueError("give it as HOST:PORT")
+    return host, port
+
+
+def _split(address: str) -> tuple[str, int]:
     """Host ("" if there is none) and port of [HOST:]PORT. Raises ValueError, whose text says what to give."""
     host, _, port = address.rpartition(":")
     if not port.isdecimal() or not 0 < int(port) < 65536:

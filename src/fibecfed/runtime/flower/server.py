@@ -26,7 +26,7 @@ class ServerExperiment(Experiment):
     """An experiment whose devices, with their text and states, are elsewhere."""
 
     transport: FlowerTransport = field(kw_only=True)
-    judge: FederatedEvaluator = field(kw_only=True)
+    evaluate: FederatedEvaluator
 
     @property
     def devices_here(self) -> bool:
@@ -37,7 +37,7 @@ class ServerExperiment(Experiment):
 
     def states_lost(self, state: ServerState) -> dict[int, str]:
         """What the devices said in the latest evaluation."""
-        return dict(sorted(self.judge.states_lost.items()))
+        return dict(sorted(self.evaluate.states_lost.items()))
 
     def data_summary(self) -> dict[str, Any]:
         """What the devices said when they joined: numbers of examples only."""
@@ -99,7 +99,6 @@ def assemble_server(
     def judged(requests: Sequence[Request]) -> Iterator[Delivery | Failure]:
         return transport.ask(wire.EVALUATE, requests, federation.deadline_seconds)
 
-    evaluator = FederatedEvaluator(site, run, judged)
     return ServerExperiment(
         config=config,
         pretrained=learner.pretrained,
@@ -108,10 +107,9 @@ def assemble_server(
         data=data,
         site=site,
         server=Server(config, learner.method, transport, federation.devices, run),
-        evaluate=evaluator,
+        evaluate=FederatedEvaluator(site, run, judged),
         start=learner.method.init(learner.initial),
         transport=transport,
-        judge=evaluator,
     )
 
 

@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -19,8 +20,9 @@ import torch
 from fibecfed import load_config
 from fibecfed.config import Config
 from fibecfed.data import training_batches
-from fibecfed.federation import Device, MemoryStore, Phase, Reply, Request, Server, Site, cohort
+from fibecfed.federation import Device, DeviceSide, MemoryStore, Reply, Request, Server, Site, Work, cohort
 from fibecfed.methods import FederatedAveraging
+from fibecfed.methods.stages import Train
 from fibecfed.results import git_commit, hardware, versions
 from fibecfed.runtime import Experiment, InProcessTransport, assemble
 from fibecfed.tuning import Layout, Parameter, put_tensors
@@ -36,7 +38,7 @@ def federated_seconds(experiment: Experiment) -> float:
     """CPU seconds of all rounds through the server, the codec and the executor."""
     started = time.process_time()
     state = experiment.start
-    for done in experiment.server.phases(state):
+    for done in experiment.server.run(state):
         state = done.state
     return time.process_time() - started
 
@@ -51,7 +53,7 @@ def plain_seconds(experiment: Experiment) -> float:
     started = time.process_time()
     optimizer = torch.optim.AdamW(parameters, lr=config.training.learning_rate, weight_decay=0.0)
     for number in rounds_of(config):
-        for device in cohort(config.seed, Phase("train", number, config.federation.sampled), data.devices.devices):
+        for device in cohort(config.seed, number, config.federation.sampled, data.devices.devices):
             mine = data.devices.indices(device)
             for chosen in training_batches(
                 mine, lengths[mine], config.training.batch_size, seed=config.seed, round=number, device=device, epochs=1
@@ -78,11 +80,18 @@ def training_overhead(config: Config, pairs: int) -> dict[str, Any]:
     return {"median_ratio": statistics.median(m["ratio"] for m in measured), "pairs": measured}
 
 
-class Echo(FederatedAveraging):
-    """A method whose devices send back what they got."""
+class EchoRound(Train):
+    """A round in which devices send back what they got."""
 
-    def prepare(self, device: Device, request: Request) -> Reply:
+    def work(self, device: Device, request: Request) -> Work:
+        yield from ()
         return Reply(request.address, request.tensors, {"examples": 1})
+
+
+class Echo(FederatedAveraging):
+    """FedAvg that trains nothing."""
+
+    round_stage = EchoRound
 
 
 def payload_seconds(devices: int = 10, rounds: int = 5) -> float:
@@ -91,10 +100,11 @@ def payload_seconds(devices: int = 10, rounds: int = 5) -> float:
     tensors: Mapping[str, torch.Tensor] = {f"w{i}": torch.randn(PAYLOAD // 12) for i in range(12)}
     layout = Layout(tuple(Parameter(n, tuple(t.shape), None, "head") for n, t in tensors.items()), 0)
     method = Echo(config, layout)
-    site = Site(config, method, None, None, MemoryStore(), tensors)  # type: ignore[arg-type]
-    server = Server(config, method, InProcessTransport(site), devices, "benchmark")
+    executor: Any = SimpleNamespace(width=1)
+    site = Site(config, None, executor, MemoryStore(), tensors)  # type: ignore[arg-type]
+    server = Server(config, method, InProcessTransport(DeviceSide(method, site)), devices, "benchmark")
     started = time.process_time()
-    (*_, last) = server.phases(method.init(tensors))
+    (*_, last) = server.run(method.init(tensors))
     seconds = time.process_time() - started
     assert last.state.costs.bytes_up > 4 * PAYLOAD * devices * rounds
     return seconds

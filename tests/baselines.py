@@ -14,8 +14,9 @@ from fibecfed import Callback, Config
 from fibecfed.config import build_config, merge, to_dict
 from fibecfed.data import training_batches
 from fibecfed.experiment import RunResult
-from fibecfed.federation import Reply, Request, ServerState, Site
-from fibecfed.runtime import Experiment, in_process
+from fibecfed.federation import Device, DeviceSide, Reply, Request, ServerState
+from fibecfed.runtime import Experiment
+from fibecfed.training import DeviceFailed, TrainJob
 
 Parameters = dict[str, torch.nn.Parameter]
 
@@ -39,8 +40,18 @@ class Watched:
     def state(self) -> ServerState:
         return self.result.state
 
-    def of(self, phase: str) -> list[tuple[Request, Reply]]:
-        return [(q, r) for q, r in self.messages if q.address.phase == phase]
+    def of(self, stage: str) -> list[tuple[Request, Reply]]:
+        return [(q, r) for q, r in self.messages if q.address.stage == stage]
+
+    def job(self, device: Device, request: Request) -> TrainJob:
+        """The training that a device does for a request."""
+        executor, stages = self.experiment.site.executor, self.experiment.method.stages
+        (stage,) = (stage for stage in stages if stage.name == request.address.stage)
+        work = stage.work(device, request)
+        job = next(work)
+        while not isinstance(job, TrainJob):
+            job = work.send(executor.result(job))
+        return job
 
 
 class _Watch(Callback):
@@ -49,24 +60,33 @@ class _Watch(Callback):
 
 
 @contextmanager
-def _listening(messages: list[tuple[Request, Reply]]) -> Iterator[None]:
-    answer = in_process.answer
+def listening(messages: list[tuple[Request, Reply]]) -> Iterator[None]:
+    """What devices are asked and reply, while the block runs."""
+    answers = DeviceSide.answers
 
-    def recording(site: Site, request: Request) -> Reply:
-        reply = answer(site, request)
-        messages.append((request, reply))
-        return reply
+    def recording(side: DeviceSide, requests: Iterable[Request]) -> Iterator[Reply | DeviceFailed]:
+        asked: list[Request] = []
 
-    in_process.answer = recording
+        def taken() -> Iterator[Request]:
+            for request in requests:
+                asked.append(request)
+                yield request
+
+        for position, reply in enumerate(answers(side, taken())):
+            if isinstance(reply, Reply):
+                messages.append((asked[position], reply))
+            yield reply
+
+    DeviceSide.answers = recording  # type: ignore[method-assign]
     try:
         yield
     finally:
-        in_process.answer = answer
+        DeviceSide.answers = answers  # type: ignore[method-assign]
 
 
 def watched(config: Config) -> Watched:
     watch, messages = _Watch(), list[tuple[Request, Reply]]()
-    with _listening(messages):
+    with listening(messages):
         result = fibecfed.run(config, callbacks=[watch])
     return Watched(watch.experiment, result, messages)
 

@@ -1,7 +1,7 @@
 """A power cut, for tests of resuming."""
 
 from fibecfed.callbacks import Callback
-from fibecfed.federation import PhaseDone
+from fibecfed.federation import StageDone
 
 
 class Crash(Exception):
@@ -14,7 +14,7 @@ class CrashAt(Callback):
     def __init__(self, phases: int) -> None:
         self.left = phases
 
-    def phase_done(self, done: PhaseDone, record: object) -> bool:
+    def stage_done(self, done: StageDone, record: object) -> bool:
         self.left -= 1
         if not self.left:
             raise Crash

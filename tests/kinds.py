@@ -42,7 +42,7 @@ def check_run(config: Config, path: Path, cut: bool = True) -> None:
     classifier = fibecfed.load(path / "whole")
     for name, tensor in result.state.tensors.items():
         saved = classifier.model.get_parameter(name)
-        if not experiment.site.method.keeps_device_state:
+        if not experiment.method.keeps_device_state:
             assert torch.equal(saved, tensor), name
     logits = classifier.logits(TEXTS)
     alone = np.concatenate([classifier.logits([text]) for text in TEXTS])
@@ -58,7 +58,7 @@ def check_modes(config: Config) -> None:
         for name, tensor in plain.items():
             torch.testing.assert_close(other[name], tensor, atol=2e-4, rtol=2e-3)
     solved = fibecfed.run(changed(config, model={"head_init": "ridge"}))
-    assert "statistics" in solved.summary["phases"]
+    assert "statistics" in solved.summary["stages"]
 
 
 def plain_steps(config: Config) -> None:

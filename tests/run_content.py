@@ -10,8 +10,8 @@ VOLATILE = ("cpu_seconds", "seconds", "peak_memory_bytes", "git_commit", "hardwa
 def settled(record: dict[str, Any]) -> dict[str, Any]:
     """A record without what may differ between two runs of one seed; simulated seconds must not."""
     kept = {k: v for k, v in record.items() if k not in VOLATILE}
-    if "phases" in record:
-        kept["phases"] = {name: settled(spent) for name, spent in record["phases"].items()}
+    if "stages" in record:
+        kept["stages"] = {name: settled(spent) for name, spent in record["stages"].items()}
     if "seconds" in record:
         kept["simulated"] = record["seconds"]["simulated"]
     return kept

@@ -92,7 +92,7 @@ class CrashAfter(Callback):
     def __init__(self, round: int) -> None:
         self.round = round
 
-    def phase_done(self, done: object, record: object) -> bool:
+    def stage_done(self, done: object, record: object) -> bool:
         if done.state.round >= self.round:  # type: ignore[attr-defined]
             raise Crash
         return False
@@ -140,7 +140,7 @@ def test_a_device_state_that_is_a_pickle_is_lost_and_the_run_goes_on(
     shutil.copy(states / "2" / "1.safetensors", tmp_path / "kept")
     result = fibecfed.resume(tmp_path / "run")
     assert not went_off.exists()
-    lost = [{"round": 2, "phase": "train", "device": d, "reason": why} for d, why in ((0, "damaged"), (1, "missing"))]
+    lost = [{"round": 2, "stage": "train", "device": d, "reason": why} for d, why in ((0, "damaged"), (1, "missing"))]
     assert result.metrics[1]["states_lost"] == lost
     assert result.metrics[2]["states_lost"] == []
     assert result.summary["lost"]["states"] == lost

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fibecfed.federation import Device, Reply, Request, cohort, encode
-from fibecfed.federation.messages import Address
+from fibecfed.federation import Device, Reply, encode, next_stage
 from fibecfed.results import peak_memory_bytes
 from fibecfed.runtime import Experiment
 from fibecfed.training import TrainJob
@@ -39,20 +38,21 @@ class Estimate:
 
 def ordinary_round(experiment: Experiment) -> Round:
     """What one device trains, receives and returns in a round in mid-run, encoded as it would be."""
-    config, method = experiment.config, experiment.site.method
+    method, server, executor = experiment.method, experiment.server, experiment.site.executor
     state = method.midway(experiment.start)
-    phase = method.next_phase(state)
-    if phase is None or not phase.is_round:
+    stage = next_stage(method, state)
+    if stage is None or not stage.is_round:
         return Round()
-    chosen = cohort(config.seed, phase, experiment.data.devices.devices)
-    tensors, info = method.request(state, phase, chosen[0])
-    request = Request(Address("dry run", phase.round, phase.name, chosen[0]), tensors, info)
-    job = Device(experiment.site, chosen[0], 0).prepare(request)
-    assert isinstance(job, TrainJob)  # a round is one in which devices train
-    back = {name: torch.zeros(spec.shape, dtype=spec.dtype) for name, spec in method.expected(state, phase).items()}
+    chosen = server.cohort(state, stage)
+    request = server.request(state, stage, chosen[0])
+    work = stage.work(Device(experiment.site, chosen[0], 0), request)
+    job = next(work)
+    while not isinstance(job, TrainJob):  # a device that was never sampled scores its examples first
+        job = work.send(executor.result(job))
+    back = {name: torch.zeros(spec.shape, dtype=spec.dtype) for name, spec in stage.expected(state)[0].items()}
     return Round(
         parameters_trained=_trained(job, experiment.layout),
-        parameters_sent=sum(t.numel() for t in tensors.values()),
+        parameters_sent=sum(t.numel() for t in request.tensors.values()),
         bytes_down=len(encode(request)),
         bytes_up=len(encode(Reply(request.address, back))),
         devices=len(chosen),
@@ -67,9 +67,9 @@ def estimate(experiment: Experiment) -> Estimate:
     seconds = 0.0
     if found.job is not None:
         few = TrainJob(**{**found.job.__dict__, "batches": found.job.batches[:_STEPS]})
-        list(executor.train([few]))  # the first pass also counts operations
+        executor.result(few)  # the first pass also counts operations
         started = time.perf_counter()
-        (result,) = executor.train([few])
+        result = executor.result(few)
         per_example = (time.perf_counter() - started) / max(1, result.examples)
         work = found.devices * config.federation.rounds
         examples = experiment.data.devices.sizes.mean() * config.training.local_epochs * work

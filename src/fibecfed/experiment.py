@@ -12,7 +12,7 @@ from torch import Tensor
 from fibecfed.callbacks import Callback, EarlyStopping
 from fibecfed.config import Config, to_yaml
 from fibecfed.errors import InputError
-from fibecfed.federation import AGGREGATORS, Costs, DeviceStore, MemoryStore, PhaseDone, ServerState
+from fibecfed.federation import AGGREGATORS, Costs, DeviceStore, MemoryStore, ServerState, StageDone
 from fibecfed.methods import tuning
 from fibecfed.results import (
     RunDirectory,
@@ -55,14 +55,14 @@ class _Progress:
     records: list[dict[str, Any]] = field(default_factory=list)
     wall_seconds: float = 0.0
     peak_memory: int = 0
-    phases: dict[str, dict[str, float]] = field(default_factory=dict)  # cost of each kind of phase
+    stages: dict[str, dict[str, float]] = field(default_factory=dict)  # cost of each kind of stage
     left_out: list[dict[str, Any]] = field(default_factory=list)  # since the evaluation of an earlier round
     states_lost: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, done: PhaseDone, before: Costs) -> None:
-        """Book what one phase cost, and what was lost in it."""
+    def add(self, done: StageDone, before: Costs) -> None:
+        """Book what one stage cost, and what was lost in it."""
         after = done.state.costs
-        spent = self.phases.setdefault(done.phase.name, dict.fromkeys(dataclasses.asdict(after), 0))
+        spent = self.stages.setdefault(done.stage.name, dict.fromkeys(dataclasses.asdict(after), 0))
         old = dataclasses.asdict(before)
         for name, value in dataclasses.asdict(after).items():
             spent[name] += value - old[name]
@@ -165,7 +165,7 @@ def _go_on(
             callback.ended()
     config, data = experiment.config, experiment.data_summary()
     summary = summarize(config, progress.records, progress.wall_seconds, progress.peak_memory, data)
-    summary["phases"] = progress.phases
+    summary["stages"] = progress.stages
     if directory is not None:
         _write_results(experiment, state, progress, summary, directory)
     return RunResult(summary, progress.records, state, directory.path if directory else None)
@@ -178,13 +178,13 @@ def _train(
     directory: RunDirectory | None,
     callbacks: Sequence[Callback],
 ) -> ServerState:
-    """Phase after phase until the method or a callback ends it, with a checkpoint after each."""
+    """Stage after stage until the method or a callback ends it, with a checkpoint after each."""
     before, started = progress.wall_seconds, time.perf_counter()
-    for done in experiment.server.phases(state):
+    for done in experiment.server.run(state):
         progress.add(done, state.costs)
         state = done.state
         record = None
-        if done.phase.judged or (done.phase.is_round and _due(experiment.config, state.round)):
+        if done.stage.evaluated or (done.stage.is_round and _due(experiment.config, state.round)):
             record = progress.evaluated(state, experiment.evaluate(state), done.loss)
         progress.wall_seconds = before + time.perf_counter() - started
         progress.peak_memory = max(progress.peak_memory, peak_memory_bytes())
@@ -192,7 +192,7 @@ def _train(
             directory.save_checkpoint(state, progress.extra())
             if record is not None:
                 directory.write_metrics(progress.records)
-        wishes = [callback.phase_done(done, record) for callback in callbacks]  # every callback sees every phase
+        wishes = [callback.stage_done(done, record) for callback in callbacks]  # every callback sees every stage
         if any(wishes):
             break
     if not progress.records or progress.records[-1]["round"] != state.round:  # stopped by a callback
@@ -211,10 +211,10 @@ def _write_results(
     description = experiment.description()
     note = ""
     tensors: dict[str, Tensor] = dict(state.tensors)
-    method = experiment.site.method
+    method = experiment.method
     lost = experiment.states_lost(state) if method.keeps_device_state else {}
     summary["lost"]["states"] += [
-        {"round": state.round, "phase": "results", "device": number, "reason": why} for number, why in lost.items()
+        {"round": state.round, "stage": "results", "device": number, "reason": why} for number, why in lost.items()
     ]
     if method.keeps_device_state and experiment.devices_here:
         numbers = [number for number in method.personal_devices(state) if number not in lost]

@@ -39,7 +39,7 @@ def stops_at(accuracies: list[float], patience: int, known: int = 0) -> int | No
     stopping = EarlyStopping(patience)
     stopping.started(None, None, records[:known])  # type: ignore[arg-type]
     for record in records[known:]:
-        if stopping.phase_done(None, record):  # type: ignore[arg-type]
+        if stopping.stage_done(None, record):  # type: ignore[arg-type]
             return int(record["round"])
     return None
 
@@ -59,7 +59,7 @@ def test_a_resumed_run_stops_where_an_uninterrupted_one_does(values: list[int], 
 
 def test_a_phase_without_an_evaluation_does_not_count() -> None:
     stopping = EarlyStopping(1)
-    assert not stopping.phase_done(None, None)  # type: ignore[arg-type]
+    assert not stopping.stage_done(None, None)  # type: ignore[arg-type]
     assert not stopping.exhausted
 
 
@@ -82,7 +82,7 @@ def test_callbacks_are_told_the_end_of_a_failed_run(small: Config) -> None:
     class Failing(Callback):
         told = 0
 
-        def phase_done(self, done: object, record: object) -> bool:
+        def stage_done(self, done: object, record: object) -> bool:
             raise RuntimeError("mine")
 
         def ended(self) -> None:

@@ -32,7 +32,7 @@ def test_an_estimated_round_is_the_real_one(loss: str, small: Config) -> None:
     config = dataclasses.replace(small, training=dataclasses.replace(small.training, loss=loss))
     found = ordinary_round(assemble(config))
     result = fibecfed.run(config)
-    train = result.summary["phases"]["train"]
+    train = result.summary["stages"]["train"]
     # What a message says beside its tensors differs: the run's name, the costs of a reply.
     messages = config.federation.sampled * config.federation.rounds
     assert train["bytes_up"] / messages == pytest.approx(found.bytes_up, abs=200)

@@ -45,11 +45,11 @@ def test_a_message_shares_no_memory() -> None:
         {},
         {"address": {}, "info": {}},
         {"address": {"run": "r"}, "info": {}},
-        {"address": {"run": "r", "round": "1", "phase": "train", "device": 0}, "info": {}},
-        {"address": {"run": "r", "round": True, "phase": "train", "device": 0}, "info": {}},
-        {"address": {"run": "r", "round": 1, "phase": "train", "device": 0, "extra": 1}, "info": {}},
-        {"address": {"run": "r", "round": 1, "phase": "train", "device": 0}, "info": []},
-        {"address": {"run": "r", "round": 1, "phase": "train", "device": 0}},
+        {"address": {"run": "r", "round": "1", "stage": "train", "device": 0}, "info": {}},
+        {"address": {"run": "r", "round": True, "stage": "train", "device": 0}, "info": {}},
+        {"address": {"run": "r", "round": 1, "stage": "train", "device": 0, "extra": 1}, "info": {}},
+        {"address": {"run": "r", "round": 1, "stage": "train", "device": 0}, "info": []},
+        {"address": {"run": "r", "round": 1, "stage": "train", "device": 0}},
     ],
 )
 def test_a_wrong_header_is_refused(content: dict[str, object]) -> None:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fibecfed import Config, RunFailed, load_config
-from fibecfed.federation import Delivery, Failure, PhaseDone, Reply, Request, Server, ServerState, encode, receive
+from fibecfed.federation import Delivery, Failure, Reply, Request, Server, ServerState, StageDone, encode, receive
 from fibecfed.federation.codec import pack
 from fibecfed.methods import METHODS, FederatedAveraging, resolve
 from fibecfed.tuning import Layout, Parameter
@@ -124,7 +124,7 @@ MALFORMED: dict[str, list[Malformed]] = {
     "address": [
         lambda r, d: changed(r, run=d.draw(texts.filter(lambda t: t != "run"))),
         lambda r, d: changed(r, round=d.draw(integers.filter(lambda i: i != 1))),
-        lambda r, d: changed(r, phase=d.draw(texts.filter(lambda t: t != "train"))),
+        lambda r, d: changed(r, stage=d.draw(texts.filter(lambda t: t != "train"))),
         lambda r, d: changed(r, attempt=d.draw(integers.filter(lambda i: i != 0))),
         lambda r, d: changed(r, device=d.draw(integers.filter(lambda i: i != r.address.device))),
     ],
@@ -181,10 +181,10 @@ def method_of(name: str, minimum: int) -> tuple[Config, FederatedAveraging]:
     return config, METHODS[name](config, LAYOUT)
 
 
-def one_round(transport: Bytes, name: str = "fedavg-lora", minimum: int = 1) -> PhaseDone:
+def one_round(transport: Bytes, name: str = "fedavg-lora", minimum: int = 1) -> StageDone:
     config, method = method_of(name, minimum)
     one = Server(config, method, transport, DEVICES, "run")
-    (done,) = one.phases(method.init({p.name: torch.zeros(p.shape) for p in LAYOUT}))
+    (done,) = one.run(method.init({p.name: torch.zeros(p.shape) for p in LAYOUT}))
     return done
 
 

@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from fibecfed import RunFailed, load_config
-from fibecfed.federation import Address, Delivery, Failure, Phase, Reply, Request, Server, TensorSpec, cohort
+from fibecfed.federation import (
+    Address,
+    Delivery,
+    Failure,
+    Reply,
+    Request,
+    Server,
+    TensorSpec,
+    cohort,
+    next_stage,
+)
 from fibecfed.methods import METHODS, resolve
 from fibecfed.tuning import Layout, Parameter
 
@@ -49,7 +59,7 @@ def test_reply_order_changes_nothing() -> None:
     results = []
     for order in (lambda r: r, lambda r: r[::-1], lambda r: [r[2], r[0], r[3], r[1]]):
         one = server(Script(lambda request: reply(request, values[request.address.device]), order))
-        (done,) = one.phases(start(one))
+        (done,) = one.run(start(one))
         results.append(done)
     assert results[0].state.round == 1
     for other in results[1:]:
@@ -59,7 +69,7 @@ def test_reply_order_changes_nothing() -> None:
 
 def test_costs_are_those_of_the_slowest_device_and_the_sum_of_the_bytes() -> None:
     one = server(Script(lambda request: reply(request, 1.0, 3)))
-    (done,) = one.phases(start(one))
+    (done,) = one.run(start(one))
     costs = done.state.costs
     assert (costs.bytes_down, costs.bytes_up, costs.examples_trained) == (400, 200, 12)
     # 1e9 operations at 50 gflops, 50 bytes up at 50 Mbit/s, 100 down at 100 Mbit/s, two latencies of 50 ms
@@ -90,7 +100,7 @@ def test_an_unusable_reply_is_left_out_with_its_reason(change: Callable[[Reply],
         return change(good) if request.address.device == 2 else good
 
     one = server(Script(answer))
-    (done,) = one.phases(start(one))
+    (done,) = one.run(start(one))
     assert [f.device for f in done.failures] == [2]
     assert reason in done.failures[0].reason
     assert done.state.tensors["w"].tolist() == pytest.approx([(0 + 1 + 3) / 3] * 2)
@@ -102,9 +112,9 @@ def test_too_few_replies_stop_the_run_and_say_why() -> None:
 
     one = server(Script(answer), minimum_replies=4)
     with pytest.raises(RunFailed, match=r"3 of 4 devices.*its disk is full"):
-        list(one.phases(start(one)))
+        list(one.run(start(one)))
     enough = server(Script(answer), minimum_replies=3)
-    assert len(list(enough.phases(start(enough)))) == 1
+    assert len(list(enough.run(start(enough)))) == 1
 
 
 def test_a_device_that_never_answers_is_named() -> None:
@@ -113,7 +123,7 @@ def test_a_device_that_never_answers_is_named() -> None:
             return super().exchange([r for r in requests if r.address.device != 1], deadline)
 
     one = server(Silent(lambda request: reply(request, 1.0)))
-    (done,) = one.phases(start(one))
+    (done,) = one.run(start(one))
     assert [(f.device, f.kind) for f in done.failures] == [(1, "late")]
 
 
@@ -125,18 +135,17 @@ def test_a_lost_state_is_passed_on() -> None:
         return Reply(good.address, good.tensors, {**good.info, "state_lost": "damaged"})
 
     one = server(Script(answer))
-    (done,) = one.phases(start(one))
+    (done,) = one.run(start(one))
     assert done.states_lost == ((3, "damaged"),)
     assert not done.failures
 
 
 def test_cohorts_depend_on_seed_and_round_only() -> None:
-    drawn = [cohort(3, Phase("train", r, 5), 100) for r in range(1, 40)]
-    assert drawn == [cohort(3, Phase("train", r, 5), 100) for r in range(1, 40)]
-    assert drawn == [cohort(3, Phase("another name", r, 5), 100) for r in range(1, 40)]
+    drawn = [cohort(3, r, 5, 100) for r in range(1, 40)]
+    assert drawn == [cohort(3, r, 5, 100) for r in range(1, 40)]
     assert all(len(set(c)) == 5 and list(c) == sorted(c) for c in drawn)
     assert len(set(drawn)) > 30
-    assert drawn != [cohort(4, Phase("train", r, 5), 100) for r in range(1, 40)]
+    assert drawn != [cohort(4, r, 5, 100) for r in range(1, 40)]
 
 
 def test_every_method_has_the_cohorts_of_its_seed() -> None:
@@ -156,26 +165,21 @@ def test_every_method_has_the_cohorts_of_its_seed() -> None:
         if method.pooled_data:
             continue
         expected: dict[str, TensorSpec] = {}
-        required: dict[str, object] = {}
 
-        def answer(
-            request: Request, expected: dict[str, TensorSpec] = expected, required: dict[str, object] = required
-        ) -> Reply:
+        def answer(request: Request, expected: dict[str, TensorSpec] = expected) -> Reply:
             tensors = {n: torch.ones(spec.shape, dtype=spec.dtype) for n, spec in expected.items()}
             if "gram" in tensors:
                 tensors["gram"] *= 3  # the sums of three examples, one of each label
-            return Reply(request.address, tensors, {"examples": 3, "examples_trained": 1, "loss": 1.0, **required})
+            return Reply(request.address, tensors, {"examples": 3, "examples_trained": 1, "loss": 1.0})
 
         one = Server(config, method, Script(answer), 20, "run")
         state = method.init(start_tensors)
-        while (phase := method.next_phase(state)) is not None:
+        while (stage := next_stage(method, state)) is not None:
             expected.clear()
-            expected.update(method.expected(state, phase))
-            required.clear()
-            required.update({"warm": False} if "warm" in method.expected_info(state, phase) else {})
-            done = one.run_phase(state, phase)
+            expected.update(stage.expected(state)[0])
+            done = one.exchange(state, stage)
             state = done.state
-            if phase.is_round:
+            if stage.is_round:
                 seen.setdefault(name, []).append(done.cohort)
     assert len(seen) >= 8
     assert all(cohorts == seen["fedavg-lora"] for cohorts in seen.values())

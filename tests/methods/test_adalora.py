@@ -114,14 +114,14 @@ def test_packing_keeps_what_is_left() -> None:
 def lora_entries(run: Watched, active: list[list[int]]) -> int:
     """R (d_in + d_out + 1) over the maps."""
     shapes = {p.name: p.shape for p in run.experiment.layout}
-    maps = run.experiment.site.method._maps
+    maps = run.experiment.method._maps
     return sum(len(own) * (shapes[m.q][1] + shapes[m.p][0] + 1) for m, own in zip(maps, active, strict=True))
 
 
 @pytest.mark.parametrize("training", [{}, {"keep_optimizer": True, "weight_decay": 0.1}])
 def test_traffic_shrinks_with_the_budget_and_what_is_pruned_stays_zero(small: Config, training: dict[str, Any]) -> None:
     run = watched(changed(small, RANKS, training=training, federation={"rounds": 6, "sampled": 6}))
-    layout, maps = run.experiment.layout, run.experiment.site.method._maps
+    layout, maps = run.experiment.layout, run.experiment.method._maps
     head = sum(p.size for p in layout if p.role == "head")
     first, last = 4 * len(maps), 2 * len(maps)
     left: dict[int, list[list[int]]] = {}
@@ -159,8 +159,8 @@ def test_a_device_never_moves_what_is_pruned(small: Config) -> None:
 
     executor._train = recording
     state = experiment.start
-    for done in experiment.server.phases(state):
-        for m, own in zip(experiment.site.method._maps, state.info["active"], strict=True):
+    for done in experiment.server.run(state):
+        for m, own in zip(experiment.method._maps, state.info["active"], strict=True):
             gone = torch.tensor(sorted(set(range(4)) - set(own)), dtype=torch.int64)
             assert all(not seen[-1][name].index_select(axis, gone).any() for name, axis in m.parts())
         state = done.state
@@ -211,7 +211,7 @@ def test_nothing_is_pruned_where_the_rank_is_to_stay(small: Config) -> None:
     assert all(own == [0, 1] for own in run.state.info["active"])
     assert not any("importance" in r.tensors for _, r in run.of("train"))
     assert len({entries(m.tensors.values()) for exchange in run.of("train") for m in exchange}) == 1
-    decided = run.experiment.site.method.decisions(run.experiment.site, run.state)
+    decided = run.experiment.method.decisions(run.experiment.site, run.state)
     assert set(decided["ranks"].values()) == {2}
 
 

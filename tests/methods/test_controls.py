@@ -12,8 +12,9 @@ from fibecfed import Config
 from fibecfed.callbacks import Callback
 from fibecfed.config import build_config, merge, to_dict
 from fibecfed.federation import Device
-from fibecfed.methods.statistics import HEAD_BIAS, log_prior_ratio
 from fibecfed.runtime import Experiment, assemble
+from fibecfed.tasks import log_prior_ratio
+from fibecfed.tasks.classification import HEAD_BIAS
 from run_content import content
 
 CONTROLS = (
@@ -66,7 +67,7 @@ def test_the_majority_is_counted(small: Config) -> None:
 
 def test_the_ridge_head_needs_one_exchange_and_no_round(small: Config) -> None:
     _, result = watched(changed(small, method="ridge-head"))
-    assert set(result.summary["phases"]) == {"statistics"}
+    assert set(result.summary["stages"]) == {"statistics"}
     assert result.summary["accuracy"]["global"] == result.summary["accuracy"]["personalized"]
 
 
@@ -76,7 +77,7 @@ def test_the_prior_is_fedavg_with_a_moved_bias(small: Config) -> None:
     assert all(torch.equal(corrected.state.tensors[n], t) for n, t in plain.state.tensors.items())
     for before, after in zip(plain.metrics, corrected.metrics, strict=True):
         assert after["accuracy_global"] == before["accuracy_global"]
-    method, everyone = experiment.site.method, np.bincount(experiment.data.train.labels, minlength=3)
+    method, everyone = experiment.method, np.bincount(experiment.data.train.labels, minlength=3)
     for number in range(6):
         device = Device(experiment.site, number, 0)
         moved = method.personal(device, corrected.state)[HEAD_BIAS] - corrected.state.tensors[HEAD_BIAS]

@@ -12,7 +12,7 @@ from fibecfed import Config
 from fibecfed.callbacks import Callback
 from fibecfed.config import build_config, merge, to_dict
 from fibecfed.data import training_batches
-from fibecfed.federation import PhaseDone
+from fibecfed.federation import StageDone
 from fibecfed.runtime import Experiment, assemble
 
 
@@ -130,7 +130,7 @@ class Cohorts(Callback):
     def __init__(self) -> None:
         self.seen: list[tuple[int, ...]] = []
 
-    def phase_done(self, done: PhaseDone, record: object) -> bool:
+    def stage_done(self, done: StageDone, record: object) -> bool:
         self.seen.append(done.cohort)
         return False
 
@@ -147,7 +147,7 @@ def test_local_only_sends_nothing_and_meets_the_same_devices(small: Config) -> N
 
 def test_a_callback_can_stop_a_run(small: Config) -> None:
     class Stop(Callback):
-        def phase_done(self, done: PhaseDone, record: object) -> bool:
+        def stage_done(self, done: StageDone, record: object) -> bool:
             return done.state.round == 2
 
     result = fibecfed.run(changed(small, federation={"rounds": 9}), callbacks=[Stop()])

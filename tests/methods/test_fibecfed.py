@@ -7,12 +7,13 @@ import pytest
 import torch
 
 import fibecfed
+from baselines import listening
 from crash import Crash, CrashAt
 from fibecfed import Config, InputError
 from fibecfed.callbacks import Callback
 from fibecfed.config import build_config, merge, to_dict
-from fibecfed.federation import Reply, Request, ServerState, Site
-from fibecfed.runtime import Experiment, assemble, in_process
+from fibecfed.federation import Reply, Request, ServerState
+from fibecfed.runtime import Experiment, assemble
 from run_content import content
 
 OFF = {
@@ -46,30 +47,22 @@ def test_everything_switched_off_is_fedavg_bit_for_bit(small: Config) -> None:
 class Recorder:
     """Every message that crosses, in order."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, config: Config) -> None:
         self.seen: list[tuple[Request, Reply]] = []
-        answer = in_process.answer
+        with listening(self.seen):
+            self.state = fibecfed.run(config).state
 
-        def recording(site: Site, request: Request) -> Reply:
-            reply = answer(site, request)
-            self.seen.append((request, reply))
-            return reply
-
-        monkeypatch.setattr(in_process, "answer", recording)
-
-    def of(self, phase: str) -> list[tuple[Request, Reply]]:
-        return [(q, r) for q, r in self.seen if q.address.phase == phase]
+    def of(self, stage: str) -> list[tuple[Request, Reply]]:
+        return [(q, r) for q, r in self.seen if q.address.stage == stage]
 
 
 def layer(name: str) -> int | None:
     return int(name.split(".layer.")[1].split(".")[0]) if ".layer." in name else None
 
 
-def test_messages_hold_the_gal_the_head_and_layer_scores_and_nothing_else(
-    base: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recorder = Recorder(monkeypatch)
-    state = fibecfed.run(changed(base, sharing={"count": 1}, warm_up={"rounds": 0})).state
+def test_messages_hold_the_gal_the_head_and_layer_scores_and_nothing_else(base: Config) -> None:
+    recorder = Recorder(changed(base, sharing={"count": 1}, warm_up={"rounds": 0}))
+    state = recorder.state
     (gal,) = state.info["layers"]
     (asked, answered) = recorder.of("initialize")[0]
     assert set(answered.tensors) == {"layer_scores"}
@@ -86,15 +79,15 @@ def test_messages_hold_the_gal_the_head_and_layer_scores_and_nothing_else(
     assert asked.tensors  # the model that scores
 
 
-def test_the_warm_ups_layers_reach_a_device_once(base: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    recorder = Recorder(monkeypatch)
-    state = fibecfed.run(changed(base, sharing={"count": 1}, federation={"rounds": 8})).state
+def test_the_warm_ups_layers_reach_a_device_once(base: Config) -> None:
+    recorder = Recorder(changed(base, sharing={"count": 1}, federation={"rounds": 8}))
+    state = recorder.state
     (gal,) = state.info["layers"]
     met: set[int] = set()
     whole = 0
     for request, reply in recorder.seen:
         device, layers = request.address.device, {layer(n) for n in request.tensors}
-        if request.info["layers"] is None and request.address.phase == "train":
+        if request.address.stage == "warm-up":
             assert layers == {0, 1, None}  # the warm-up is FedAvg
             continue
         if device in met:
@@ -103,7 +96,7 @@ def test_the_warm_ups_layers_reach_a_device_once(base: Config, monkeypatch: pyte
             whole += 1
             assert layers == {0, 1, None}
         met.add(device)
-        if request.address.phase == "train":
+        if request.address.stage == "train":
             assert {layer(n) for n in reply.tensors} == {gal, None}
     assert whole == len(met)
     assert sorted(met) == state.info["met"]
@@ -232,7 +225,7 @@ def test_a_device_that_lost_its_state_is_initialised_again_and_the_run_goes_on(b
     assert result.summary["rounds"] == 6
     assert all(record["failures"] == 0 for record in result.metrics)
     assert (tmp_path / "run" / "adapters" / "2" / "adapter_model.safetensors").is_file()
-    again = sum(p["examples_scored"] for n, p in result.summary["phases"].items() if n == "train")
+    again = sum(p["examples_scored"] for n, p in result.summary["stages"].items() if n == "train")
     assert again > 0  # it scored its examples once more
 
 

@@ -20,7 +20,7 @@ def travelled(run: Watched) -> set[str]:
 
 def own(run: Watched, number: int) -> dict[str, torch.Tensor]:
     device = Device(run.experiment.site, number, run.state.device_versions[number])
-    return run.experiment.site.method.personal(device, run.state)
+    return run.experiment.method.personal(device, run.state)
 
 
 def assert_bytes(run: Watched, expected_entries: int) -> None:

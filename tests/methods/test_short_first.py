@@ -25,7 +25,7 @@ def test_the_quantile_of_each_round_by_hand(small: Config) -> None:
         for request, _ in run.of("train"):
             found[request.address.round] = request.info.get("length_quantile", 1)
         assert list(found.values()) == pytest.approx(levels)
-        decided = run.experiment.site.method.decisions(run.experiment.site, run.state)
+        decided = run.experiment.method.decisions(run.experiment.site, run.state)
         assert decided["length_quantiles"] == pytest.approx(levels)
         cut = decided["tokens_cut"]
         assert all((c > 0) == (level < 1) for c, level in zip(cut, levels, strict=True))
@@ -40,7 +40,7 @@ def test_tokens_are_cut_to_the_devices_own_quantile_and_counted(small: Config, m
         device = Device(run.experiment.site, request.address.device, 0)
         lengths = np.sort(data.lengths[device.indices])
         limit = lengths[int(np.ceil(0.3 * len(lengths))) - 1]
-        job: Any = device.prepare(request)
+        job: Any = run.job(device, request)
         assert job.max_tokens == max(limit, 3)
         assert reply.info["tokens_cut"] == sum(max(0, n - job.max_tokens) for n in lengths)
         assert reply.info["tokens"] == lengths.sum() - reply.info["tokens_cut"]

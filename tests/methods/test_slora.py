@@ -13,7 +13,7 @@ import tiny
 from baselines import ONE_DEVICE, batches_of, changed, entries, same_run, watched
 from fibecfed import Config, InputError
 from fibecfed.config import load_config
-from fibecfed.federation import PhaseDone
+from fibecfed.federation import StageDone
 from fibecfed.models import load_pretrained
 from fibecfed.runtime import Experiment, assemble
 from fibecfed.tuning import SparseLoraTuning, put_tensors, taken_over
@@ -41,7 +41,7 @@ def test_the_sparse_stage_is_sgd_on_the_masked_weights_by_hand(small: Config) ->
     sgd = {"training": {"optimizer": "sgd", "learning_rate": 0.1}}
     config = changed(small, ONE_DEVICE, DENSE, sgd, federation={"rounds": 2})
     experiment = assemble(config)
-    state = next(iter(experiment.server.phases(experiment.start))).state.replace(round=0)
+    state = next(iter(experiment.server.run(experiment.start))).state.replace(round=0)
     run = watched(config)
     reply = run.of("train")[0][1].tensors
 
@@ -143,7 +143,7 @@ def test_only_the_masked_values_and_the_head_travel_in_stage_one(small: Config) 
             assert entries(message.tensors.values()) == head + (sparse if stage_one else lora)
             assert all(t.dtype == torch.float32 for t in message.tensors.values())
     assert all(not run.state.tensors[n].any() for n in maps(run.experiment))
-    decided = run.experiment.site.method.decisions(run.experiment.site, run.state)
+    decided = run.experiment.method.decisions(run.experiment.site, run.state)
     assert 0 < decided["change_kept"] < 1
 
 
@@ -157,7 +157,7 @@ def test_how_many_rounds_are_sparse(small: Config) -> None:
 
 def test_a_run_stopped_in_stage_one_saves_what_would_have_taken_over(small: Config, tmp_path: Path) -> None:
     class Stop(fibecfed.Callback):
-        def phase_done(self, done: PhaseDone, record: object) -> bool:
+        def stage_done(self, done: StageDone, record: object) -> bool:
             return done.state.round == 1
 
     config = changed(small, DENSE, lora={"rank": 16}, federation={"rounds": 3}, sparse={"rounds": 2})

@@ -9,8 +9,9 @@ import torch
 import fibecfed
 from fibecfed import Config
 from fibecfed.config import build_config, merge, to_dict
-from fibecfed.methods.statistics import RIDGE_SCALE, log_prior_ratio
 from fibecfed.runtime import Experiment, assemble
+from fibecfed.tasks import log_prior_ratio
+from fibecfed.tasks.classification.closed_form import RIDGE_SCALE
 from fibecfed.training.local import ShiftedLogits
 
 
@@ -18,10 +19,10 @@ def changed(config: Config, **values: Any) -> Config:
     return build_config(merge(to_dict(config), values))
 
 
-def first_phase(config: Config) -> tuple[Experiment, Any]:
+def first_stage(config: Config) -> tuple[Experiment, Any]:
     experiment = assemble(config)
-    done = next(experiment.server.phases(experiment.start))
-    assert done.phase.name == "statistics"
+    done = next(experiment.server.run(experiment.start))
+    assert done.stage.name == "statistics"
     assert len(done.cohort) == config.federation.devices
     return experiment, done.state
 
@@ -36,7 +37,7 @@ def everything(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_ridge_head_is_the_one_solved_on_all_data(small: Config) -> None:
     config = changed(small, model={"head_init": "ridge", "ridge_penalty": 0.1})
-    experiment, state = first_phase(config)
+    experiment, state = first_stage(config)
     features, onehot = everything(experiment)
     # minimise ||X w + b - y||^2 + p ||w||^2 by augmenting the centred problem with sqrt(p) rows
     penalty = 0.1 * (features**2).sum() / features.shape[1]
@@ -51,7 +52,7 @@ def test_the_ridge_head_is_the_one_solved_on_all_data(small: Config) -> None:
 
 
 def test_the_class_means_head_scores_by_distance_to_the_means(small: Config) -> None:
-    experiment, state = first_phase(changed(small, model={"head_init": "class_means"}))
+    experiment, state = first_stage(changed(small, model={"head_init": "class_means"}))
     features, onehot = everything(experiment)
     means = (onehot.T @ features) / onehot.sum(0)[:, None]
     within = ((features - onehot @ means) ** 2).sum() / len(features)
@@ -66,13 +67,13 @@ def test_the_class_means_head_scores_by_distance_to_the_means(small: Config) -> 
 def test_statistics_are_counted_and_sent_once(small: Config) -> None:
     result = fibecfed.run(changed(small, model={"head_init": "ridge"}))
     assert result.summary["examples_scored"] == result.summary["data"]["train_examples"]
-    phases = result.summary["phases"]
-    assert set(phases) == {"statistics", "train"}
+    stages = result.summary["stages"]
+    assert set(stages) == {"statistics", "train"}
     width, classes = 16, 3
     sums = 8 * ((width + 1) ** 2 + (width + 1) * classes + classes)
     devices = small.federation.devices
-    assert sums * devices < phases["statistics"]["bytes_up"] < (sums + 1000) * devices
-    assert sum(p["bytes_up"] for p in phases.values()) == result.summary["bytes"]["up"]
+    assert sums * devices < stages["statistics"]["bytes_up"] < (sums + 1000) * devices
+    assert sum(p["bytes_up"] for p in stages.values()) == result.summary["bytes"]["up"]
 
 
 def test_log_prior_ratio_by_hand() -> None:

@@ -47,7 +47,7 @@ def test_frequent_words_come_first(small: Config) -> None:
     for request, _ in run.of("train"):
         if request.address.round in means:
             device = Device(run.experiment.site, request.address.device, 0)
-            job: Any = device.prepare(request)
+            job: Any = run.job(device, request)
             values = rarity(run.experiment.data.train, device.indices)
             trained = values[np.searchsorted(device.indices, np.concatenate(job.batches))]
             means[request.address.round].append(float(trained.mean() / values.mean()))

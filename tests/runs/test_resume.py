@@ -16,7 +16,7 @@ from crash import Crash, CrashAt
 from fibecfed import Config, InputError
 from fibecfed.callbacks import Callback
 from fibecfed.config import build_config, merge, to_dict, to_yaml
-from fibecfed.federation import PhaseDone
+from fibecfed.federation import StageDone
 from fibecfed.methods import METHODS
 from run_content import content
 
@@ -117,7 +117,7 @@ class Stop(Callback):
     def __init__(self, round: int) -> None:
         self.round = round
 
-    def phase_done(self, done: PhaseDone, record: object) -> bool:
+    def stage_done(self, done: StageDone, record: object) -> bool:
         return done.state.round >= self.round
 
 

@@ -29,7 +29,7 @@ start = time.process_time()
 experiment = assemble(config)
 ready = time.process_time()
 state = experiment.start
-for done in experiment.server.phases(state):
+for done in experiment.server.run(state):
     state = done.state
 trained = time.process_time()
 experiment.evaluate(state)

@@ -13,8 +13,8 @@ import fibecfed
 from fibecfed import Config
 from fibecfed.callbacks import Callback
 from fibecfed.config import build_config, merge, to_dict
-from fibecfed.federation import Address, Device, Reply, Request, ServerState, decode, encode
-from fibecfed.methods.initialization import DIFFICULTY
+from fibecfed.federation import Address, Device, DeviceSide, Reply, Request, ServerState, decode, encode
+from fibecfed.methods.fibecfed_parts.initialization import DIFFICULTY
 from fibecfed.runtime import Experiment, in_process
 from fibecfed.training import DeviceFailed
 
@@ -83,7 +83,7 @@ def as_numbers(values: np.ndarray) -> Iterator[bytes]:
 
 def test_the_search_finds_what_does_travel(recorded: Recorded) -> None:
     """The shared layer's values and the layer scores are there: a search that finds nothing would prove nothing."""
-    shared = recorded.experiment.site.method.shared(recorded.state)
+    shared = recorded.experiment.method.shared(recorded.state)
     _, last = recorded.messages[-1]
     for name, tensor in decode(last, Reply).tensors.items():
         assert name in shared
@@ -148,7 +148,7 @@ def test_no_local_layer_after_the_warm_up(recorded: Recorded) -> None:
                     assert not recorded.holds(part.tobytes())
     assert changed > 20
     replies = [decode(data, Reply) for kind, data in recorded.messages if kind is Reply]
-    after = [r for r in replies if r.address.round > 2 and r.address.phase == "train"]
+    after = [r for r in replies if r.address.round > 2 and r.address.stage == "train"]
     assert len(after) == 9
     assert not {p.name for p in local} & {name for reply in after for name in reply.tensors}
 
@@ -164,22 +164,21 @@ def test_optimizer_moments_and_rows_stay(recorded: Recorded) -> None:
 
 
 def test_a_device_gives_a_server_that_lies_no_more(recorded: Recorded) -> None:
-    """The server names phases and layers; a device still sends no local layer and no sums."""
+    """The server names stages and layers; a device still sends no local layer and no sums."""
     experiment, state = recorded.experiment, recorded.state
-    method, layers = experiment.site.method, list(range(experiment.layout.layers))
+    method, layers = experiment.method, list(range(experiment.layout.layers))
     shared = {name: state.tensors[name] for name in method.shared(state)}
-    said = {"warm": True, "layers": layers, "step": 1, "steps": 3}
+    said = {"layers": layers, "step": 1, "steps": 3}
     number, version = max(state.device_versions.items())
 
-    def ask(phase: str, tensors: dict[str, torch.Tensor], info: dict[str, object]) -> None:
-        device = Device(experiment.site, number, version)
-        request = Request(Address("run", 6, phase, number, 0, version), tensors, info)
-        device.prepare(request)
+    def ask(stage: str, tensors: dict[str, torch.Tensor], info: dict[str, object]) -> None:
+        request = Request(Address("run", 6, stage, number, 0, version), tensors, info)
+        DeviceSide(method, experiment.site).answer(request)
 
-    with pytest.raises(DeviceFailed, match="average_local is off"):
+    with pytest.raises(DeviceFailed, match="no stage of this method"):
         ask("merge", {}, {"layers": []})
     with pytest.raises(DeviceFailed, match="layers that it did not send"):
         ask("train", shared, said)
-    with pytest.raises(DeviceFailed, match="does not provide for"):
+    with pytest.raises(DeviceFailed, match="no stage of this method"):
         ask("statistics", {}, said)
     ask("train", shared, {**said, "layers": state.info["layers"]})  # as it should be

@@ -49,8 +49,7 @@ def train(
         executor._trainable = []  # so that it leaves requires_grad alone
     start = trainable_tensors(built.model)
     job = TrainJob(0, 1, start, dict.fromkeys(names or start), batches, RATE, seed)
-    (result,) = executor.train([job])
-    return result
+    return executor.result(job)
 
 
 def assert_same(one: LocalResult, other: LocalResult) -> None:

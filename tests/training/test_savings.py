@@ -51,7 +51,7 @@ def test_a_cache_too_small_or_emptied_changes_no_bit(top: Config) -> None:
     assert all(torch.equal(again.state.tensors[n], t) for n, t in roomy.state.tensors.items())
     experiment = assemble(changed(top, {"training": {"cache_mb": 50}, "federation": {"rounds": 4}}))
     state = experiment.start
-    for done in experiment.server.phases(state):
+    for done in experiment.server.run(state):
         state = done.state
         experiment.site.executor.hidden_states._entries.clear()  # as after a crash
     assert all(torch.equal(state.tensors[n], t) for n, t in roomy.state.tensors.items())
@@ -70,7 +70,7 @@ def test_the_cache_is_bounded(top: Config) -> None:
     store = experiment.site.executor.hidden_states
     store._limit = 40_000
     state = experiment.start
-    for done in experiment.server.phases(state):
+    for done in experiment.server.run(state):
         state = done.state
         assert sum(e.hidden.numel() * 4 for e in store._entries.values()) <= 40_000
     assert store._entries
@@ -101,8 +101,7 @@ def test_skipping_the_backward_pass_changes_no_bit(top: Config) -> None:
 
     def train(trained: dict[str, Any]) -> Any:
         job = TrainJob(0, 1, experiment.start.tensors, trained, batches, 0.01, 0)
-        (result,) = executor.train([job])
-        return result
+        return executor.result(job)
 
     skipped, whole = train(upper), train(upper | still)
     assert all(torch.equal(skipped.tensors[name], whole.tensors[name]) for name in upper)
@@ -124,7 +123,7 @@ def test_cut_texts_are_never_taken_from_the_cache(top: Config) -> None:
         executor, layout = experiment.site.executor, experiment.layout
         upper = {p.name: None for p in layout if p.layer == 1}
         whole = TrainJob(0, 1, experiment.start.tensors, upper, [experiment.data.devices.indices(0)], 0.1, 0)
-        results.append([next(executor.train([job])).tensors for job in (whole, replace(whole, max_tokens=4))])
+        results.append([executor.result(job).tensors for job in (whole, replace(whole, max_tokens=4))])
     (plain, plain_cut), (_, cached_cut) = results
     assert all(torch.equal(cached_cut[n], t) for n, t in plain_cut.items())
     assert not all(torch.equal(plain[n], t) for n, t in plain_cut.items())

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from fibecfed.callbacks.protocol import Callback, Record
-from fibecfed.federation import PhaseDone, ServerState
+from fibecfed.federation import ServerState, StageDone
 from fibecfed.runtime import Experiment
 
 
@@ -22,7 +22,7 @@ class EarlyStopping(Callback):
         """Take up the evaluations of an earlier part of the run."""
         self._accuracies = {record["round"]: record["accuracy_global"] for record in records}
 
-    def phase_done(self, done: PhaseDone, record: Record | None) -> bool:
+    def stage_done(self, done: StageDone, record: Record | None) -> bool:
         """Take up an evaluation."""
         if record is None:
             return False

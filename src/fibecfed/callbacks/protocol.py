@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fibecfed.federation import PhaseDone, ServerState
+from fibecfed.federation import ServerState, StageDone
 from fibecfed.runtime import Experiment
 
 Record = Mapping[str, Any]  # a line of metrics.jsonl
@@ -13,11 +13,11 @@ class Callback:
     """Watches a run; any of them may stop it. Subclasses take what they need."""
 
     def started(self, experiment: Experiment, state: ServerState, records: Sequence[Record]) -> None:
-        """Before the first phase, or the first after a resume; ``records`` are the evaluations until then."""
+        """Before the first stage, or the first after a resume; ``records`` are the evaluations until then."""
         return
 
-    def phase_done(self, done: PhaseDone, record: Record | None) -> bool:
-        """After each phase, with the evaluation if there was one. True stops the run, as if it were over."""
+    def stage_done(self, done: StageDone, record: Record | None) -> bool:
+        """After each stage, with the evaluation if there was one. True stops the run, as if it were over."""
         return False
 
     def ended(self) -> None:

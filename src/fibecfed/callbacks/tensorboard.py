@@ -6,7 +6,7 @@ from typing import Any
 
 from fibecfed.callbacks.protocol import Callback, Record
 from fibecfed.errors import InputError
-from fibecfed.federation import PhaseDone, ServerState
+from fibecfed.federation import ServerState, StageDone
 from fibecfed.runtime import Experiment
 
 
@@ -31,7 +31,7 @@ class TensorBoard(Callback):
         """After a resume, what was written of later rounds no longer counts."""
         self._writer = self._make(self._directory, purge_step=state.round + 1 if state.round else None)
 
-    def phase_done(self, done: PhaseDone, record: Record | None) -> bool:
+    def stage_done(self, done: StageDone, record: Record | None) -> bool:
         """Write; never stops the run."""
         for name, value in numbers(record or {}).items():
             self._writer.add_scalar(name, value, (record or {})["round"])

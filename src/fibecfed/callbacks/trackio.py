@@ -7,7 +7,7 @@ from fibecfed.callbacks.protocol import Callback, Record
 from fibecfed.callbacks.tensorboard import numbers
 from fibecfed.config import config_hash, to_dict
 from fibecfed.errors import InputError
-from fibecfed.federation import PhaseDone, ServerState
+from fibecfed.federation import ServerState, StageDone
 from fibecfed.runtime import Experiment
 
 
@@ -40,7 +40,7 @@ class Trackio(Callback):
             auto_log_cpu=False,
         )
 
-    def phase_done(self, done: PhaseDone, record: Record | None) -> bool:
+    def stage_done(self, done: StageDone, record: Record | None) -> bool:
         """Write; never stops the run."""
         if record is not None:
             self._run.log(numbers(record), step=record["round"])

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fibecfed.callbacks import Callback, Record
-from fibecfed.federation import PhaseDone, ServerState
+from fibecfed.federation import ServerState, StageDone
 from fibecfed.runtime import Experiment
 
 
@@ -35,19 +35,19 @@ class RunProgress(Callback):
             self._task = self._bar.add_task("", total=self._rounds, completed=state.round, status="")
             self._bar.start()
 
-    def phase_done(self, done: PhaseDone, record: Record | None) -> bool:
+    def stage_done(self, done: StageDone, record: Record | None) -> bool:
         """Update; never stops the run."""
         status = self._status(done, record)
         for failure in done.failures:
             self.console.print(
-                f"round {done.phase.round}: device {failure.device} left out: {failure.reason}",
+                f"round {done.round}: device {failure.device} left out: {failure.reason}",
                 highlight=False,
                 markup=False,
                 soft_wrap=True,
             )
         for device, why in done.states_lost:
             self.console.print(
-                f"round {done.phase.round}: device {device} starts afresh, the state it kept is {why}", highlight=False
+                f"round {done.round}: device {device} starts afresh, the state it kept is {why}", highlight=False
             )
         if self._bar is not None:
             self._bar.update(self._task, completed=done.state.round, status=status)
@@ -60,12 +60,12 @@ class RunProgress(Callback):
         if self._bar is not None:
             self._bar.stop()
 
-    def _heading(self, done: PhaseDone) -> str:
-        if done.phase.is_round:
+    def _heading(self, done: StageDone) -> str:
+        if done.stage.is_round:
             return f"round {done.state.round}/{self._rounds}"
-        return f"{done.phase.name} before round {done.phase.round}"
+        return f"{done.stage.name} before round {done.round}"
 
-    def _status(self, done: PhaseDone, record: Record | None) -> str:
+    def _status(self, done: StageDone, record: Record | None) -> str:
         costs = done.state.costs
         parts = []
         if record is not None:
@@ -75,7 +75,7 @@ class RunProgress(Callback):
         parts.append(f"{(costs.bytes_up + costs.bytes_down) / 1e6:.1f} MB")
         return "  ".join(parts)
 
-    def _left(self, done: PhaseDone) -> str:
+    def _left(self, done: StageDone) -> str:
         rounds = done.state.round - self._first
         if not rounds or done.state.round >= self._rounds:
             return ""

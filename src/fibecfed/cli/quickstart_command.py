@@ -85,7 +85,7 @@ def _intention(planned: Plan, jobs: int) -> str:
 
 
 class QuickstartProgress:
-    """A line for each run: live on a terminal, one after each phase elsewhere."""
+    """A line for each run: live on a terminal, one after each stage elsewhere."""
 
     def __init__(self, console: Console, planned: Plan) -> None:
         self._console = console
@@ -108,7 +108,7 @@ class QuickstartProgress:
                 _say(console, f"{task.name}: done before")
 
     def progressed(self, task: Task, event: dict[str, Any]) -> None:
-        """After each phase."""
+        """After each stage."""
         accuracy, loss = event["accuracy"], event["loss"]
         parts = [f"loss {loss:.3f}"] if loss is not None else []
         parts += [f"global {accuracy:.3f}"] if accuracy is not None else []

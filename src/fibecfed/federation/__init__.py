@@ -2,12 +2,14 @@
 
 from fibecfed.federation.aggregation import AGGREGATORS, Aggregator, CoordinateMedian, Sum, WeightedMean, in_order
 from fibecfed.federation.codec import Undecodable, decode, encode
-from fibecfed.federation.device import Device, Site, answer
+from fibecfed.federation.cohort import DeviceSide
+from fibecfed.federation.device import Device, Site
 from fibecfed.federation.messages import Address, Delivery, Failure, Reply, Request
-from fibecfed.federation.method import Method, Phase, Transport
-from fibecfed.federation.server import PhaseDone, Server, cohort
+from fibecfed.federation.method import Content, Members, Method, Stage, Transport, Work, next_stage
+from fibecfed.federation.server import Server, StageDone, cohort
 from fibecfed.federation.state import Costs, DeviceState, ServerState
 from fibecfed.federation.store import DeviceStore, DiskStore, MemoryStore, StateLost, write_atomically
+from fibecfed.federation.upload import AsItIs, Upload
 from fibecfed.federation.validation import (
     COSTS,
     MOST,
@@ -28,39 +30,45 @@ __all__ = [
     "STATE_LOST",
     "Address",
     "Aggregator",
+    "AsItIs",
+    "Content",
     "CoordinateMedian",
     "Costs",
     "Criteria",
     "Delivery",
     "Device",
+    "DeviceSide",
     "DeviceState",
     "DeviceStore",
     "DiskStore",
     "Failure",
     "InfoSpec",
+    "Members",
     "MemoryStore",
     "Method",
     "Number",
     "OneOf",
-    "Phase",
-    "PhaseDone",
     "Reply",
     "Request",
     "Server",
     "ServerState",
     "Site",
+    "Stage",
+    "StageDone",
     "StateLost",
     "Sum",
     "TensorSpec",
     "Transport",
     "Undecodable",
+    "Upload",
     "WeightedMean",
-    "answer",
+    "Work",
     "cohort",
     "decode",
     "encode",
     "in_order",
     "judge",
+    "next_stage",
     "receive",
     "write_atomically",
 ]

@@ -1,4 +1,4 @@
-"""Simulated time of a phase: counted operations and bytes over configured speeds (METHOD.md section 9)."""
+"""Simulated time of an exchange: counted operations and bytes over configured speeds (METHOD.md section 9)."""
 
 import math
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ def device_speed(config: CostConfig, seed: int, device: int) -> float:
 
 
 def device_seconds(config: CostConfig, seed: int, device: int, operations: float, up: int, down: int) -> float:
-    """Compute plus transfer of one device in one phase, in seconds."""
+    """Compute plus transfer of one device in one exchange, in seconds."""
     link = LINKS[config.network]
     compute = operations / (config.device_gflops * 1e9 * device_speed(config, seed, device))
     return compute + 8 * up / link.up + 8 * down / link.down + 2 * link.latency

@@ -1,4 +1,4 @@
-"""A device: its data, its state, and the two halves of its work around the executor."""
+"""A device: its data and its state."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,12 +10,10 @@ from torch import Tensor
 
 from fibecfed.config import Config
 from fibecfed.data import FederatedData
-from fibecfed.federation.messages import Reply, Request
-from fibecfed.federation.method import Method
+from fibecfed.federation.messages import Reply
 from fibecfed.federation.state import DeviceState
 from fibecfed.federation.store import DeviceStore, StateLost
-from fibecfed.federation.validation import STATE_LOST
-from fibecfed.training import LocalResult, SequentialExecutor, TrainJob
+from fibecfed.training import SequentialExecutor
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,6 @@ class Site:
     """What one process holds for the devices it runs: shared by all of them, never sent."""
 
     config: Config
-    method: Method
     data: FederatedData
     executor: SequentialExecutor
     store: DeviceStore
@@ -87,35 +84,9 @@ class Device:
         local = self.state.local if self.state else {}
         return {**self.site.initial, **local, **received}
 
-    def prepare(self, request: Request) -> TrainJob | Reply:
-        """The local training a request asks for, or the reply if it asks for none."""
-        work = self.site.method.prepare(self, request)
-        return self._with_loss(work) if isinstance(work, Reply) else work
-
-    def finish(self, request: Request, result: LocalResult) -> Reply:
-        """Keep the new state, if the method has any, and answer."""
-        reply, state = self.site.method.conclude(self, request, result)
-        return self._with_loss(self.keep(reply, state))
-
-    def _with_loss(self, reply: Reply) -> Reply:
-        """A reply that names the loss of the state, if it was lost."""
-        if self.state_lost is None:
-            return reply
-        return dataclasses.replace(reply, info={**reply.info, STATE_LOST: self.state_lost})
-
     def keep(self, reply: Reply, state: DeviceState | None) -> Reply:
-        """Store a state and let the reply name its version."""
+        """Store a state, if there is one, and let the reply name its version."""
         if state is None:
             return reply
         version = self.site.store.save(self.number, state, self.state_version)
         return dataclasses.replace(reply, address=dataclasses.replace(reply.address, state_version=version))
-
-
-def answer(site: Site, request: Request) -> Reply:
-    """All of a device's work for one request. Raises DeviceFailed if its training cannot be used."""
-    device = Device(site, request.address.device, request.address.state_version)
-    work = device.prepare(request)
-    if isinstance(work, Reply):
-        return work
-    (result,) = site.executor.train([work])
-    return device.finish(request, result)

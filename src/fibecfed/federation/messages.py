@@ -17,7 +17,7 @@ class Address:
 
     run: str
     round: int
-    phase: str
+    stage: str
     device: int
     attempt: int = 0
     state_version: int = 0

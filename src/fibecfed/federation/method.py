@@ -1,34 +1,61 @@
-"""What a method is to the federation: a server half that steps through phases and a device half that works."""
+"""What a method is to the federation: stages, each with both halves of one exchange between server and devices."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
 
+from fibecfed.federation.device import Device, Site
 from fibecfed.federation.messages import Delivery, Failure, Reply, Request
-from fibecfed.federation.state import DeviceState, ServerState
+from fibecfed.federation.state import ServerState
 from fibecfed.federation.validation import InfoSpec, TensorSpec
-from fibecfed.training import LocalResult, TrainJob
+from fibecfed.training import Job
 from fibecfed.tuning import Layout
 
-if TYPE_CHECKING:
-    from fibecfed.federation.device import Device, Site
+Content = tuple[Mapping[str, Tensor], Mapping[str, Any]]  # tensors and info of a message
+Work = Generator[Job, Any, Reply]  # yields the jobs it needs one by one, is sent their results, returns the reply
 
 
-@dataclass(frozen=True)
-class Phase:
-    """One exchange between the server and a cohort.
+class Members(NamedTuple):
+    """Who takes part in an exchange: so many devices, drawn by the seed, or exactly these, ascending."""
 
-    A phase that ``is_round`` counts as a round and is followed by an evaluation when one is due.
-    """
+    number: int
+    chosen: tuple[int, ...] | None = None
 
-    name: str
-    round: int  # the 1-based round it is, or prepares
-    devices: int  # how many devices take part
-    is_round: bool = True
-    members: tuple[int, ...] | None = None  # exactly these devices, ascending; None: drawn by the seed
-    judged: bool = False  # not a round, but the model is evaluated after it; replaces the round's own evaluation
+
+class Stage(Protocol):
+    """One exchange between the server and a cohort. The server's half is pure: state in, state out."""
+
+    name: ClassVar[str]  # in messages and costs; one of its kind in a method
+    is_round: ClassVar[bool]  # counts as a round, and is followed by an evaluation when one is due
+    evaluated: ClassVar[bool]  # no round, but an evaluation follows, which replaces that of the last round
+
+    def due(self, state: ServerState) -> bool:
+        """Whether it comes next, given that no stage before it in the method does."""
+
+    def members(self, state: ServerState) -> Members:
+        """Who is asked."""
+
+    def request(self, state: ServerState, device: int) -> Content:
+        """What is sent to one device."""
+
+    def expected(self, state: ServerState) -> tuple[Mapping[str, TensorSpec], Mapping[str, InfoSpec]]:
+        """The tensors that a reply must hold, and what its info may say, and must."""
+
+    def problem(self, state: ServerState, reply: Reply) -> str | None:
+        """Why a reply that has the expected form contradicts itself; None if it does not."""
+
+    def accumulator(self, state: ServerState) -> Any:
+        """A fresh accumulator for the replies; only this stage looks inside."""
+
+    def fold(self, accumulator: Any, reply: Reply) -> None:
+        """Take one reply; they come in device order."""
+
+    def finish(self, state: ServerState, accumulator: Any) -> ServerState:
+        """What the server then knows; ``round`` is one more if this was a round."""
+
+    def work(self, device: Device, request: Request) -> Work:
+        """Device half. Raises DeviceFailed for a request that it must not answer."""
 
 
 class Method(Protocol):
@@ -40,53 +67,37 @@ class Method(Protocol):
     keeps_device_state: bool  # devices have models of their own
     layout: Layout
 
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """In order: the first that is due comes next; none: the run is over."""
+
     def shared(self, state: ServerState) -> Sequence[str]:
         """Names of the parameters whose server value a device uses."""
 
     def personal_devices(self, state: ServerState) -> Sequence[int]:
         """The devices with a model of their own, ascending."""
 
-    def personal(self, device: "Device", state: ServerState) -> dict[str, Tensor]:
+    def personal(self, device: Device, state: ServerState) -> dict[str, Tensor]:
         """Every trainable parameter of a device's own model."""
 
     def init(self, tensors: Mapping[str, Tensor]) -> ServerState:
-        """The state before the first phase."""
-
-    def next_phase(self, state: ServerState) -> Phase | None:
-        """What to do next; None when the run is over."""
-
-    def request(self, state: ServerState, phase: Phase, device: int) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
-        """Tensors and info to send to one device."""
-
-    def accumulator(self, state: ServerState, phase: Phase) -> Any:
-        """A fresh accumulator for the phase's replies; only this method looks inside."""
-
-    def expected(self, state: ServerState, phase: Phase) -> Mapping[str, TensorSpec]:
-        """Names, shapes and dtypes of the tensors that a reply must hold."""
-
-    def expected_info(self, state: ServerState, phase: Phase) -> Mapping[str, InfoSpec]:
-        """What a reply may say in its info, and what it must."""
-
-    def problem(self, state: ServerState, phase: Phase, reply: Reply) -> str | None:
-        """Why a reply that has the expected form contradicts itself; None if it does not."""
-
-    def fold(self, accumulator: Any, reply: Reply) -> None:
-        """Take one reply; they come in device order."""
-
-    def finish(self, state: ServerState, phase: Phase, accumulator: Any) -> ServerState:
-        """The state after the phase; ``round`` goes up by one if it was a round."""
-
-    def prepare(self, device: "Device", request: Request) -> TrainJob | Reply:
-        """Device half: the training to do, or at once the reply if there is none."""
-
-    def conclude(self, device: "Device", request: Request, result: LocalResult) -> tuple[Reply, DeviceState | None]:
-        """Device half: the reply after training, and the state to keep (None: nothing is kept)."""
+        """The state before the first stage."""
 
     def midway(self, state: ServerState) -> ServerState:
         """A state as it is in most rounds, for estimates before a run."""
 
-    def decisions(self, site: "Site", state: ServerState) -> Mapping[str, Any]:
+    def decisions(self, site: Site, state: ServerState) -> Mapping[str, Any]:
         """What the method decided in a run, for showing and saving; {} when it decides nothing."""
+
+
+def next_stage(method: Method, state: ServerState) -> Stage | None:
+    """The first stage that is due; None when the run is over."""
+    return next((stage for stage in method.stages if stage.due(state)), None)
+
+
+def stage_round(stage: Stage, state: ServerState) -> int:
+    """The 1-based round that a stage is, or prepares; after the last round, that one."""
+    return state.round if stage.evaluated else state.round + 1
 
 
 class Transport(Protocol):

@@ -1,4 +1,4 @@
-"""The server: phases, cohorts, folding replies, and what each phase cost."""
+"""The server: stages, cohorts, folding replies, and what each exchange cost."""
 
 import math
 import time
@@ -10,17 +10,19 @@ from fibecfed.errors import RunFailed
 from fibecfed.federation.aggregation import in_order
 from fibecfed.federation.costs import device_seconds
 from fibecfed.federation.messages import Address, Delivery, Failure, Request
-from fibecfed.federation.method import Method, Phase, Transport
+from fibecfed.federation.method import Method, Stage, Transport, next_stage, stage_round
 from fibecfed.federation.state import Costs, ServerState
+from fibecfed.federation.upload import AsItIs, Upload
 from fibecfed.federation.validation import STATE_LOST, Criteria, judge
 from fibecfed.seeding import stream
 
 
 @dataclass(frozen=True)
-class PhaseDone:
-    """What happened in one phase."""
+class StageDone:
+    """What happened in one exchange."""
 
-    phase: Phase
+    stage: Stage
+    round: int  # that it was, or prepared
     state: ServerState
     loss: float | None  # mean training loss over the replies, weighted by examples trained
     cohort: tuple[int, ...]
@@ -28,44 +30,52 @@ class PhaseDone:
     states_lost: tuple[tuple[int, str], ...] = field(default=())  # devices that had to start afresh, and why
 
 
-def cohort(seed: int, phase: Phase, devices: int) -> tuple[int, ...]:
-    """The devices of a phase, ascending: f(seed, round), the same for every method, unless the phase names them."""
-    if phase.members is not None:
-        return phase.members
-    if phase.devices >= devices:
+def cohort(seed: int, round: int, count: int, devices: int, purpose: str = "cohort") -> tuple[int, ...]:
+    """So many of the devices, ascending: f(seed, round), the same for every method and whatever a round is called."""
+    if count >= devices:
         return tuple(range(devices))
-    purpose = "cohort" if phase.is_round else f"cohort of {phase.name}"
-    drawn = stream(seed, purpose, phase.round).choice(devices, size=phase.devices, replace=False)
+    drawn = stream(seed, purpose, round).choice(devices, size=count, replace=False)
     return tuple(sorted(int(d) for d in drawn))
 
 
 class Server:
     """Runs a method over a transport; all it remembers is its ServerState."""
 
-    def __init__(self, config: Config, method: Method, transport: Transport, devices: int, run: str) -> None:
+    def __init__(
+        self, config: Config, method: Method, transport: Transport, devices: int, run: str, upload: Upload | None = None
+    ) -> None:
         self.config = config
         self.method = method
         self.transport = transport
         self.devices = devices
         self.run_name = run
+        self.upload = upload or AsItIs()
 
-    def phases(self, state: ServerState) -> Iterator[PhaseDone]:
-        """Go on from a state, one phase at a time, until the method has no further phase.
+    def run(self, state: ServerState) -> Iterator[StageDone]:
+        """Go on from a state, one stage at a time, until none is due.
 
         Raises RunFailed when fewer than ``federation.minimum_replies`` usable replies came.
         """
-        while (phase := self.method.next_phase(state)) is not None:
-            done = self.run_phase(state, phase)
+        while (stage := next_stage(self.method, state)) is not None:
+            done = self.exchange(state, stage)
             state = done.state
             yield done
 
-    def run_phase(self, state: ServerState, phase: Phase) -> PhaseDone:
+    def cohort(self, state: ServerState, stage: Stage) -> tuple[int, ...]:
+        """The devices that a stage asks, ascending."""
+        members = stage.members(state)
+        if members.chosen is not None:
+            return members.chosen
+        purpose = "cohort" if stage.is_round else f"cohort of {stage.name}"
+        return cohort(self.config.seed, stage_round(stage, state), members.number, self.devices, purpose)
+
+    def exchange(self, state: ServerState, stage: Stage) -> StageDone:
         """One exchange with one cohort."""
         started = time.process_time()
-        chosen = cohort(self.config.seed, phase, self.devices)
-        requests = {device: self._request(state, phase, device) for device in chosen}
-        accumulator = self.method.accumulator(state, phase)
-        criteria = self._criteria(state, phase)
+        number, chosen = stage_round(stage, state), self.cohort(state, stage)
+        requests = {device: self.request(state, stage, device) for device in chosen}
+        accumulator = stage.accumulator(state)
+        criteria = self._criteria(state, stage)
         versions = dict(state.device_versions)
         failures: list[Failure] = []
         lost: list[tuple[int, str]] = []
@@ -73,13 +83,13 @@ class Server:
         costs, slowest, losses = Costs(), 0.0, _Mean()
         deadline = self.config.federation.deadline_seconds
         for answer in in_order(self.transport.exchange(list(requests.values()), deadline), chosen):
-            failure = answer if isinstance(answer, Failure) else self._judge(answer, requests, state, phase, criteria)
+            failure = answer if isinstance(answer, Failure) else self._judge(answer, requests, state, stage, criteria)
             if failure is not None:
                 failures.append(failure)
                 continue
             assert isinstance(answer, Delivery)
             reply = answer.reply
-            self.method.fold(accumulator, reply)
+            stage.fold(accumulator, self.upload.incoming(reply))
             answered.add(reply.address.device)
             if reply.address.state_version:
                 versions[reply.address.device] = reply.address.state_version
@@ -93,38 +103,40 @@ class Server:
         failures.sort(key=lambda failure: (failure.device, failure.kind, failure.reason))
         if len(answered) < min(self.config.federation.minimum_replies, len(chosen)):
             raise RunFailed(
-                f"Round {phase.round}: only {len(answered)} of {len(chosen)} devices gave a usable reply "
+                f"Round {number}: only {len(answered)} of {len(chosen)} devices gave a usable reply "
                 f"(federation.minimum_replies={self.config.federation.minimum_replies}). "
                 f"First reason: {failures[0].reason}."
             )
-        finished = self.method.finish(state, phase, accumulator)
+        finished = stage.finish(state, accumulator)
         costs += Costs(cpu_seconds=time.process_time() - started, simulated_seconds=slowest)
         finished = finished.replace(device_versions=versions, costs=state.costs + costs)
-        return PhaseDone(phase, finished, losses.value, chosen, tuple(failures), tuple(lost))
+        return StageDone(stage, number, finished, losses.value, chosen, tuple(failures), tuple(lost))
 
-    def _criteria(self, state: ServerState, phase: Phase) -> Criteria:
-        method, settings = self.method, self.config.federation
+    def _criteria(self, state: ServerState, stage: Stage) -> Criteria:
+        tensors, info = stage.expected(state)
+        settings = self.config.federation
         return Criteria(
-            method.expected(state, phase),
-            method.expected_info(state, phase),
-            frozenset(method.layout.names),
+            tensors,
+            info,
+            frozenset(self.method.layout.names),
             settings.maximum_norm,
             settings.maximum_examples,
         )
 
     def _judge(
-        self, answer: Delivery, requests: Mapping[int, Request], state: ServerState, phase: Phase, criteria: Criteria
+        self, answer: Delivery, requests: Mapping[int, Request], state: ServerState, stage: Stage, criteria: Criteria
     ) -> Failure | None:
         """Why an answer is left out; None if it is used."""
         reply = answer.reply
         failure = judge(reply, requests[reply.address.device], criteria)
-        problem = None if failure else self.method.problem(state, phase, reply)
+        problem = None if failure else stage.problem(state, reply)
         return failure if problem is None else Failure(reply.address.device, problem, "sums")
 
-    def _request(self, state: ServerState, phase: Phase, device: int) -> Request:
-        tensors, info = self.method.request(state, phase, device)
+    def request(self, state: ServerState, stage: Stage, device: int) -> Request:
+        """What a stage sends to a device, addressed."""
+        tensors, info = stage.request(state, device)
         version = state.device_versions.get(device, 0)
-        address = Address(self.run_name, phase.round, phase.name, device, 0, version)
+        address = Address(self.run_name, stage_round(stage, state), stage.name, device, 0, version)
         return Request(address, tensors, info)
 
     def _seconds(self, answer: Delivery) -> float:

@@ -90,7 +90,7 @@ COSTS: Mapping[str, InfoSpec] = {
 
 @dataclass(frozen=True)
 class Criteria:
-    """What the replies of one phase must be."""
+    """What the replies of one stage must be."""
 
     tensors: Mapping[str, TensorSpec]
     info: Mapping[str, InfoSpec]
@@ -129,10 +129,10 @@ _Problem = tuple[str, str] | None  # kind, reason
 
 
 def _address_problem(found: Address, asked: Address) -> _Problem:
-    if (found.run, found.round, found.phase, found.attempt) != (asked.run, asked.round, asked.phase, asked.attempt):
+    if (found.run, found.round, found.stage, found.attempt) != (asked.run, asked.round, asked.stage, asked.attempt):
         return (
             "address",
-            f"its reply is for run {shown(found.run)}, round {_digits(found.round)}, phase {shown(found.phase)}, "
+            f"its reply is for run {shown(found.run)}, round {_digits(found.round)}, stage {shown(found.stage)}, "
             f"attempt {_digits(found.attempt)}",
         )
     if found.state_version not in (asked.state_version, asked.state_version + 1):

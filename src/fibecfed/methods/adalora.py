@@ -10,9 +10,10 @@ from torch import Tensor
 from fibecfed.config import Config
 from fibecfed.federation import (
     Aggregator,
+    Content,
     Device,
     DeviceState,
-    Phase,
+    InfoSpec,
     Reply,
     Request,
     ServerState,
@@ -20,7 +21,8 @@ from fibecfed.federation import (
     Sum,
     TensorSpec,
 )
-from fibecfed.methods.base import TRAIN, FederatedAveraging
+from fibecfed.methods.base import FederatedAveraging
+from fibecfed.methods.stages import Shared, Train
 from fibecfed.sharing.triplets import (
     Active,
     TripletImportance,
@@ -43,64 +45,39 @@ class _Gathered:
     importance: Sum = field(default_factory=Sum)
 
 
-class AdaLora(FederatedAveraging):
-    """AdaLoRA (Zhang et al. 2023): Delta W = P Lambda Q, and the least important triplets are pruned by and by.
+class _PrunedRound(Train):
+    """A round over the triplets that are left; the server prunes when the budget falls."""
 
-    In the paper one trainer prunes by itself every few steps; devices that did so would disagree. Here the server
-    allocates, once a round: a device sends, beside its parameters, the importance of each triplet over its steps
-    (section 3.2), the server adds them up over the devices and keeps the best of all maps, as many as the cubic
-    budget (section 3.3) allows: from ``adalora.init_rank`` to ``lora.rank`` a map in the mean. What is pruned stays
-    so and no longer travels (the paper lets a triplet come back; then nothing would be saved). P, Lambda and Q are
-    averaged separately; the penalty adalora.orthogonality x (||P^T P - I||^2 + ||Q Q^T - I||^2) of each map (section
-    3.1) is on the triplets that are left. With init_rank = lora.rank nothing is pruned. Saved as an ordinary LoRA
-    adapter, each map with its own rank.
-
-    Trained: R (d_in + d_out + 1) over maps with R triplets left, and the head. Bytes a round and device, each way:
-    4 x as many, and up 4 x the triplets in rounds after which the budget falls; which are left is in the header.
-    """
-
-    name: ClassVar[str] = "adalora"
-    paper: ClassVar[str] = "Zhang et al. 2023"
-    trains: ClassVar[str] = "P Lambda Q of every layer, ever fewer triplets, and the head"
-    sends: ClassVar[str] = "the triplets that are left, and the head; their importance"
-    tuning: ClassVar[str] = "svd-lora"
-    sections: ClassVar[frozenset[str]] = frozenset({"adalora"})
-
-    def __init__(self, config: Config, layout: Layout) -> None:
-        super().__init__(config, layout)
+    def __init__(self, config: Config, layout: Layout, shared: Shared) -> None:
+        super().__init__(config, layout, shared)
         self._maps = triplet_maps(layout)
 
     # Server half
-
-    def init(self, tensors: Mapping[str, Tensor]) -> ServerState:
-        """Every triplet is there."""
-        return super().init(tensors).replace(info={ACTIVE: [list(range(m.rank)) for m in self._maps]})
 
     def _budget(self, round: int) -> int:
         settings, maps = self.config.adalora, self._maps
         first, last = sum(m.rank for m in maps), self.config.lora.rank * len(maps)
         return cubic_budget(round, self.config.federation.rounds, first, last, settings.start, settings.end)
 
-    def _prunes(self, state: ServerState, phase: Phase) -> bool:
+    def _prunes(self, state: ServerState) -> bool:
         left = sum(map(len, state.info[ACTIVE]))
-        return phase.name == TRAIN and self._budget(phase.round) < left
+        return self._budget(state.round + 1) < left
 
-    def request(self, state: ServerState, phase: Phase, device: int) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
-        tensors, info = super().request(state, phase, device)
-        if phase.name != TRAIN:
-            return tensors, info
+    def request(self, state: ServerState, device: int) -> Content:
+        tensors, info = super().request(state, device)
         active = state.info[ACTIVE]
-        return pack(tensors, self._maps, active), {**info, ACTIVE: active, IMPORTANCE: self._prunes(state, phase)}
+        return pack(tensors, self._maps, active), {**info, ACTIVE: active, IMPORTANCE: self._prunes(state)}
 
-    def expected(self, state: ServerState, phase: Phase) -> Mapping[str, TensorSpec]:
-        if phase.name != TRAIN:
-            return super().expected(state, phase)
+    def expected(self, state: ServerState) -> tuple[Mapping[str, TensorSpec], Mapping[str, InfoSpec]]:
+        """The triplets that are left, and their importance where some will be pruned."""
         active = state.info[ACTIVE]
         specs = {name: TensorSpec(tuple(t.shape)) for name, t in pack(state.tensors, self._maps, active).items()}
-        return {**specs, IMPORTANCE: TensorSpec((sum(map(len, active)),))} if self._prunes(state, phase) else specs
+        if self._prunes(state):
+            specs[IMPORTANCE] = TensorSpec((sum(map(len, active)),))
+        return specs, super().expected(state)[1]
 
-    def accumulator(self, state: ServerState, phase: Phase) -> _Gathered:
-        return _Gathered(super().accumulator(state, phase))
+    def accumulator(self, state: ServerState) -> _Gathered:
+        return _Gathered(super().accumulator(state))
 
     def fold(self, accumulator: _Gathered, reply: Reply) -> None:
         """Parameters are averaged, importance is summed."""
@@ -110,28 +87,20 @@ class AdaLora(FederatedAveraging):
             accumulator.importance.fold({IMPORTANCE: importance.double()}, 1.0)
         super().fold(accumulator.mean, Reply(reply.address, tensors, reply.info))
 
-    def finish(self, state: ServerState, phase: Phase, accumulator: _Gathered) -> ServerState:
+    def finish(self, state: ServerState, accumulator: _Gathered) -> ServerState:
         """The averages, and of the triplets only those that the budget still allows."""
-        prunes, active = self._prunes(state, phase), state.info[ACTIVE]
-        state = super().finish(state, phase, accumulator.mean)
-        if phase.name != TRAIN:
-            return state
+        prunes, active, budget = self._prunes(state), state.info[ACTIVE], self._budget(state.round + 1)
+        state = super().finish(state, accumulator.mean)
         tensors = unpack(state.tensors, self._maps, active, self.layout)
         if prunes:
             importance = accumulator.importance.result()[IMPORTANCE].numpy()
-            active = allocate(importance, active, self._budget(phase.round))
+            active = allocate(importance, active, budget)
             tensors = unpack(pack(tensors, self._maps, active), self._maps, active, self.layout)
         return state.replace(tensors=tensors, info={**state.info, ACTIVE: active})
 
-    def decisions(self, site: Site, state: ServerState) -> Mapping[str, Any]:
-        """The rank that each map ended with."""
-        stems = [m.diagonal.split(".lora_E.")[0] for m in self._maps]
-        ranks = [len(own) for own in state.info[ACTIVE]]
-        return {"ranks": dict(zip(stems, ranks, strict=True))}
-
     # Device half
 
-    def job(self, device: Device, request: Request, indices: Any, **changes: Any) -> TrainJob:
+    def job(self, device: Device, request: Request, indices: Any = None, **changes: Any) -> TrainJob:
         """Every triplet that is left trains. The others are 0, where they have no gradient and so stay."""
         settings, active = self.config.adalora, request.info[ACTIVE]
         whole = unpack(request.tensors, self._maps, active, self.layout)
@@ -159,6 +128,41 @@ class AdaLora(FederatedAveraging):
         reply, state = super().conclude(device, request, replace(result, tensors=trained))
         packed = pack(reply.tensors, self._maps, request.info[ACTIVE])
         return replace(reply, tensors={**packed, **result.observed}), state
+
+
+class AdaLora(FederatedAveraging):
+    """AdaLoRA (Zhang et al. 2023): Delta W = P Lambda Q, and the least important triplets are pruned by and by.
+
+    In the paper one trainer prunes by itself every few steps; devices that did so would disagree. Here the server
+    allocates, once a round: a device sends, beside its parameters, the importance of each triplet over its steps
+    (section 3.2), the server adds them up over the devices and keeps the best of all maps, as many as the cubic
+    budget (section 3.3) allows: from ``adalora.init_rank`` to ``lora.rank`` a map in the mean. What is pruned stays
+    so and no longer travels (the paper lets a triplet come back; then nothing would be saved). P, Lambda and Q are
+    averaged separately; the penalty adalora.orthogonality x (||P^T P - I||^2 + ||Q Q^T - I||^2) of each map (section
+    3.1) is on the triplets that are left. With init_rank = lora.rank nothing is pruned. Saved as an ordinary LoRA
+    adapter, each map with its own rank.
+
+    Trained: R (d_in + d_out + 1) over maps with R triplets left, and the head. Bytes a round and device, each way:
+    4 x as many, and up 4 x the triplets in rounds after which the budget falls; which are left is in the header.
+    """
+
+    name: ClassVar[str] = "adalora"
+    paper: ClassVar[str] = "Zhang et al. 2023"
+    trains: ClassVar[str] = "P Lambda Q of every layer, ever fewer triplets, and the head"
+    sends: ClassVar[str] = "the triplets that are left, and the head; their importance"
+    tuning: ClassVar[str] = "svd-lora"
+    sections: ClassVar[frozenset[str]] = frozenset({"adalora"})
+    round_stage: ClassVar[type[Train]] = _PrunedRound
+
+    def init(self, tensors: Mapping[str, Tensor]) -> ServerState:
+        """Every triplet is there."""
+        return super().init(tensors).replace(info={ACTIVE: [list(range(m.rank)) for m in triplet_maps(self.layout)]})
+
+    def decisions(self, site: Site, state: ServerState) -> Mapping[str, Any]:
+        """The rank that each map ended with."""
+        stems = [m.diagonal.split(".lora_E.")[0] for m in triplet_maps(self.layout)]
+        ranks = [len(own) for own in state.info[ACTIVE]]
+        return {"ranks": dict(zip(stems, ranks, strict=True))}
 
 
 def _orthogonality(weight: float, maps: Sequence[TripletMap], active: Active) -> Penalty:

@@ -4,23 +4,22 @@ A gain of a method over fedavg-lora that one of these has too is no gain of its 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fibecfed.config import Config
 from fibecfed.errors import InputError
-from fibecfed.federation import Device, DeviceState, Phase, Reply, Request, ServerState, Sum, TensorSpec
-from fibecfed.methods import statistics
-from fibecfed.methods.base import STATISTICS, FederatedAveraging
+from fibecfed.federation import Device, ServerState, Stage
+from fibecfed.methods.base import FederatedAveraging
 from fibecfed.methods.fibecfed import FibecFed
-from fibecfed.training import LocalResult, TrainJob
+from fibecfed.methods.stages import Finetune, Statistics
+from fibecfed.tasks import log_prior_ratio
+from fibecfed.tasks.classification import HEAD_BIAS, HEAD_WEIGHT
 from fibecfed.tuning import Layout
 
-FINETUNE, MAJORITY = "finetune", "majority"
 _ALL_LAYERS = {"layers": "all", "rows": "dense"}
 
 
@@ -78,16 +77,13 @@ class RidgeHead(FederatedAveraging):
     trains: ClassVar[str] = "nothing; the server solves the head"
     sends: ClassVar[str] = "feature sums, once"
 
-    def __init__(self, config: Config, layout: Layout) -> None:
-        _require_pooled(self.name, layout)
-        super().__init__(
-            dataclasses.replace(config, model=dataclasses.replace(config.model, head_init="ridge")), layout
-        )
+    def _prepare(self) -> None:
+        _require_pooled(self.name, self.layout)
+        self.config = dataclasses.replace(self.config, model=dataclasses.replace(self.config.model, head_init="ridge"))
 
-    def next_phase(self, state: ServerState) -> Phase | None:
-        """The statistics, and nothing after them."""
-        phase = super().next_phase(state)
-        return phase if phase is not None and phase.name == STATISTICS else None
+    def rounds(self) -> Sequence[Stage]:
+        """None."""
+        return ()
 
 
 class FedavgPrior(FederatedAveraging):
@@ -97,11 +93,13 @@ class FedavgPrior(FederatedAveraging):
     paper: ClassVar[str] = "control"
     sends: ClassVar[str] = "as fedavg-lora; label counts once"
 
-    def __init__(self, config: Config, layout: Layout) -> None:
-        _require_pooled(self.name, layout)
-        super().__init__(config, layout)
+    def _prepare(self) -> None:
+        _require_pooled(self.name, self.layout)
         self.keeps_device_state = True
-        self._sums = {"label_counts": statistics.sums(self._head_shape()[1]), **self._sums}
+
+    def sums(self) -> Mapping[str, tuple[int, ...]]:
+        """Label counts in any case."""
+        return {"label_counts": (self.head_shape()[1],), **super().sums()}
 
     def personal_devices(self, state: ServerState) -> range:
         """Every device has label proportions, sampled or not."""
@@ -112,8 +110,7 @@ class FedavgPrior(FederatedAveraging):
         tensors = super().personal(device, state)
         if "label_counts" in state.memory:
             everyone = state.memory["label_counts"].numpy()
-            ratio = statistics.log_prior_ratio(device.label_counts, everyone)
-            tensors[statistics.HEAD_BIAS] = tensors[statistics.HEAD_BIAS] + ratio
+            tensors[HEAD_BIAS] = tensors[HEAD_BIAS] + log_prior_ratio(device.label_counts, everyone)
         return tensors
 
 
@@ -124,41 +121,30 @@ class FedavgFinetune(FederatedAveraging):
     paper: ClassVar[str] = "control"
     trains: ClassVar[str] = "as fedavg-lora; at the end every device its own copy"
 
-    def __init__(self, config: Config, layout: Layout) -> None:
-        super().__init__(config, layout)
+    def _prepare(self) -> None:
         self.keeps_device_state = True
 
-    def next_phase(self, state: ServerState) -> Phase | None:
-        """The rounds, then one phase in which every device takes part."""
-        phase = super().next_phase(state)
-        if phase is None and not state.info.get("finetuned"):
-            return Phase(FINETUNE, state.round, self.config.federation.devices, is_round=False, judged=True)
-        return phase
-
-    def expected(self, state: ServerState, phase: Phase) -> Mapping[str, TensorSpec]:
-        return {} if phase.name == FINETUNE else super().expected(state, phase)
-
-    def finish(self, state: ServerState, phase: Phase, accumulator: Any) -> ServerState:
-        if phase.name == FINETUNE:
-            return state.replace(info={**state.info, "finetuned": True})
-        return super().finish(state, phase, accumulator)
-
-    def prepare(self, device: Device, request: Request) -> TrainJob | Reply:
-        if request.address.phase == FINETUNE:
-            rate = self.config.training.learning_rate  # not the last round's, which may have fallen to a tenth
-            return self.job(device, request, device.indices, learning_rate=rate)
-        return super().prepare(device, request)
-
-    def conclude(self, device: Device, request: Request, result: LocalResult) -> tuple[Reply, DeviceState | None]:
-        if request.address.phase == FINETUNE:
-            return Reply(request.address, {}, self.costs(device, result)), DeviceState(local=result.tensors)
-        reply, state = super().conclude(device, request, result)
-        return reply, state
+    def after_rounds(self) -> Sequence[Stage]:
+        """One exchange in which every device takes part."""
+        return (Finetune(self.config, self.layout, self.shared),)
 
     def personal(self, device: Device, state: ServerState) -> dict[str, Tensor]:
         """Its own copy, once it has one."""
         local = device.state.local if device.state else {}
         return {**super().personal(device, state), **local}
+
+
+class _Majority(Statistics):
+    """One exchange with every device: label counts become a head that looks at nothing."""
+
+    name: ClassVar[str] = "majority"
+
+    def due(self, state: ServerState) -> bool:
+        return self.name not in state.info
+
+    def finish(self, state: ServerState, accumulator: Any) -> ServerState:
+        head = most_frequent(accumulator.result()["label_counts"].numpy(), state.tensors[HEAD_WEIGHT])
+        return state.replace(tensors={**state.tensors, **head}, info={**state.info, self.name: True})
 
 
 class DeviceMajority(FederatedAveraging):
@@ -169,38 +155,16 @@ class DeviceMajority(FederatedAveraging):
     trains: ClassVar[str] = "nothing"
     sends: ClassVar[str] = "label counts, once"
 
-    def __init__(self, config: Config, layout: Layout) -> None:
-        _require_pooled(self.name, layout)
-        super().__init__(config, layout)
+    def _prepare(self) -> None:
+        _require_pooled(self.name, self.layout)
         self.keeps_device_state = True
-        self._sums = {"label_counts": statistics.sums(self._head_shape()[1])}
 
-    def next_phase(self, state: ServerState) -> Phase | None:
-        """One exchange with every device."""
-        return None if MAJORITY in state.info else Phase(MAJORITY, 1, self.config.federation.devices, is_round=False)
+    def before_rounds(self) -> Sequence[Stage]:
+        return (_Majority(self.config, self.layout, {"label_counts": (self.head_shape()[1],)}),)
 
-    def request(self, state: ServerState, phase: Phase, device: int) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
-        return {}, {}
-
-    def accumulator(self, state: ServerState, phase: Phase) -> Any:
-        return Sum()
-
-    def expected(self, state: ServerState, phase: Phase) -> Mapping[str, TensorSpec]:
-        return self._sums
-
-    def problem(self, state: ServerState, phase: Phase, reply: Reply) -> str | None:
-        return statistics.problem(reply.tensors, reply.info["examples"])
-
-    def fold(self, accumulator: Any, reply: Reply) -> None:
-        accumulator.fold(reply.tensors, 1.0)
-
-    def finish(self, state: ServerState, phase: Phase, accumulator: Any) -> ServerState:
-        head = self._constant(accumulator.result()["label_counts"].numpy())
-        return state.replace(tensors={**state.tensors, **head}, info={**state.info, MAJORITY: True})
-
-    def prepare(self, device: Device, request: Request) -> TrainJob | Reply:
-        counts = torch.from_numpy(device.label_counts).double()
-        return Reply(request.address, {"label_counts": counts}, self.costs(device))
+    def rounds(self) -> Sequence[Stage]:
+        """None."""
+        return ()
 
     def personal_devices(self, state: ServerState) -> range:
         """Every device has a most frequent label."""
@@ -208,14 +172,16 @@ class DeviceMajority(FederatedAveraging):
 
     def personal(self, device: Device, state: ServerState) -> dict[str, Tensor]:
         """A head that looks at nothing and says the device's most frequent label."""
-        return {**super().personal(device, state), **self._constant(device.label_counts)}
+        tensors = super().personal(device, state)
+        return {**tensors, **most_frequent(device.label_counts, tensors[HEAD_WEIGHT])}
 
-    def _constant(self, counts: np.ndarray) -> dict[str, Tensor]:
-        hidden, classes = self._head_shape()
-        share = torch.from_numpy((counts + 1) / (counts + 1).sum()).float()
-        return {statistics.HEAD_WEIGHT: torch.zeros(classes, hidden), statistics.HEAD_BIAS: share.log()}
+
+def most_frequent(counts: np.ndarray, weight: Tensor) -> dict[str, Tensor]:
+    """Head tensors that say the label of the highest of the ``counts`` (C,) whatever the text."""
+    share = torch.from_numpy((counts + 1) / (counts + 1).sum()).float()
+    return {HEAD_WEIGHT: torch.zeros_like(weight), HEAD_BIAS: share.log()}
 
 
 def _require_pooled(name: str, layout: Layout) -> None:
-    if not {statistics.HEAD_WEIGHT, statistics.HEAD_BIAS} <= set(layout.names):
+    if not {HEAD_WEIGHT, HEAD_BIAS} <= set(layout.names):
         raise InputError(f"method={name} needs model.head=pooled.")

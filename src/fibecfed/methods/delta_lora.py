@@ -6,13 +6,44 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fibecfed.config import Config
-from fibecfed.federation import Device, Phase, Request, ServerState
-from fibecfed.methods.base import TRAIN, FederatedAveraging
+from fibecfed.federation import Content, Device, Request, ServerState
+from fibecfed.methods.base import FederatedAveraging
+from fibecfed.methods.stages import Train
 from fibecfed.training import TrainJob
 from fibecfed.tuning import Layout, delta_start
 
 _ANCHORS = {"anchor_A": "lora_A", "anchor_B": "lora_B"}
+
+
+class _WeightsMove(Train):
+    """LoRA and the head train; the weights follow once they move."""
+
+    # Server half
+
+    def request(self, state: ServerState, device: int) -> Content:
+        """Once W moves also LoRA as it was when it began to, unless that was at the start."""
+        tensors, info = super().request(state, device)
+        if 0 < delta_start(self.config) <= state.round:
+            tensors = {**tensors, **{name: state.tensors[name] for name in anchors(self.layout)}}
+        return tensors, info
+
+    def finish(self, state: ServerState, accumulator: Any) -> ServerState:
+        """The average; after the last round of plain LoRA its values are where the weights begin to move."""
+        state = super().finish(state, accumulator)
+        if state.round != delta_start(self.config):
+            return state
+        moving = moving_from(state.tensors, self.layout, self.config.delta.ratio)
+        return state.replace(tensors={**state.tensors, **moving})
+
+    # Device half
+
+    def job(self, device: Device, request: Request, indices: Any = None, **changes: Any) -> TrainJob:
+        """The weights follow if the anchors came."""
+        trained = dict.fromkeys(trained_of(self.layout))
+        job = super().job(device, request, indices, **{"trained": trained, **changes})
+        if not set(anchors(self.layout)) & set(request.tensors):
+            return job
+        return TrainJob(**job.__dict__ | {"tensors": {**job.tensors, **ratios(self.layout, self.config.delta.ratio)}})
 
 
 class DeltaLora(FederatedAveraging):
@@ -37,49 +68,37 @@ class DeltaLora(FederatedAveraging):
     sends: ClassVar[str] = "as fedavg-lora; down also LoRA as it was when the weights began to move"
     tuning: ClassVar[str] = "delta-lora"
     sections: ClassVar[frozenset[str]] = frozenset({"delta"})
-
-    def __init__(self, config: Config, layout: Layout) -> None:
-        super().__init__(config, layout)
-        self._start = delta_start(config)
-        self._anchors = tuple(p.name for p in layout if p.role in _ANCHORS)
-        self._ratios = tuple(p.name for p in layout if p.role == "ratio")
-        fixed = {*self._anchors, *self._ratios}
-        self._trained = tuple(name for name in layout.names if name not in fixed)
+    round_stage: ClassVar[type[Train]] = _WeightsMove
 
     def shared(self, state: ServerState) -> tuple[str, ...]:
-        return self._trained
-
-    def request(self, state: ServerState, phase: Phase, device: int) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
-        tensors, info = super().request(state, phase, device)
-        if phase.name == TRAIN and 0 < self._start <= state.round:
-            tensors = {**tensors, **{name: state.tensors[name] for name in self._anchors}}
-        return tensors, info
-
-    def finish(self, state: ServerState, phase: Phase, accumulator: Any) -> ServerState:
-        """The average; after the last round of plain LoRA its values are where the weights begin to move."""
-        state = super().finish(state, phase, accumulator)
-        if phase.name != TRAIN or state.round != self._start:
-            return state
-        return state.replace(tensors={**state.tensors, **self._moving(state.tensors)})
+        return trained_of(self.layout)
 
     def midway(self, state: ServerState) -> ServerState:
         """While the weights move."""
-        return state.replace(round=self._start, tensors={**state.tensors, **self._moving(state.tensors)})
+        state = super().midway(state)
+        moving = moving_from(state.tensors, self.layout, self.config.delta.ratio)
+        return state.replace(round=delta_start(self.config), tensors={**state.tensors, **moving})
 
-    def job(self, device: Device, request: Request, indices: Any, **changes: Any) -> TrainJob:
-        """LoRA and the head train; the weights follow if the anchors came, or were there from the start."""
-        job = super().job(device, request, indices, **{"trained": dict.fromkeys(self._trained), **changes})
-        if not set(self._anchors) & set(request.tensors):
-            return job
-        return TrainJob(**job.__dict__ | {"tensors": {**job.tensors, **self._ratio()}})
 
-    def _ratio(self) -> dict[str, Tensor]:
-        return {name: torch.full((1,), self.config.delta.ratio) for name in self._ratios}
+def anchors(layout: Layout) -> tuple[str, ...]:
+    """LoRA as it was when the weights began to move."""
+    return tuple(p.name for p in layout if p.role in _ANCHORS)
 
-    def _moving(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The anchors at the present LoRA, and the ratio."""
-        anchors = {}
-        for name in self._anchors:
-            stem, role = name.rsplit(".move.", 1)
-            anchors[name] = tensors[f"{stem}.{_ANCHORS[role]}.default.weight"].clone()
-        return {**anchors, **self._ratio()}
+
+def trained_of(layout: Layout) -> tuple[str, ...]:
+    """LoRA as it is, and the head."""
+    return tuple(p.name for p in layout if p.role not in (*_ANCHORS, "ratio"))
+
+
+def ratios(layout: Layout, ratio: float) -> dict[str, Tensor]:
+    """lambda, for each map."""
+    return {p.name: torch.full((1,), ratio) for p in layout if p.role == "ratio"}
+
+
+def moving_from(tensors: Mapping[str, Tensor], layout: Layout, ratio: float) -> dict[str, Tensor]:
+    """The anchors at the present LoRA, and the ratio."""
+    found = {}
+    for name in anchors(layout):
+        stem, role = name.rsplit(".move.", 1)
+        found[name] = tensors[f"{stem}.{_ANCHORS[role]}.default.weight"].clone()
+    return {**found, **ratios(layout, ratio)}

@@ -3,14 +3,32 @@
 import dataclasses
 from typing import Any, ClassVar
 
-from fibecfed.config import Config
 from fibecfed.errors import InputError
 from fibecfed.federation import Device, Request, ServerState
 from fibecfed.methods.base import FederatedAveraging
+from fibecfed.methods.stages import Train
 from fibecfed.seeding import torch_seed
 from fibecfed.sharing import fixed_count
 from fibecfed.training import TrainJob
-from fibecfed.tuning import Layout
+
+
+class _PartAfterPart(Train):
+    """Two jobs over the batches of one: what does not travel, then what does."""
+
+    def job(self, device: Device, request: Request, indices: Any = None, **changes: Any) -> TrainJob:
+        job, number = super().job(device, request, indices, **changes), request.address.round
+        own = [name for name in self.layout.names if name not in request.tensors]
+        if not own:
+            return job
+        first = (len(job.batches) + number % 2) // 2
+        shared = [name for name in self.layout.names if name in request.tensors]
+        personal = dataclasses.replace(
+            job,
+            trained=dict.fromkeys(own),
+            batches=job.batches[:first],
+            seed=torch_seed(self.config.seed, "dropout of the personal part", number, device.number),
+        )
+        return dataclasses.replace(job, trained=dict.fromkeys(shared), batches=job.batches[first:], before=personal)
 
 
 class FedAlt(FederatedAveraging):
@@ -31,9 +49,10 @@ class FedAlt(FederatedAveraging):
     trains: ClassVar[str] = "the upper layers' LoRA on each device for itself, then the rest"
     sends: ClassVar[str] = "LoRA of the lower layers, and the head"
     sections: ClassVar[frozenset[str]] = frozenset({"personal"})
+    round_stage: ClassVar[type[Train]] = _PartAfterPart
 
-    def __init__(self, config: Config, layout: Layout) -> None:
-        super().__init__(config, layout)
+    def _prepare(self) -> None:
+        config, layout = self.config, self.layout
         settings = config.personal
         stay = fixed_count(settings.layers, layout.layers) if settings.layers else 0
         self._shared = tuple(
@@ -46,24 +65,7 @@ class FedAlt(FederatedAveraging):
             )
         if settings.head and config.model.head_init != "random":
             raise InputError("personal.head keeps the head on devices, where model.head_init would never reach it.")
-        self._personal = tuple(name for name in layout.names if name not in self._shared)
-        self.keeps_device_state = bool(self._personal)
+        self.keeps_device_state = len(self._shared) < len(layout)
 
     def shared(self, state: ServerState) -> tuple[str, ...]:
         return self._shared
-
-    def job(self, device: Device, request: Request, indices: Any, **changes: Any) -> TrainJob:
-        """Two jobs over the batches of one."""
-        job = super().job(device, request, indices, **changes)
-        if not self._personal:
-            return job
-        number = request.address.round
-        first = (len(job.batches) + number % 2) // 2
-        shared = dataclasses.replace(job, trained=dict.fromkeys(self._shared), batches=job.batches[first:])
-        personal = dataclasses.replace(
-            job,
-            trained=dict.fromkeys(self._personal),
-            batches=job.batches[:first],
-            seed=torch_seed(self.config.seed, "dropout of the personal part", number, device.number),
-        )
-        return dataclasses.replace(shared, before=personal)

@@ -8,7 +8,17 @@ from torch import Tensor
 
 from fibecfed.federation import Device, Request
 from fibecfed.methods.base import FederatedAveraging
+from fibecfed.methods.stages import Train
 from fibecfed.training import Penalty, TrainJob
+
+
+class _HeldNear(Train):
+    """Local training with the pull."""
+
+    def job(self, device: Device, request: Request, indices: Any = None, **changes: Any) -> TrainJob:
+        mu = self.config.proximal.mu
+        penalty = _pull(mu, request.tensors) if mu else None
+        return super().job(device, request, indices, **{"penalty": penalty, **changes})
 
 
 class FedProx(FederatedAveraging):
@@ -24,12 +34,7 @@ class FedProx(FederatedAveraging):
     trains: ClassVar[str] = "as fedavg-lora, pulled towards the received model"
     sends: ClassVar[str] = "as fedavg-lora"
     sections: ClassVar[frozenset[str]] = frozenset({"proximal"})
-
-    def job(self, device: Device, request: Request, indices: Any, **changes: Any) -> TrainJob:
-        """Local training with the pull."""
-        mu = self.config.proximal.mu
-        penalty = _pull(mu, request.tensors) if mu else None
-        return super().job(device, request, indices, **{"penalty": penalty, **changes})
+    round_stage: ClassVar[type[Train]] = _HeldNear
 
 
 def _pull(mu: float, received: Mapping[str, Tensor]) -> Penalty:

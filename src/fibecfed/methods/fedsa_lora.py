@@ -2,10 +2,8 @@
 
 from typing import ClassVar
 
-from fibecfed.config import Config
 from fibecfed.federation import ServerState
 from fibecfed.methods.base import FederatedAveraging
-from fibecfed.tuning import Layout
 
 
 class FedsaLora(FederatedAveraging):
@@ -23,8 +21,7 @@ class FedsaLora(FederatedAveraging):
     trains: ClassVar[str] = "as fedavg-lora; LoRA B on each device for itself"
     sends: ClassVar[str] = "LoRA A and the head"
 
-    def __init__(self, config: Config, layout: Layout) -> None:
-        super().__init__(config, layout)
+    def _prepare(self) -> None:
         self.keeps_device_state = True
 
     def shared(self, state: ServerState) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
 """`ffa-lora`: LoRA's A stays as it was drawn; B is trained and averaged."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from fibecfed.federation import Device, Request, ServerState
+from fibecfed.federation import ServerState
 from fibecfed.methods.base import FederatedAveraging
-from fibecfed.training import TrainJob
+from fibecfed.methods.stages import Train, TrainWhatTravels
 
 
 class FfaLora(FederatedAveraging):
@@ -21,14 +21,7 @@ class FfaLora(FederatedAveraging):
     paper: ClassVar[str] = "Sun et al. 2024"
     trains: ClassVar[str] = "LoRA B of every layer, and the head; A is frozen"
     sends: ClassVar[str] = "LoRA B and the head"
+    round_stage: ClassVar[type[Train]] = TrainWhatTravels
 
     def shared(self, state: ServerState) -> tuple[str, ...]:
-        return self._trained
-
-    @property
-    def _trained(self) -> tuple[str, ...]:
         return tuple(p.name for p in self.layout if p.role != "lora_A")
-
-    def job(self, device: Device, request: Request, indices: Any, **changes: Any) -> TrainJob:
-        """What travels is what trains."""
-        return super().job(device, request, indices, **{"trained": dict.fromkeys(self._trained), **changes})

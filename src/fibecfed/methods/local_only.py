@@ -2,11 +2,9 @@
 
 from typing import ClassVar
 
-from fibecfed.config import Config
 from fibecfed.errors import InputError
 from fibecfed.federation import ServerState
 from fibecfed.methods.base import FederatedAveraging
-from fibecfed.tuning import Layout
 
 
 class LocalOnly(FederatedAveraging):
@@ -18,9 +16,9 @@ class LocalOnly(FederatedAveraging):
     sends: ClassVar[str] = "nothing"
     global_is_mean_of_devices: ClassVar[bool] = True
 
-    def __init__(self, config: Config, layout: Layout) -> None:
-        super().__init__(config, layout)
+    def _prepare(self) -> None:
         self.keeps_device_state = True
+        config = self.config
         if config.model.head_init != "random" or config.training.loss != "cross_entropy":
             raise InputError(
                 "method=local-only exchanges nothing, so model.head_init and training.loss=prior_corrected, "

@@ -4,10 +4,27 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from fibecfed.federation import Phase, ServerState
-from fibecfed.methods.base import TRAIN, FederatedAveraging
+from fibecfed.federation import ServerState
+from fibecfed.methods.base import FederatedAveraging
+from fibecfed.methods.stages import Train
 
 _MOMENTUM = "momentum/"
+
+
+class _ServerMomentum(Train):
+    """The step of FedAvgM in place of the plain average."""
+
+    def finish(self, state: ServerState, accumulator: Any) -> ServerState:
+        before, names = state.tensors, self.shared(state)
+        state = super().finish(state, accumulator)
+        settings = self.config.server
+        tensors, memory = dict(state.tensors), dict(state.memory)
+        for name in names:
+            change = tensors[name].double() - before[name].double()
+            old = memory.get(_MOMENTUM + name, change.new_zeros(change.shape))
+            tensors[name] = _step(tensors[name], change, old, settings.momentum, settings.rate)
+            memory[_MOMENTUM + name] = settings.momentum * old + change
+        return state.replace(tensors=tensors, memory=memory)
 
 
 class MomsAdamd(FederatedAveraging):
@@ -23,21 +40,7 @@ class MomsAdamd(FederatedAveraging):
     trains: ClassVar[str] = "as fedavg-lora"
     sends: ClassVar[str] = "as fedavg-lora; momentum stays on the server"
     sections: ClassVar[frozenset[str]] = frozenset({"server"})
-
-    def finish(self, state: ServerState, phase: Phase, accumulator: Any) -> ServerState:
-        """The step of FedAvgM in place of the plain average."""
-        before = state.tensors
-        state = super().finish(state, phase, accumulator)
-        if phase.name != TRAIN:
-            return state
-        settings = self.config.server
-        tensors, memory = dict(state.tensors), dict(state.memory)
-        for name in self.shared(state):
-            change = tensors[name].double() - before[name].double()
-            old = memory.get(_MOMENTUM + name, change.new_zeros(change.shape))
-            tensors[name] = _step(tensors[name], change, old, settings.momentum, settings.rate)
-            memory[_MOMENTUM + name] = settings.momentum * old + change
-        return state.replace(tensors=tensors, memory=memory)
+    round_stage: ClassVar[type[Train]] = _ServerMomentum
 
 
 def _step(average: Tensor, change: Tensor, old: Tensor, momentum: float, rate: float) -> Tensor:

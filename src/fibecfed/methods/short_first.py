@@ -6,8 +6,22 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fibecfed.federation import MOST, Aggregator, Device, InfoSpec, Number, Phase, Reply, Request, ServerState, Site
-from fibecfed.methods.base import TRAIN, FederatedAveraging
+from fibecfed.config import Config
+from fibecfed.federation import (
+    MOST,
+    Aggregator,
+    Content,
+    Device,
+    InfoSpec,
+    Number,
+    Reply,
+    Request,
+    ServerState,
+    Site,
+    TensorSpec,
+)
+from fibecfed.methods.base import FederatedAveraging
+from fibecfed.methods.stages import Train
 from fibecfed.training import LocalResult, TrainJob
 
 FEW = 0.05  # of the tokens: when fewer are cut, the method is as good as fedavg-lora (project decision)
@@ -18,6 +32,68 @@ class _Gathered:
     mean: Aggregator
     tokens: int = 0
     cut: int = 0
+
+
+class _CutTexts(Train):
+    """A round on texts cut to the level of the round."""
+
+    @staticmethod
+    def level(config: Config, round: int) -> float:
+        """The quantile of text lengths that texts are cut to in a 1-based round; it grows linearly."""
+        settings = config.lengths
+        progress = (round - 1) / (settings.full_at * config.federation.rounds)
+        return min(1.0, settings.start + (1 - settings.start) * progress)
+
+    # Server half
+
+    def request(self, state: ServerState, device: int) -> Content:
+        """The level too, as long as anything is cut."""
+        tensors, info = super().request(state, device)
+        level = self.level(self.config, state.round + 1)
+        return tensors, {**info, "length_quantile": level} if level < 1 else info
+
+    def expected(self, state: ServerState) -> tuple[Mapping[str, TensorSpec], Mapping[str, InfoSpec]]:
+        """Tokens too."""
+        tensors, info = super().expected(state)
+        tokens = Number(0, MOST, whole=True)
+        return tensors, {**info, "tokens": tokens, "tokens_cut": tokens}
+
+    def accumulator(self, state: ServerState) -> _Gathered:
+        return _Gathered(super().accumulator(state))
+
+    def fold(self, accumulator: _Gathered, reply: Reply) -> None:
+        super().fold(accumulator.mean, reply)
+        accumulator.tokens += int(reply.info.get("tokens", 0))
+        accumulator.cut += int(reply.info.get("tokens_cut", 0))
+
+    def finish(self, state: ServerState, accumulator: _Gathered) -> ServerState:
+        state = super().finish(state, accumulator.mean)
+        counted = [*state.info.get("tokens", []), [accumulator.tokens, accumulator.cut]]
+        return state.replace(info={**state.info, "tokens": counted})
+
+    # Device half
+
+    def job(self, device: Device, request: Request, indices: Any = None, **changes: Any) -> TrainJob:
+        """Local training on cut texts; the batches are those of fedavg-lora."""
+        level = request.info.get("length_quantile")
+        if level is not None:
+            data = device.site.data.train
+            quantile = np.quantile(data.lengths[device.indices], level, method="inverted_cdf")
+            changes = {"max_tokens": max(int(quantile), data.shortest_cut), **changes}
+        return super().job(device, request, indices, **changes)
+
+    def costs(self, device: Device, result: LocalResult | None = None) -> dict[str, Any]:
+        info = super().costs(device, result)
+        return info if result is None else {**info, "tokens": result.tokens, "tokens_cut": result.tokens_cut}
+
+
+class _ShortThenWhole(_CutTexts):
+    """Two levels: that of the start, then whole texts."""
+
+    @staticmethod
+    def level(config: Config, round: int) -> float:
+        settings = config.lengths
+        return settings.start if round - 1 < settings.full_at * config.federation.rounds else 1.0
 
 
 class SequenceLengthWarmUp(FederatedAveraging):
@@ -37,45 +113,12 @@ class SequenceLengthWarmUp(FederatedAveraging):
     trains: ClassVar[str] = "as fedavg-lora, on texts cut to a growing length"
     sends: ClassVar[str] = "as fedavg-lora; how many tokens were cut"
     sections: ClassVar[frozenset[str]] = frozenset({"lengths"})
-
-    def level(self, round: int) -> float:
-        """The quantile of text lengths that texts are cut to in a 1-based round."""
-        settings = self.config.lengths
-        progress = (round - 1) / (settings.full_at * self.config.federation.rounds)
-        return min(1.0, settings.start + (1 - settings.start) * progress)
-
-    # Server half
-
-    def request(self, state: ServerState, phase: Phase, device: int) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        tensors, info = super().request(state, phase, device)
-        if phase.name == TRAIN and self.level(phase.round) < 1:
-            info = {**info, "length_quantile": self.level(phase.round)}
-        return tensors, info
-
-    def expected_info(self, state: ServerState, phase: Phase) -> Mapping[str, InfoSpec]:
-        """Tokens too."""
-        tokens = Number(0, MOST, whole=True)
-        return {**super().expected_info(state, phase), "tokens": tokens, "tokens_cut": tokens}
-
-    def accumulator(self, state: ServerState, phase: Phase) -> _Gathered:
-        return _Gathered(super().accumulator(state, phase))
-
-    def fold(self, accumulator: _Gathered, reply: Reply) -> None:
-        super().fold(accumulator.mean, reply)
-        accumulator.tokens += int(reply.info.get("tokens", 0))
-        accumulator.cut += int(reply.info.get("tokens_cut", 0))
-
-    def finish(self, state: ServerState, phase: Phase, accumulator: _Gathered) -> ServerState:
-        state = super().finish(state, phase, accumulator.mean)
-        if phase.name != TRAIN:
-            return state
-        counted = [*state.info.get("tokens", []), [accumulator.tokens, accumulator.cut]]
-        return state.replace(info={**state.info, "tokens": counted})
+    round_stage: ClassVar[type[_CutTexts]] = _CutTexts
 
     def decisions(self, site: Site, state: ServerState) -> Mapping[str, Any]:
         """The quantile, and tokens trained and cut, of each round."""
         counted = state.info.get("tokens", [])
-        levels = [self.level(number) for number in range(1, len(counted) + 1)]
+        levels = [self.round_stage.level(self.config, number) for number in range(1, len(counted) + 1)]
         short = [tokens for tokens, level in zip(counted, levels, strict=True) if level < 1]
         trained, cut = sum(t for t, _ in short), sum(c for _, c in short)
         warnings = []
@@ -91,21 +134,6 @@ class SequenceLengthWarmUp(FederatedAveraging):
             "warnings": warnings,
         }
 
-    # Device half
-
-    def job(self, device: Device, request: Request, indices: Any, **changes: Any) -> TrainJob:
-        """Local training on cut texts; the batches are those of fedavg-lora."""
-        level = request.info.get("length_quantile")
-        if level is not None:
-            data = device.site.data.train
-            quantile = np.quantile(data.lengths[device.indices], level, method="inverted_cdf")
-            changes = {"max_tokens": max(int(quantile), data.shortest_cut), **changes}
-        return super().job(device, request, indices, **changes)
-
-    def costs(self, device: Device, result: LocalResult | None = None) -> dict[str, Any]:
-        info = super().costs(device, result)
-        return info if result is None else {**info, "tokens": result.tokens, "tokens_cut": result.tokens_cut}
-
 
 class Shortformer(SequenceLengthWarmUp):
     """As slw, in two stages: short texts, then whole ones (Press et al. 2021, staged training).
@@ -118,7 +146,4 @@ class Shortformer(SequenceLengthWarmUp):
     name: ClassVar[str] = "shortformer"
     paper: ClassVar[str] = "Press et al. 2021"
     trains: ClassVar[str] = "as fedavg-lora, on short texts first"
-
-    def level(self, round: int) -> float:
-        settings = self.config.lengths
-        return settings.start if round - 1 < settings.full_at * self.config.federation.rounds else 1.0
+    round_stage: ClassVar[type[_CutTexts]] = _ShortThenWhole

@@ -3,11 +3,21 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from fibecfed.config import Config
-from fibecfed.federation import Device, Phase, Request, ServerState, Site
-from fibecfed.methods.base import TRAIN, FederatedAveraging
-from fibecfed.training import TrainJob
-from fibecfed.tuning import Layout, sparse_rounds, taken_over
+from fibecfed.federation import ServerState, Site
+from fibecfed.methods.base import FederatedAveraging
+from fibecfed.methods.stages import Train, TrainWhatTravels
+from fibecfed.tuning import sparse_rounds, taken_over
+
+
+class _SparseThenLora(TrainWhatTravels):
+    """After the last round of stage 1 LoRA takes over."""
+
+    def finish(self, state: ServerState, accumulator: Any) -> ServerState:
+        state = super().finish(state, accumulator)
+        if state.round != sparse_rounds(self.config):
+            return state
+        tensors, kept = taken_over(state.tensors, self.layout, self.config)
+        return state.replace(tensors=tensors, info={**state.info, "change_kept": kept})
 
 
 class SLora(FederatedAveraging):
@@ -29,35 +39,22 @@ class SLora(FederatedAveraging):
     sends: ClassVar[str] = "first the sparse values, then LoRA, always the head"
     tuning: ClassVar[str] = "sparse-lora"
     sections: ClassVar[frozenset[str]] = frozenset({"sparse"})
+    round_stage: ClassVar[type[Train]] = _SparseThenLora
 
-    def __init__(self, config: Config, layout: Layout) -> None:
-        super().__init__(config, layout)
-        self._sparse_rounds = sparse_rounds(config)
+    def _prepare(self) -> None:
+        self._sparse_rounds = sparse_rounds(self.config)
 
     def shared(self, state: ServerState) -> tuple[str, ...]:
         """The stage's parameters."""
         idle = ("lora_A", "lora_B") if state.round < self._sparse_rounds else ("sparse",)
         return tuple(p.name for p in self.layout if p.role not in idle)
 
-    def finish(self, state: ServerState, phase: Phase, accumulator: Any) -> ServerState:
-        """The average; after the last round of stage 1 LoRA takes over."""
-        state = super().finish(state, phase, accumulator)
-        if phase.name != TRAIN or state.round != self._sparse_rounds:
-            return state
-        tensors, kept = taken_over(state.tensors, self.layout, self.config)
-        return state.replace(tensors=tensors, info={**state.info, "change_kept": kept})
-
     def midway(self, state: ServerState) -> ServerState:
         """In stage 2."""
-        return state.replace(round=self._sparse_rounds)
+        return super().midway(state).replace(round=self._sparse_rounds)
 
     def decisions(self, site: Site, state: ServerState) -> Mapping[str, Any]:
         """How many rounds were sparse, and how much of the change LoRA could keep."""
         if not self._sparse_rounds:
             return {}
         return {"sparse_rounds": self._sparse_rounds, "change_kept": state.info.get("change_kept")}
-
-    def job(self, device: Device, request: Request, indices: Any, **changes: Any) -> TrainJob:
-        """What travels is what trains."""
-        trained = dict.fromkeys(self.layout.only(request.tensors).names)
-        return super().job(device, request, indices, **{"trained": trained, **changes})

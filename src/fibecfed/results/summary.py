@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fibecfed.config import Config, config_hash
-from fibecfed.federation import Costs, Failure, PhaseDone
+from fibecfed.federation import Costs, Failure, StageDone
 from fibecfed.results.environment import git_commit, hardware, versions
 from fibecfed.runtime import Evaluation
 
@@ -15,16 +15,16 @@ LAST = 5  # evaluations that a final number is the mean of (METHOD.md section 7)
 Losses = Sequence[Mapping[str, Any]]  # replies left out, or device states lost, as ``losses_of`` makes them
 
 
-def losses_of(done: PhaseDone) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The replies that a phase left out, and the devices whose state was lost; each with its reason."""
-    where = {"round": done.phase.round, "phase": done.phase.name}
-    left_out = failures_of(done.failures, done.phase.round, done.phase.name)
+def losses_of(done: StageDone) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The replies that a stage left out, and the devices whose state was lost; each with its reason."""
+    where = {"round": done.round, "stage": done.stage.name}
+    left_out = failures_of(done.failures, done.round, done.stage.name)
     return left_out, [{**where, "device": device, "reason": why} for device, why in done.states_lost]
 
 
-def failures_of(failures: Sequence[Failure], round: int, phase: str) -> list[dict[str, Any]]:
+def failures_of(failures: Sequence[Failure], round: int, stage: str) -> list[dict[str, Any]]:
     """Replies that were left out, as metrics name them."""
-    where = {"round": round, "phase": phase}
+    where = {"round": round, "stage": stage}
     return [{**where, "device": f.device, "kind": f.kind, "reason": f.reason} for f in failures]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fibecfed.config import Config, config_hash
 from fibecfed.data import FederatedData, build_data, load_splits
-from fibecfed.federation import Device, DeviceStore, MemoryStore, Server, ServerState, Site, Transport
+from fibecfed.federation import Device, DeviceSide, DeviceStore, MemoryStore, Server, ServerState, Site, Transport
 from fibecfed.methods import FederatedAveraging, method_class, resolve, tuning
 from fibecfed.models import Pretrained, load_pretrained
 from fibecfed.runtime.evaluation import Evaluation, ResidentEvaluator
@@ -42,7 +42,7 @@ class Learner:
     def site(self, data: FederatedData, store: DeviceStore) -> Site:
         """What a process needs to run devices on this data."""
         executor = SequentialExecutor(self.model, self.layout, data.task, data.train, self.config)
-        return Site(self.config, self.method, data, executor, store, self.initial)
+        return Site(self.config, data, executor, store, self.initial)
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Experiment:
     model: nn.Module
     layout: Layout
     data: FederatedData
+    method: FederatedAveraging
     site: Site
     server: Server
     evaluate: Evaluator
@@ -65,12 +66,12 @@ class Experiment:
         return True
 
     def device(self, number: int, state: ServerState) -> Device:
-        """A device as it is after a phase."""
+        """A device as it is after a stage."""
         return Device(self.site, number, state.device_versions.get(number, 0))
 
     def states_lost(self, state: ServerState) -> dict[int, str]:
         """The devices whose accepted state is gone, and why."""
-        devices = (self.device(number, state) for number in self.site.method.personal_devices(state))
+        devices = (self.device(number, state) for number in self.method.personal_devices(state))
         return {device.number: device.state_lost for device in devices if device.state_lost is not None}
 
     def description(self) -> dict[str, Any]:
@@ -115,10 +116,19 @@ def assemble(config: Config, store: DeviceStore | None = None, transport: Transp
     method = learner.method
     data = build_data(config, splits, learner.pretrained.tokenizer, method.pooled_data)
     site = learner.site(data, store or MemoryStore())
-    server = Server(config, method, transport or InProcessTransport(site), data.devices.devices, config_hash(config))
-    evaluator = ResidentEvaluator(site, method.global_is_mean_of_devices)
-    start = method.init(learner.initial)
-    return Experiment(config, learner.pretrained, learner.model, learner.layout, data, site, server, evaluator, start)
+    carrier = transport or InProcessTransport(DeviceSide(method, site))
+    return Experiment(
+        config=config,
+        pretrained=learner.pretrained,
+        model=learner.model,
+        layout=learner.layout,
+        data=data,
+        method=method,
+        site=site,
+        server=Server(config, method, carrier, data.devices.devices, config_hash(config)),
+        evaluate=ResidentEvaluator(method, site, method.global_is_mean_of_devices),
+        start=method.init(learner.initial),
+    )
 
 
 def learner_of(config: Config, labels: int) -> Learner:

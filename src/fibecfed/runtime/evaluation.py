@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fibecfed.federation import Device, Failure, ServerState, Site
+from fibecfed.federation import Device, Failure, Method, ServerState, Site
 from fibecfed.tasks import Counts
 
 
@@ -24,7 +24,8 @@ class Evaluation:
 class ResidentEvaluator:
     """Evaluates on the held-out set with the resident model."""
 
-    def __init__(self, site: Site, global_is_mean_of_devices: bool) -> None:
+    def __init__(self, method: Method, site: Site, global_is_mean_of_devices: bool) -> None:
+        self.method = method
         self.site = site
         self.global_is_mean_of_devices = global_is_mean_of_devices
         self._owner = site.data.held_out_owners.owner()
@@ -35,7 +36,7 @@ class ResidentEvaluator:
         everything = np.arange(len(data.held_out))
         server = self.site.executor.counts(state.tensors, data.held_out, everything)
         personal = server
-        if self.site.method.keeps_device_state:
+        if self.method.keeps_device_state:
             personal = self._with_personal_models(state, server)
         global_metrics = task.metrics(server)
         if self.global_is_mean_of_devices:
@@ -57,7 +58,7 @@ class ResidentEvaluator:
             mine = owners.indices(device.number)
             if not len(mine):
                 continue
-            model = self.site.method.personal(device, state)
+            model = self.method.personal(device, state)
             counts = self.site.executor.counts(model, self.site.data.held_out, mine)
             for name, array in counts.values.items():
                 values[name][mine] = array
@@ -65,7 +66,7 @@ class ResidentEvaluator:
 
     def _personal(self, state: ServerState) -> Iterator[Device]:
         """The devices with a model of their own; one that lost it has the server's until it trains again."""
-        for number in self.site.method.personal_devices(state):
+        for number in self.method.personal_devices(state):
             device = Device(self.site, number, state.device_versions.get(number, 0))
             if device.state_lost is None:
                 yield device
@@ -79,7 +80,7 @@ class ResidentEvaluator:
                 device = Device(self.site, number, version)
                 if device.state_lost is not None:
                     continue
-                model = self.site.method.personal(device, state)
+                model = self.method.personal(device, state)
                 counts = self.site.executor.counts(model, self.site.data.held_out, everything)
                 self._device_metrics[number, version] = self.site.data.task.metrics(counts)
             metrics.append(self._device_metrics[number, version])

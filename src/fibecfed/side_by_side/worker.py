@@ -12,12 +12,12 @@ from fibecfed.callbacks import Callback, Record
 from fibecfed.config import build_config
 from fibecfed.errors import FibecFedError
 from fibecfed.experiment import resume, run
-from fibecfed.federation import PhaseDone, ServerState
+from fibecfed.federation import ServerState, StageDone
 from fibecfed.runtime import Experiment
 
 
 class _Teller(Callback):
-    """A callback that sends an event after each phase."""
+    """A callback that sends an event after each stage."""
 
     def __init__(self, parent: Connection) -> None:
         self._parent = parent
@@ -27,7 +27,7 @@ class _Teller(Callback):
         self._rounds = experiment.config.federation.rounds
         self._tell(state, None, None)
 
-    def phase_done(self, done: PhaseDone, record: Record | None) -> bool:
+    def stage_done(self, done: StageDone, record: Record | None) -> bool:
         self._tell(done.state, done.loss, record)
         return False
 

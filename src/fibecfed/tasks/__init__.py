@@ -1,6 +1,21 @@
 """What a model is trained for."""
 
 from fibecfed.tasks.base import Batch, Counts, Task
-from fibecfed.tasks.classification import Classification, label_proportions, matthews, to_probabilities
+from fibecfed.tasks.classification import (
+    Classification,
+    label_proportions,
+    log_prior_ratio,
+    matthews,
+    to_probabilities,
+)
 
-__all__ = ["Batch", "Classification", "Counts", "Task", "label_proportions", "matthews", "to_probabilities"]
+__all__ = [
+    "Batch",
+    "Classification",
+    "Counts",
+    "Task",
+    "label_proportions",
+    "log_prior_ratio",
+    "matthews",
+    "to_probabilities",
+]

@@ -12,28 +12,50 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fibecfed.config import Config
-from fibecfed.curriculum import GradientRecorder, RunningDifficulty, ScoreKind, Scores, score
-from fibecfed.curriculum.scoring import OnGradients, OnNoiseGradient
+from fibecfed.curriculum import GradientRecorder, RunningDifficulty, score
 from fibecfed.data import TokenizedSet, evaluation_batches
 from fibecfed.errors import InputError
 from fibecfed.models import blocks
+from fibecfed.sharing import DeviceLoss, LayerChange, MomentumFisher, layer_sensitivity, lossless_share, plateau_share
 from fibecfed.tasks import Batch, Counts, Task
 from fibecfed.training.cache import HiddenStates
-from fibecfed.training.job import LocalResult, TrainJob
+from fibecfed.training.job import (
+    CountJob,
+    CountResult,
+    CurvatureJob,
+    CurvatureResult,
+    DeviceFailed,
+    FeaturesJob,
+    FeaturesResult,
+    Job,
+    LayerNoise,
+    LocalResult,
+    Result,
+    ScoreJob,
+    ScoreResult,
+    TrainJob,
+)
 from fibecfed.training.local import batch_sizes, train
 from fibecfed.training.operations import OperationCounter
 from fibecfed.tuning import Layout, put_tensors
 
+_LIPSCHITZ_SAMPLES = 1  # each costs 20 Hessian-vector products
+_PLATEAU_PROBES = 2
+
 
 class Executor(Protocol):
-    """Runs training jobs; one that stacks a cohort's LoRA in one pass fits behind the same interface."""
+    """Runs devices' jobs; worker processes, or a cohort's LoRA stacked in one pass, fit behind the same interface."""
 
-    def train(self, jobs: Iterable[TrainJob]) -> Iterator[LocalResult]:
-        """Results in the order of the jobs."""
+    width: int  # how many devices' jobs it wants at hand at once
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Result | DeviceFailed]]:
+        """Each job with its result, in the order of the jobs; a job's failure is its own result."""
 
 
 class SequentialExecutor:
-    """One device after another on one resident backbone."""
+    """One job after another on one resident backbone; a job is taken when the one before it is done."""
+
+    width = 1
 
     def __init__(self, model: nn.Module, layout: Layout, task: Task, data: TokenizedSet, config: Config) -> None:
         self.layout = layout
@@ -48,11 +70,24 @@ class SequentialExecutor:
         limit = config.training.cache_mb * 2**20
         self.hidden_states = HiddenStates(self.model, self.blocks, layout, data, limit)
         self._trainable = [name for name, p in model.named_parameters() if p.requires_grad]
+        self._work: dict[type[Job], Callable[[Any], Result]] = {
+            TrainJob: self._train,
+            ScoreJob: self._score,
+            CountJob: self._count,
+            FeaturesJob: self._features,
+            CurvatureJob: self._curvature,
+        }
 
-    def train(self, jobs: Iterable[TrainJob]) -> Iterator[LocalResult]:
-        """Each job in turn. Raises DeviceFailed from the job whose loss is not finite."""
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Result | DeviceFailed]]:
         for job in jobs:
-            yield self._train(job)
+            try:
+                yield job, self.result(job)
+            except DeviceFailed as failure:
+                yield job, failure
+
+    def result(self, job: Job) -> Any:
+        """One job's result, of the kind that belongs to it. Raises DeviceFailed, as for a loss that is not finite."""
+        return self._work[type(job)](job)
 
     def _train(self, job: TrainJob) -> LocalResult:
         if job.before is not None:
@@ -118,45 +153,43 @@ class SequentialExecutor:
         with GradientRecorder(self.model, names) as recorder:
             yield _Followed(running.follow(recorder, job.batches, batches, job.weights), running)
 
-    def score(
-        self,
-        tensors: Mapping[str, Tensor],
-        kind: ScoreKind,
-        indices: np.ndarray,
-        rng: np.random.Generator,
-        on_gradients: OnGradients | None = None,
-        on_noise_gradient: OnNoiseGradient | None = None,
-    ) -> tuple[Scores, float]:
-        """Difficulty of training examples over all parameters in the layers, in one pass; and its operations."""
-        put_tensors(self.model, tensors)
-        names = [p.name for p in self.layout if p.layer is not None]
+    def _score(self, job: ScoreJob) -> ScoreResult:
+        """One pass; the operations are those of the pass and of two forward passes where layers are tried."""
+        put_tensors(self.model, job.tensors)
+        matrices = self.layout.only(p.name for p in self.layout if p.layer is not None)
+        fisher = None if job.momentum is None else MomentumFisher(matrices, job.momentum)
+        noise = None if job.noise is None else _NoiseSum(self.model, self.blocks, job.noise)
         scores = score(
-            kind,
+            job.kind,
             self.model,
             self.task,
             self.data,
-            indices,
-            names,
+            job.indices,
+            list(matrices.names),
             self.config.training.batch_size,
-            first_block=None if on_noise_gradient is None else self.blocks[0],
-            on_gradients=on_gradients,
-            on_noise_gradient=on_noise_gradient,
-            rng=rng,
+            first_block=None if noise is None else self.blocks[0],
+            on_gradients=None if fisher is None else fisher.fold,
+            on_noise_gradient=None if noise is None else noise.fold,
+            rng=job.order,
         )
-        self._require_gradients(dict.fromkeys(names))
+        self._require_gradients(dict.fromkeys(matrices.names))
         sizes = list(scores.sizes)
-        forward = self.operations.prediction(sizes)
-        if kind == "loss" and on_gradients is None and on_noise_gradient is None:
-            return scores, forward
-        both = self.operations.training(sizes)
-        backwards = self.task.outputs if kind == "fisher-model" else 1
-        return scores, forward + backwards * (both - forward)
+        operations = forward = self.operations.prediction(sizes)
+        if job.kind != "loss" or fisher is not None or noise is not None:
+            backwards = self.task.outputs if job.kind == "fisher-model" else 1
+            operations += backwards * (self.operations.training(sizes) - forward)
+        if noise is not None:
+            operations += 2 * forward
+        return ScoreResult(
+            scores, None if fisher is None else fisher.values, None if noise is None else noise.total, operations
+        )
 
-    def features(self, tensors: Mapping[str, Tensor], indices: np.ndarray) -> tuple[Tensor, float]:
-        """(n, d) pooled vectors of training examples, in order, and the operations they took (pooled head only)."""
-        put_tensors(self.model, tensors)
+    def _features(self, job: FeaturesJob) -> FeaturesResult:
+        """(n, d) pooled vectors (pooled head only)."""
+        put_tensors(self.model, job.tensors)
         model: Any = self.model
         found: Tensor | None = None
+        indices = job.indices
         position = np.empty(len(self.data), dtype=np.int64)
         position[indices] = np.arange(len(indices))
         batches = list(evaluation_batches(indices, self.data.lengths[indices], self.config.evaluation.batch_size))
@@ -167,7 +200,28 @@ class SequentialExecutor:
                     found = torch.empty(len(indices), vectors.shape[1])
                 found[torch.from_numpy(position[chosen])] = vectors
         assert found is not None  # a device holds at least one example
-        return found, self.operations.prediction(batch_sizes(batches, self.data.lengths))
+        return FeaturesResult(found, self.operations.prediction(batch_sizes(batches, self.data.lengths)))
+
+    def _count(self, job: CountJob) -> CountResult:
+        lengths = job.data.lengths[job.indices]
+        operations = self.operations.prediction([(1, int(length)) for length in lengths])
+        return CountResult(self.counts(job.tensors, job.data, job.indices), operations)
+
+    def _curvature(self, job: CurvatureJob) -> CurvatureResult:
+        """Raises InputError where the model cannot be differentiated twice. Source: docs/method.md section 5 [L]."""
+        size = self.config.training.batch_size
+        chosen = [job.indices[start : start + size] for start in range(0, len(job.indices), size)]
+        batches = [self.data.batch(positions).to(self.device) for positions in chosen]
+        put_tensors(self.model, job.tensors)
+        names = [p.name for p in self.layout if p.layer is not None]
+        loss = DeviceLoss(self.model, self.task, batches, names)
+        if job.rule == "lossless":
+            share = lossless_share(loss, job.radius, job.steps, _LIPSCHITZ_SAMPLES, job.generator).fraction
+        else:
+            share = plateau_share(loss, job.steps, _PLATEAU_PROBES, job.generator)
+        sizes = [(len(batch), int(batch.input_ids.shape[1])) for batch in batches]
+        passes = loss.gradients + 2 * loss.products  # a product differentiates a gradient again
+        return CurvatureResult(share, passes, passes * self.operations.training(sizes))
 
     def counts(self, tensors: Mapping[str, Tensor], data: TokenizedSet, indices: np.ndarray) -> Counts:
         """Evaluation counts of the examples at ``indices``, in that order."""
@@ -194,6 +248,18 @@ class SequentialExecutor:
 
     def _training_mode(self) -> "_TrainingMode":
         return _TrainingMode(self.model, self.blocks, self.config)
+
+
+class _NoiseSum:
+    """Layers' answers to noise, summed over the batches of a scoring pass."""
+
+    def __init__(self, model: nn.Module, stack: list[nn.Module], noise: LayerNoise) -> None:
+        self._model, self._blocks, self._noise = model, stack, noise
+        self.total = LayerChange(np.zeros(len(stack)), np.zeros(len(stack)), 0)
+
+    def fold(self, batch: Batch, gradient: Tensor) -> None:
+        direction = gradient if self._noise.kind == "worst_case" else self._noise.generator
+        self.total += layer_sensitivity(self._model, self._blocks, batch, direction, self._noise.sigma)
 
 
 @dataclass(frozen=True)

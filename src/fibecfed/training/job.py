@@ -1,13 +1,17 @@
-"""One device's local work in one round, as data: what an executor needs and what it returns."""
+"""A device's work as data: what an executor needs, and what it gives back."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from torch import Tensor
 
+from fibecfed.curriculum import ScoreKind, Scores
+from fibecfed.data import TokenizedSet
 from fibecfed.errors import FibecFedError
+from fibecfed.sharing import LayerChange
+from fibecfed.tasks import Counts
 
 Penalty = Callable[[Mapping[str, Tensor]], Tensor]  # the model's parameters by name -> a differentiable scalar
 
@@ -85,3 +89,96 @@ class LocalResult:
             tokens=first.tokens + self.tokens,
             tokens_cut=first.tokens_cut + self.tokens_cut,
         )
+
+
+@dataclass(frozen=True)
+class LayerNoise:
+    """Noise on the embeddings while examples are scored: how each layer answers it is summed over them."""
+
+    kind: Literal["gaussian", "worst_case"]
+    sigma: float  # of the embeddings' norm
+    generator: np.random.Generator  # of gaussian noise
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """Score training examples with a model in one pass; with it the Fisher diagonal and the layers' answer to noise."""
+
+    device: int
+    tensors: Mapping[str, Tensor]
+    kind: ScoreKind
+    indices: np.ndarray  # positions in the training set
+    order: np.random.Generator  # of the mini-batches
+    momentum: float | None = None  # of the Fisher diagonal; None: it is not wanted
+    noise: LayerNoise | None = None
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """What a scoring pass found."""
+
+    scores: Scores
+    fisher: Mapping[str, Tensor] | None  # by parameter of the layers
+    layers: LayerChange | None
+    operations: float
+
+
+@dataclass(frozen=True)
+class CountJob:
+    """What the task counts of a model on examples of a set: losses, right answers, whatever its metrics need."""
+
+    device: int
+    tensors: Mapping[str, Tensor]
+    data: TokenizedSet
+    indices: np.ndarray
+
+
+@dataclass(frozen=True)
+class CountResult:
+    """Counts in the order of the job's indices, and the operations of examples that pass one by one."""
+
+    counts: Counts
+    operations: float
+
+
+@dataclass(frozen=True)
+class FeaturesJob:
+    """The (n, d) pooled vectors of training examples."""
+
+    device: int
+    tensors: Mapping[str, Tensor]
+    indices: np.ndarray
+
+
+@dataclass(frozen=True)
+class FeaturesResult:
+    """The vectors in the order of the job's indices."""
+
+    vectors: Tensor
+    operations: float
+
+
+@dataclass(frozen=True)
+class CurvatureJob:
+    """The share r_k of LoRA's spectrum that count=lossless or plateau keeps, from the Hessian over ``indices``."""
+
+    device: int
+    tensors: Mapping[str, Tensor]
+    rule: Literal["lossless", "plateau"]
+    indices: np.ndarray
+    radius: float  # for lossless
+    steps: int  # of Lanczos
+    generator: np.random.Generator
+
+
+@dataclass(frozen=True)
+class CurvatureResult:
+    """r_k, None where the spectrum has no gap; how often the examples were passed, and the operations it took."""
+
+    share: float | None
+    passes: int
+    operations: float
+
+
+Job = TrainJob | ScoreJob | CountJob | FeaturesJob | CurvatureJob
+Result = LocalResult | ScoreResult | CountResult | FeaturesResult | CurvatureResult

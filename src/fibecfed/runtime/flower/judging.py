@@ -17,6 +17,7 @@ from fibecfed.federation import (
     Delivery,
     Device,
     Failure,
+    Method,
     Number,
     Reply,
     Request,
@@ -34,11 +35,11 @@ _MODEL, _MEMORY = "model/", "memory/"
 Ask = Callable[[Sequence[Request]], Iterator[Delivery | Failure]]
 
 
-def state_request(state: ServerState, run: str, phase: str, device: int) -> Request:
+def state_request(state: ServerState, run: str, purpose: str, device: int) -> Request:
     """The server's whole state, as a device needs it to make its own model of it."""
     tensors = {f"{_MODEL}{n}": t for n, t in state.tensors.items()}
     tensors |= {f"{_MEMORY}{n}": t for n, t in state.memory.items()}
-    address = Address(run, state.round, phase, device, 0, state.device_versions.get(device, 0))
+    address = Address(run, state.round, purpose, device, 0, state.device_versions.get(device, 0))
     return Request(address, tensors, dict(state.info))
 
 
@@ -54,7 +55,7 @@ def server_state(request: Request, device: Device) -> ServerState:
     )
 
 
-def counted(device: Device, request: Request) -> Reply:
+def counted(method: Method, device: Device, request: Request) -> Reply:
     """Device half: total counts of the server's model, and of the device's own, on the device's held-out text.
 
     A device that lost its state has the server's model until it trains again, and says so.
@@ -65,8 +66,8 @@ def counted(device: Device, request: Request) -> Reply:
     said: dict[str, Any] = {"examples": len(mine)}
     if device.state_lost is not None:
         said[STATE_LOST] = device.state_lost
-    elif device.number in site.method.personal_devices(state):
-        found |= _totals(_OWN, site, site.method.personal(device, state), site.data.held_out, mine)
+    elif device.number in method.personal_devices(state):
+        found |= _totals(_OWN, site, method.personal(device, state), site.data.held_out, mine)
     return Reply(request.address, found, said)
 
 
@@ -99,7 +100,8 @@ class FederatedEvaluator:
 
     global_is_mean_of_devices = False
 
-    def __init__(self, site: Site, run: str, ask: Ask) -> None:
+    def __init__(self, method: Method, site: Site, run: str, ask: Ask) -> None:
+        self._method = method
         self._site = site
         self._run = run
         self._ask = ask
@@ -109,7 +111,7 @@ class FederatedEvaluator:
         task, held_out = self._site.data.task, self._site.data.held_out
         devices = range(self._site.config.federation.devices)
         requests = {device: state_request(state, self._run, "evaluate", device) for device in devices}
-        with_own = set(self._site.method.personal_devices(state)) if self._site.method.keeps_device_state else set()
+        with_own = set(self._method.personal_devices(state)) if self._method.keeps_device_state else set()
         servers, own, without = dict[int, Counts](), dict[int, Counts](), dict[int, Counts]()
         missing: list[Failure] = []
         self.states_lost = {}

@@ -105,9 +105,10 @@ def assemble_server(
         model=learner.model,
         layout=learner.layout,
         data=data,
+        method=learner.method,
         site=site,
         server=Server(config, learner.method, transport, federation.devices, run),
-        evaluate=FederatedEvaluator(site, run, judged),
+        evaluate=FederatedEvaluator(learner.method, site, run, judged),
         start=learner.method.init(learner.initial),
         transport=transport,
     )

@@ -11,11 +11,12 @@ from fibecfed.config import Config, DeviceConfig, build_config, to_yaml
 from fibecfed.errors import FibecFedError
 from fibecfed.federation import (
     Device,
+    DeviceSide,
     DiskStore,
+    Method,
     Reply,
     Request,
     Site,
-    answer,
     decode,
     encode,
     write_atomically,
@@ -77,11 +78,11 @@ class DeviceServer:
         if device.state_lost is not None:
             self._report(f"The state of version {address.state_version} is {device.state_lost}; it is made anew.")
         if kind == "evaluate":
-            return counted(device, request)
+            return counted(self._method(), device, request)
         if kind == "query.save":
             self._save_adapter(device, request)
             return Reply(address, {})
-        return answer(site, request)
+        return DeviceSide(self._method(), site).answer(request)
 
     def _join(self, request: Request) -> Reply:
         run, settings = request.address.run, request.info["settings"]
@@ -97,6 +98,10 @@ class DeviceServer:
         train, held_out = len(site.data.train), len(site.data.held_out)
         self._report(f"Joined run {run} with {train} training and {held_out} held-out examples.")
         return Reply(address, {}, {"site": mine.to_content(), "examples": train, "held_out_examples": held_out})
+
+    def _method(self) -> Method:
+        assert self._learner is not None  # it came with the site
+        return self._learner.method
 
     def _of(self, run: str) -> Path:
         if not run.isalnum():

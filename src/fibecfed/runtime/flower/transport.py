@@ -34,7 +34,7 @@ class FlowerTransport:
     A node that appears is asked to join (``introduction``, whose reply's address names the device); ``check`` says why
     its description does not fit, None if it does. A refused node is not asked again. One that was late is left alone
     until it answers, or for a minute: by then Flower knows whether it was killed, so that a dead device costs one
-    deadline and not one a phase. Nothing is remembered between runs of the server: it asks everybody anew.
+    deadline and not one a stage. Nothing is remembered between runs of the server: it asks everybody anew.
     """
 
     def __init__(self, grid: Grid, introduction: Request, check: Check, report: Callable[[str], None] = print) -> None:
@@ -109,7 +109,7 @@ class FlowerTransport:
     def _say_who(self, about: Address, devices: Sequence[int], ends: float) -> None:
         who = ", ".join(map(str, sorted(devices)[:10])) + (" and more" if len(devices) > 10 else "")
         left = max(0.0, ends - time.monotonic())
-        self._report(f"Round {about.round}, {about.phase}: waiting for device {who}, at most {left:.0f} s.")
+        self._report(f"Round {about.round}, {about.stage}: waiting for device {who}, at most {left:.0f} s.")
 
     def _busy(self, online: set[int]) -> set[int]:
         """The nodes that are left alone."""

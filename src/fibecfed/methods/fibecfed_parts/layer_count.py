@@ -1,17 +1,17 @@
 """How many layers are shared, and in which order they come: server and device half (METHOD.md section 5)."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fibecfed.config import Config
 from fibecfed.federation import Device, Request
-from fibecfed.methods.initialization import held_out_loss, kept_share
+from fibecfed.methods.fibecfed_parts.initialization import held_out_losses
 from fibecfed.seeding import stream
 from fibecfed.sharing import fixed_count, functional_count, lossless_count
+from fibecfed.training import CurvatureJob, CurvatureResult, Job
 from fibecfed.tuning import Layout
 
 Shares = Mapping[int, tuple[float | None, int]]  # device -> (r_k, n_k)
@@ -51,13 +51,20 @@ def found_count(
 
 def device_answer(
     device: Device, request: Request, config: Config, layout: Layout
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+) -> Generator[Job, Any, tuple[dict[str, Tensor], dict[str, Any]]]:
     """What the rule needs of one device: L losses, or its share of the spectrum. Tensors and info of the reply."""
-    tensors = device.model(request.tensors)
-    if config.sharing.count == "functional":
+    tensors, sharing = device.model(request.tensors), config.sharing
+    if sharing.count == "functional":
         order = ranked_layers(config, layout.layers, request.info["order"])
-        loss = held_out_loss(device, tensors, config, layout)
-        losses = np.array([loss(frozenset(order[: count + 1])) for count in range(len(order))])
+        best = [frozenset(order[: count + 1]) for count in range(len(order))]
+        losses = yield from held_out_losses(device, tensors, config, layout, best)
         return {"losses": torch.from_numpy(losses)}, {}
-    radius = config.sharing.radius or request.info["radius"] or 0.0
-    return {}, {"kept_share": kept_share(device, tensors, config, layout, radius)}
+    rng = stream(config.seed, "spectrum", device.number)
+    chosen = device.indices[rng.permutation(device.examples)[: sharing.lanczos_examples]]
+    rule: Any = sharing.count
+    radius = sharing.radius or request.info["radius"] or 0.0
+    found: CurvatureResult = yield CurvatureJob(
+        device.number, tensors, rule, chosen, radius, sharing.lanczos_steps, rng
+    )
+    device.count_scored(len(chosen) * found.passes, found.operations)
+    return {}, {"kept_share": found.share}

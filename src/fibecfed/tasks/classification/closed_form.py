@@ -1,37 +1,33 @@
-"""Sums that every device sends once, before the first round, and what the server makes of them.
+"""Sums over a device's examples, and the head that the server makes of everybody's.
 
 All of them are sums over examples, so secure aggregation can hide whose they are (METHOD.md section 8 [D]).
 """
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fibecfed.config import Config
 from fibecfed.errors import RunFailed
-from fibecfed.federation import Device, TensorSpec
 
 RIDGE_SCALE = 8.0  # logits per unit of the regression target, chosen on validation data
 HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
 
 
-def shapes(config: Config, hidden: int, classes: int) -> dict[str, TensorSpec]:
-    """The tensors a device sends: label counts, and for a closed-form head the sums behind it. None asked for: {}."""
-    result: dict[str, TensorSpec] = {}
+Shapes = Mapping[str, tuple[int, ...]]  # of the sums, all float64, by name
+
+
+def sum_shapes(config: Config, hidden: int, classes: int) -> dict[str, tuple[int, ...]]:
+    """The sums a device sends: label counts, and for a closed-form head what it is solved from. None wanted: {}."""
+    result: dict[str, tuple[int, ...]] = {}
     if config.training.loss == "prior_corrected" or config.model.head_init != "random":
-        result["label_counts"] = sums(classes)
+        result["label_counts"] = (classes,)
     if config.model.head_init == "ridge":
-        result |= {"gram": sums(hidden + 1, hidden + 1), "moment": sums(hidden + 1, classes)}
+        result |= {"gram": (hidden + 1, hidden + 1), "moment": (hidden + 1, classes)}
     elif config.model.head_init == "class_means":
-        result |= {"class_sums": sums(hidden, classes), "square_norm": sums(1)}
+        result |= {"class_sums": (hidden, classes), "square_norm": (1,)}
     return result
-
-
-def sums(*shape: int) -> TensorSpec:
-    """Sums travel in float64."""
-    return TensorSpec(shape, torch.float64)
 
 
 def problem(found: Mapping[str, Tensor], examples: int) -> str | None:
@@ -50,20 +46,23 @@ def problem(found: Mapping[str, Tensor], examples: int) -> str | None:
     return None
 
 
-def device_sums(device: Device, tensors: Mapping[str, Tensor], wanted: Mapping[str, TensorSpec]) -> dict[str, Tensor]:
-    """The sums over one device's training examples, float64; features h carry a constant 1 for the bias.
+def needs_features(wanted: Shapes) -> bool:
+    """Whether the backbone has to be asked; label counts alone do not."""
+    return len(wanted) > 1
 
+
+def device_sums(labels: Tensor, vectors: Tensor | None, wanted: Shapes) -> dict[str, Tensor]:
+    """The sums over one device's examples, float64; features h carry a constant 1 for the bias.
+
+    ``labels`` (n,), ``vectors`` (n, d) where ``needs_features``.
     gram: sum h h^T (d+1, d+1); moment: sum h y^T (d+1, C), y one-hot; class_sums: sum h of each class (d, C);
     square_norm: sum ||h||^2 (1,).
     """
-    labels = torch.from_numpy(device.site.data.train.labels[device.indices])
-    (classes,) = wanted["label_counts"].shape
+    (classes,) = wanted["label_counts"]
     onehot = torch.nn.functional.one_hot(labels, classes).double()
     found = {"label_counts": onehot.sum(dim=0)}
-    if len(wanted) > 1:
-        vectors, operations = device.site.executor.features(tensors, device.indices)
+    if vectors is not None:
         features = vectors.double()
-        device.count_scored(len(labels), operations)
         if "gram" in wanted:
             features = torch.cat([features, torch.ones(len(features), 1, dtype=torch.float64)], dim=1)
             found |= {"gram": features.T @ features, "moment": features.T @ onehot}
@@ -99,9 +98,3 @@ def solve_head(config: Config, totals: Mapping[str, Tensor], start: Mapping[str,
         bias = -means.square().sum(dim=0) / (2 * spread) + torch.log((counts + 1) / (counts + 1).sum())
     dtype = start[HEAD_WEIGHT].dtype
     return {HEAD_WEIGHT: weight.to(dtype).contiguous(), HEAD_BIAS: bias.to(dtype).contiguous()}
-
-
-def log_prior_ratio(own: np.ndarray, everyone: np.ndarray) -> Tensor:
-    """(C,) log(pi_k / pi) from label counts, each Laplace-smoothed by 1 (METHOD.md section 8)."""
-    mine, all_ = (own + 1) / (own + 1).sum(), (everyone + 1) / (everyone + 1).sum()
-    return torch.from_numpy(np.log(mine / all_)).float()

@@ -14,8 +14,9 @@ from fibecfed.curriculum import (
 )
 from fibecfed.curriculum.selection import part_in_use
 from fibecfed.federation import Device, ServerState, Site
-from fibecfed.methods.initialization import DIFFICULTY, FIRST_DIFFICULTY, kept_rows_of
+from fibecfed.methods.fibecfed_parts.initialization import DIFFICULTY, FIRST_DIFFICULTY, kept_rows_of
 from fibecfed.seeding import stream
+from fibecfed.training import ScoreJob
 from fibecfed.tuning import Layout
 
 _RESCORED = 5  # devices whose examples are scored again to see whether ranks last
@@ -108,13 +109,9 @@ def _stability(
             before, after = _kept(device, FIRST_DIFFICULTY), _kept(device, DIFFICULTY)
         elif config.curriculum.score in ("fisher", "fisher-model", "loss"):
             rng = stream(config.seed, "scoring order", device.number)
-            scores, _ = site.executor.score(
-                device.model(received),
-                config.curriculum.score,  # type: ignore[arg-type]  # one of the three by the line above
-                device.indices,
-                rng,
-            )
-            before, after = _kept(device, DIFFICULTY), scores.difficulty
+            kind: Any = config.curriculum.score
+            job = ScoreJob(device.number, device.model(received), kind, device.indices, rng)
+            before, after = _kept(device, DIFFICULTY), site.executor.result(job).scores.difficulty
         else:
             return None
         stability = rank_stability(before, after)

@@ -1,0 +1,111 @@
+"""FibecFed's round: the GAL densely, a device's own rows sparsely, on the easy part of its examples."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fibecfed.curriculum.selection import select
+from fibecfed.federation import Aggregator, Content, Device, DeviceState, Reply, Request, ServerState, Work
+from fibecfed.methods.fibecfed_parts.initialization import DIFFICULTY, FIRST_DIFFICULTY, ROWS, kept_rows_of
+from fibecfed.methods.stages.partly_shared import PartlyShared
+from fibecfed.methods.stages.score_layers import initialized
+from fibecfed.training import DeviceFailed, LocalResult, TrainJob
+
+
+@dataclass
+class _Replies:
+    mean: Aggregator
+    met: list[int] = field(default_factory=list)
+
+
+class CurriculumTrain(PartlyShared):
+    """Steps 6 to 9 of the protocol; a device that comes late is initialised first."""
+
+    # Server half
+
+    def request(self, state: ServerState, device: int) -> Content:
+        """Steps 4 and 6: the GAL, its parameters, and how far the curriculum is."""
+        info, warm_up = super().request(state, device)[1], state.info.get("warm_up", 0)
+        return self.plan.sent(state, device), {
+            **info,
+            "layers": state.info.get("layers"),
+            "step": state.round - warm_up,
+            "steps": max(1, self.config.federation.rounds - warm_up),
+        }
+
+    def accumulator(self, state: ServerState) -> _Replies:
+        return _Replies(super().accumulator(state))
+
+    def fold(self, accumulator: _Replies, reply: Reply) -> None:
+        super().fold(accumulator.mean, reply)
+        accumulator.met.append(reply.address.device)
+
+    def finish(self, state: ServerState, accumulator: _Replies) -> ServerState:
+        """Step 9."""
+        return super().finish(self.plan.met(state, accumulator.met), accumulator.mean)
+
+    # Device half
+
+    def work(self, device: Device, request: Request) -> Work:
+        """Steps 7 and 8, after steps 1 and 5 where the device comes late or lost its state."""
+        if not self.plan.all_sent(request.tensors, request.info["layers"]):
+            raise DeviceFailed("the server asks for layers that it did not send, which may be this device's own")
+        if self._needs_initialization(device):
+            found = yield from initialized(self.plan, device, request, with_layer_scores=False)
+            device.state = found.state
+        result: LocalResult = yield self._curriculum_job(device, request)
+        return device.keep(*self.conclude(device, request, result))
+
+    def conclude(self, device: Device, request: Request, result: LocalResult) -> tuple[Reply, DeviceState | None]:
+        """Step 8; scores that followed the training are kept beside the first ones."""
+        reply, state = super().conclude(device, request, result)
+        if result.difficulty is None or state is None:
+            return reply, state
+        memory = {**state.memory, DIFFICULTY: torch.from_numpy(result.difficulty)}
+        memory.setdefault(FIRST_DIFFICULTY, memory[DIFFICULTY])
+        return reply, dataclasses.replace(state, memory=memory)
+
+    def _needs_initialization(self, device: Device) -> bool:
+        plan, memory = self.plan, device.state.memory if device.state else {}
+        has_rows = any(name.startswith(ROWS) for name in memory)
+        return (plan.chooses_layers and not has_rows) or (plan.has_curriculum and DIFFICULTY not in memory)
+
+    def _curriculum_job(self, device: Device, request: Request) -> TrainJob:
+        """Step 7: the easy part of the examples, the GAL and the head whole, of the other layers the chosen rows."""
+        indices, weights = device.indices, None
+        difficulty = device.state.memory.get(DIFFICULTY) if device.state else None
+        if difficulty is not None:
+            chosen = select(
+                self.config.curriculum,
+                difficulty.numpy(),
+                device.site.data.train.labels[indices],
+                step=request.info["step"],
+                steps=request.info["steps"],
+                batch_size=self.config.training.batch_size,
+                seed=self.config.seed,
+                device=device.number,
+            )
+            indices = device.indices[chosen.positions]
+            if chosen.weights is not None:
+                weights = {int(i): float(w) for i, w in zip(indices, chosen.weights, strict=True)}
+        refreshed: tuple[np.ndarray, np.ndarray] | None = None
+        if self.config.curriculum.refresh and difficulty is not None:
+            refreshed = (device.indices, difficulty.numpy())
+        trained = self._rows(device, request.info["layers"])
+        return self.job(device, request, indices, trained=trained, weights=weights, difficulty=refreshed)
+
+    def _rows(self, device: Device, layers: Sequence[int] | None) -> dict[str, Tensor | None]:
+        """Parameter to the rows that move, None for all: the GAL and the head whole, the device's own rows."""
+        shared = set(self.plan.travelling(layers))
+        rows = kept_rows_of(device.state).rows if device.state else {}
+        trained: dict[str, Tensor | None] = {}
+        for p in self.layout:
+            if p.name in shared or p.layer is None:
+                trained[p.name] = None
+            elif layers is not None and p.layer not in layers and len(rows[p.name]):
+                trained[p.name] = None if len(rows[p.name]) == p.shape[0] else rows[p.name]
+        return trained

@@ -1,0 +1,66 @@
+"""After the last round, if sharing.average_local asks for it: the local layers are averaged once."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from fibecfed.federation import (
+    COSTS,
+    Content,
+    Device,
+    InfoSpec,
+    Members,
+    Reply,
+    Request,
+    ServerState,
+    TensorSpec,
+    WeightedMean,
+)
+from fibecfed.methods.fibecfed_parts.plan import Plan, noted
+from fibecfed.methods.stages.exchange import Exchange
+from fibecfed.training import DeviceFailed
+
+
+class Merge(Exchange):
+    """Every device that has local layers sends them; their mean completes the server's model."""
+
+    name: ClassVar[str] = "merge"
+    evaluated: ClassVar[bool] = True
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan.config, plan.layout)
+        self.plan = plan
+
+    # Server half
+
+    def due(self, state: ServerState) -> bool:
+        """Once, when the rounds are over."""
+        return not state.info.get("merged")
+
+    def members(self, state: ServerState) -> Members:
+        """The devices that keep a state."""
+        chosen = tuple(sorted(state.device_versions))
+        return Members(len(chosen), chosen)
+
+    def request(self, state: ServerState, device: int) -> Content:
+        return {}, {"layers": state.info["layers"]}
+
+    def expected(self, state: ServerState) -> tuple[Mapping[str, TensorSpec], Mapping[str, InfoSpec]]:
+        """The layers that do not travel otherwise."""
+        shared = set(self.plan.travelling(state.info["layers"]))
+        return {p.name: TensorSpec(p.shape) for p in self.layout if p.name not in shared and p.layer is not None}, COSTS
+
+    def accumulator(self, state: ServerState) -> WeightedMean:
+        return WeightedMean()
+
+    def finish(self, state: ServerState, accumulator: Any) -> ServerState:
+        return noted(state, merged=True).replace(tensors={**state.tensors, **accumulator.result()})
+
+    # Device half
+
+    def answer(self, device: Device, request: Request) -> Reply:
+        """The local layers. Raises DeviceFailed if they are lost."""
+        if device.state_lost is not None:
+            raise DeviceFailed(f"the state that held its local layers is {device.state_lost}")
+        shared = set(self.plan.travelling(request.info["layers"]))
+        local = {name: t for name, t in device.model({}).items() if name not in shared}
+        return Reply(request.address, local, self.costs(device))

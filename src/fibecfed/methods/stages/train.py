@@ -1,0 +1,137 @@
+"""A round: the sampled devices train what they get, the server averages what they return."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fibecfed.config import Config
+from fibecfed.data import training_batches
+from fibecfed.federation import (
+    Content,
+    Device,
+    DeviceState,
+    InfoSpec,
+    Reply,
+    Request,
+    ServerState,
+    TensorSpec,
+    Work,
+)
+from fibecfed.methods.stages.exchange import Exchange
+from fibecfed.seeding import torch_seed
+from fibecfed.tasks import log_prior_ratio
+from fibecfed.training import LocalResult, TrainJob, scheduled_rate
+from fibecfed.tuning import Layout
+
+OPTIMIZER = "optimizer/"  # what a device keeps of its optimizer, in its state's memory
+
+Shared = Callable[[ServerState], tuple[str, ...]]  # the parameters that travel
+
+
+class Train(Exchange):
+    """FederatedAveraging's round (McMahan et al. 2017, Algorithm 1), weighted by n_k, over the shared parameters.
+
+    A method that trains in another way inherits it and changes the ``job``, or what goes around it.
+    """
+
+    name: ClassVar[str] = "train"
+    is_round: ClassVar[bool] = True
+
+    def __init__(self, config: Config, layout: Layout, shared: Shared) -> None:
+        super().__init__(config, layout)
+        self.shared = shared
+
+    # Server half
+
+    def due(self, state: ServerState) -> bool:
+        """Until there have been ``federation.rounds``."""
+        return state.round < self.config.federation.rounds
+
+    def request(self, state: ServerState, device: int) -> Content:
+        """The shared parameters; with the prior-corrected loss also how many examples of each label there are."""
+        info: dict[str, Any] = {}
+        if self.config.training.loss == "prior_corrected":
+            info["label_counts"] = state.memory["label_counts"].tolist()
+        return {name: state.tensors[name] for name in self.shared(state)}, info
+
+    def expected(self, state: ServerState) -> tuple[Mapping[str, TensorSpec], Mapping[str, InfoSpec]]:
+        """What was sent comes back."""
+        return {p.name: TensorSpec(p.shape) for p in self.layout.only(self.shared(state))}, super().expected(state)[1]
+
+    def finish(self, state: ServerState, accumulator: Any) -> ServerState:
+        """The aggregate replaces the shared parameters."""
+        return state.replace(round=state.round + 1, tensors={**state.tensors, **accumulator.result()})
+
+    # Device half
+
+    def work(self, device: Device, request: Request) -> Work:
+        """Train, keep what is local, return what is shared."""
+        result: LocalResult = yield self.job(device, request)
+        return device.keep(*self.conclude(device, request, result))
+
+    def trained(self, request: Request) -> Iterable[str]:
+        """The parameters that move: all of them."""
+        return self.layout.names
+
+    def job(self, device: Device, request: Request, indices: Any = None, **changes: Any) -> TrainJob:
+        """Local training on the examples at ``indices``, all by default; ``changes`` are fields that differ."""
+        config, number = self.config, request.address.round
+        indices = device.indices if indices is None else indices
+        batches = training_batches(
+            indices,
+            device.site.data.train.lengths[indices],
+            config.training.batch_size,
+            seed=config.seed,
+            round=number,
+            device=device.number,
+            epochs=config.training.local_epochs,
+            steps=config.training.local_steps,
+        )
+        fields: dict[str, Any] = {
+            "device": device.number,
+            "round": number,
+            "tensors": device.model(request.tensors),
+            "trained": dict.fromkeys(self.trained(request)),
+            "batches": batches,
+            "learning_rate": scheduled_rate(config.training, number, config.federation.rounds),
+            "seed": torch_seed(config.seed, "dropout", number, device.number),
+            "optimizer_state": self.optimizer_state(device),
+            "held": device.indices,
+            "logit_offset": _logit_offset(device, request),
+        }
+        return TrainJob(**fields | changes)
+
+    def optimizer_state(self, device: Device) -> Mapping[str, Tensor]:
+        """What the device kept of its optimizer, if training.keep_optimizer."""
+        memory = device.state.memory if device.state else {}
+        return {name.removeprefix(OPTIMIZER): t for name, t in memory.items() if name.startswith(OPTIMIZER)}
+
+    def conclude(self, device: Device, request: Request, result: LocalResult) -> tuple[Reply, DeviceState | None]:
+        """Return what was received and trained; keep the rest of what was trained."""
+        shared = {name: result.tensors[name] for name in request.tensors if name in result.tensors}
+        local = {name: tensor for name, tensor in result.tensors.items() if name not in shared}
+        memory = kept_optimizer(result)
+        state = DeviceState(local=local, memory=memory) if local or memory else None
+        return Reply(request.address, shared, self.costs(device, result)), state
+
+
+class TrainWhatTravels(Train):
+    """A round in which nothing moves but what is sent."""
+
+    def trained(self, request: Request) -> Iterable[str]:
+        return self.layout.only(request.tensors).names
+
+
+def kept_optimizer(result: LocalResult) -> dict[str, Tensor]:
+    """The optimizer's state, named as a device's state holds it."""
+    return {f"{OPTIMIZER}{name}": t for name, t in result.optimizer_state.items()}
+
+
+def _logit_offset(device: Device, request: Request) -> Tensor | None:
+    """log(pi_k / pi) for the prior-corrected loss, None otherwise."""
+    if "label_counts" not in request.info:
+        return None
+    everyone = torch.tensor(request.info["label_counts"], dtype=torch.float64).numpy()
+    return log_prior_ratio(device.label_counts, everyone)

@@ -106,7 +106,8 @@ class Case:
 
 def _layers(settings: dict[str, Any]) -> int:
     """Of two layers most ways to choose one choose the same; of four they differ."""
-    return 4 if {"layers", "count"} & settings.get("sharing", {}).keys() else 2
+    sharing = settings.get("sharing", {})
+    return 4 if sharing.get("layers", "all") != "all" or "count" in sharing else 2
 
 
 CASES = [

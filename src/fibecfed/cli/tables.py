@@ -19,6 +19,7 @@ _MOST_DEVICES = 20
 _MOST_LABELS = 4
 _NARROWEST = 4  # a column of one digit, its margins and its border
 _WIDEST = 10_000  # columns; room enough to see how wide a table would like to be
+_MARKS = "[P]: the paper's; [L]: its group's earlier work; [D]: decided by this project."
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,8 @@ def methods_table(rounds: Mapping[str, Round | str] | None = None) -> Table:
 
 
 def print_config_keys(console: Console) -> None:
-    """Every key as `key = default`, with choices and meaning."""
+    """Every key as `key = default`, with choices and meaning; first, what the marks in a meaning say."""
+    console.print(_MARKS, highlight=False, markup=False)
     for key in keys():
         choices = f"  ({key.choices})" if key.choices else ""
         console.print(f"[bold]{key.name}[/bold] = {key.default}{choices}", highlight=False)

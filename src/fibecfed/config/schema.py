@@ -287,7 +287,7 @@ class EvaluationConfig:
 
 @dataclass(config=_STRICT_KEYS, frozen=True)
 class CostConfig:
-    """The cost model behind simulated_seconds (METHOD.md section 9)."""
+    """The cost model behind simulated_seconds (docs/method.md section 9)."""
 
     device_gflops: Annotated[
         float, Field(gt=0, description="Throughput of a device of speed 1, in 1e9 operations a second.")

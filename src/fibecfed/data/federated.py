@@ -122,7 +122,7 @@ def partition_rows(config: Config, train: Rows, held_out: Rows, pooled: bool = F
     """Who holds which training and which held-out example; ``pooled`` gives everything to one device.
 
     Where rows name their device (partition.kind=column), held-out rows that do go to it as well;
-    otherwise held-out shards follow each device's own label proportions (METHOD.md section 1).
+    otherwise held-out shards follow each device's own label proportions (docs/method.md section 1).
     """
     classes = len(train.label_names)
     if pooled:

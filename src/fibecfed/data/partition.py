@@ -62,7 +62,7 @@ def partition(
 
     ``labels``: (N,) int64 below ``classes``. ``names``: (N,) str, the device of each row, for ``column`` only.
     Raises InputError when a device would hold fewer than ``config.minimum`` examples, or the names do not fit.
-    Source: dirichlet, METHOD.md section 1 [D], label proportions after Hsu et al. (2019, arXiv 1909.06335);
+    Source: dirichlet, docs/method.md section 1 [D], label proportions after Hsu et al. (2019, arXiv 1909.06335);
     shards, McMahan et al. (2017, arXiv 1602.05629).
     """
     if config.kind == "column":
@@ -94,7 +94,7 @@ def partition_like(train_counts: np.ndarray, labels: np.ndarray, classes: int, r
 
     Shard sizes are proportional to training sizes (largest remainder, so a shard may be empty when N is small), label
     proportions are the device's own, as near as the test set's label counts allow. ``labels``: (N,) below ``classes``.
-    Raises ValueError when no device holds a training example. Source: METHOD.md section 1 [D].
+    Raises ValueError when no device holds a training example. Source: docs/method.md section 1 [D].
     """
     sizes = train_counts.sum(axis=1)
     if not sizes.any():

@@ -1,6 +1,7 @@
-"""The controls of every comparison: they decide whether a claim means anything (BASELINES.md, METHOD.md section 7).
+"""The controls of every comparison: they decide whether a claim means anything.
 
-A gain of a method over fedavg-lora that one of these has too is no gain of its idea.
+A gain of a method over fedavg-lora that one of these has too is no gain of its idea (docs/baselines.md,
+docs/method.md section 7).
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """`fibecfed`: Fisher-information curriculum, global aggregation layers (GAL), sparse personal layers.
 
 "Fisher Information-based Efficient Curriculum Federated Learning with Large Language Models" (EMNLP 2024,
-arXiv 2410.00131); details as METHOD.md decides them. The nine steps of its protocol, in order:
+arXiv 2410.00131); details as docs/method.md decides them. The nine steps of its protocol, in order:
 
     initialization   1 devices score their examples and the layers   -> ``_initialize`` (initialization.py)
                      2 they upload the layer scores, nothing else    -> ``_initialize``
@@ -64,7 +64,7 @@ _SPECTRAL = ("lossless", "plateau")
 
 
 class FibecFed(FederatedAveraging):
-    """The method, each part of which a setting can switch off or replace (METHOD.md section 10)."""
+    """The method, each part of which a setting can switch off or replace (docs/method.md section 10)."""
 
     name: ClassVar[str] = "fibecfed"
     paper: ClassVar[str] = "EMNLP 2024, arXiv 2410.00131"

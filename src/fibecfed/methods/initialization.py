@@ -1,6 +1,6 @@
 """A device's initialization: one pass over its examples gives difficulty, layer scores and the rows worth training.
 
-METHOD.md sections 3, 5 and 6. What is found stays on the device, but for the layer scores and what the count of
+docs/method.md sections 3, 5 and 6. What is found stays on the device, but for the layer scores and what the count of
 layers needs.
 """
 
@@ -132,7 +132,7 @@ class _NoiseSum:
 class held_out_loss:  # noqa: N801 - used as a function of the kept layers
     """kept layers -> mean loss over a seeded fifth of the device's examples with the other layers' LoRA reset.
 
-    Source: METHOD.md section 5 [D]; these examples were trained on in the warm-up, whose LoRA is being judged.
+    Source: docs/method.md section 5 [D]; these examples were trained on in the warm-up, whose LoRA is being judged.
     """
 
     def __init__(self, device: Device, tensors: Mapping[str, Tensor], config: Config, layout: Layout) -> None:
@@ -154,7 +154,7 @@ def kept_share(
     """r_k = 1 - m/d of count=lossless or plateau, from the Hessian over some of the device's examples; None: no gap.
 
     ``radius`` counts for lossless. Raises InputError where the model cannot be differentiated twice.
-    Source: METHOD.md section 5 [L].
+    Source: docs/method.md section 5 [L].
     """
     sharing, executor, data = config.sharing, device.site.executor, device.site.data.train
     rng = stream(config.seed, "spectrum", device.number)

@@ -10,7 +10,7 @@ from fibecfed.tuning import Layout
 
 
 class LocalOnly(FederatedAveraging):
-    """Nothing travels. Its global accuracy is the mean over the trained devices' models (BASELINES.md)."""
+    """Nothing travels. Its global accuracy is the mean over the trained devices' models (docs/baselines.md)."""
 
     name: ClassVar[str] = "local-only"
     paper: ClassVar[str] = "control"

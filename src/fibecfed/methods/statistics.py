@@ -1,6 +1,6 @@
 """Sums that every device sends once, before the first round, and what the server makes of them.
 
-All of them are sums over examples, so secure aggregation can hide whose they are (METHOD.md section 8 [D]).
+All of them are sums over examples, so secure aggregation can hide whose they are (docs/method.md section 8 [D]).
 """
 
 from collections.abc import Mapping
@@ -77,7 +77,7 @@ def solve_head(config: Config, totals: Mapping[str, Tensor], start: Mapping[str,
 
     ridge: least squares onto one-hot targets with penalty ``ridge_penalty`` times the features' mean square,
     centred and scaled to logits. class_means: (h . mu_c - ||mu_c||^2 / 2) / s^2, s^2 the mean squared distance to
-    the class mean, with the log of the class's share. Source: project decision (METHOD.md section 8).
+    the class mean, with the log of the class's share. Source: project decision (docs/method.md section 8).
     """
     counts = totals["label_counts"].double()
     if config.model.head_init == "ridge":
@@ -102,6 +102,6 @@ def solve_head(config: Config, totals: Mapping[str, Tensor], start: Mapping[str,
 
 
 def log_prior_ratio(own: np.ndarray, everyone: np.ndarray) -> Tensor:
-    """(C,) log(pi_k / pi) from label counts, each Laplace-smoothed by 1 (METHOD.md section 8)."""
+    """(C,) log(pi_k / pi) from label counts, each Laplace-smoothed by 1 (docs/method.md section 8)."""
     mine, all_ = (own + 1) / (own + 1).sum(), (everyone + 1) / (everyone + 1).sum()
     return torch.from_numpy(np.log(mine / all_)).float()

@@ -113,7 +113,7 @@ class Findings:
         ]
 
     def _whether_it_decides(self) -> list[str]:
-        """Where a closed-form head is within two points of centralized training, data decide nothing (BASELINES.md)."""
+        """Where ridge-head is within two points of centralized training, data decide nothing (docs/baselines.md)."""
         reached = {r.method: r.accuracy_global for r in self.rows}
         if not {"ridge-head", "centralized-lora"} <= reached.keys():
             return []

@@ -9,7 +9,7 @@ from fibecfed.federation import Costs, Failure, PhaseDone
 from fibecfed.results.environment import git_commit, hardware, versions
 from fibecfed.runtime import Evaluation
 
-LAST = 5  # evaluations that a final number is the mean of (METHOD.md section 7)
+LAST = 5  # evaluations that a final number is the mean of (docs/method.md section 7)
 
 
 Losses = Sequence[Mapping[str, Any]]  # replies left out, or device states lost, as ``losses_of`` makes them

@@ -2,7 +2,7 @@
 
 Values are a function of the device's examples and the lower layers' parameters only, whatever ran before, so that a
 resumed run computes the same ones. Against training without the cache they differ in the last bits, because batches
-are padded differently. Source: METHOD.md section 9 [D].
+are padded differently. Source: docs/method.md section 9 [D].
 """
 
 import hashlib

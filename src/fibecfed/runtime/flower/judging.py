@@ -1,4 +1,4 @@
-"""Both protocols of METHOD.md section 7 where the held-out text lies on the devices: only totals travel."""
+"""Both protocols of docs/method.md section 7 where the held-out text lies on the devices: only totals travel."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any

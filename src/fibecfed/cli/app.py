@@ -53,6 +53,9 @@ def run(
             go_on(resume, loggers_of(tensorboard, trackio), console)
             return
         config = read_arguments(arguments or [])
+        from fibecfed.cli.data_notes import check_data
+
+        check_data(config)
         from fibecfed.cli.running import dry, loggers_of, start  # takes seconds, which a mistake need not
 
         if dry_run:

@@ -43,6 +43,7 @@ from fibecfed.config.schema import (
     RuntimeConfig,
     TrainingConfig,
 )
+from fibecfed.config.sites import settle
 
 __all__ = [
     "AdaLoraConfig",
@@ -81,6 +82,7 @@ __all__ = [
     "merge",
     "nearest_hint",
     "read_yaml",
+    "settle",
     "shared_settings",
     "to_dict",
     "to_yaml",

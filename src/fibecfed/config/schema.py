@@ -46,13 +46,14 @@ class PartitionConfig:
     """Who holds which training example."""
 
     kind: Annotated[
-        Literal["dirichlet", "iid", "shards", "quantity", "column"],
+        Literal["dirichlet", "iid", "shards", "quantity", "column"] | None,
         Field(
             description="dirichlet: label proportions drawn from Dirichlet(alpha x global proportions); iid: shuffled; "
             "shards: each device gets a few label-sorted shards; quantity: sizes drawn from Dirichlet(alpha); "
-            "column: the device column of the data, or one file per device."
+            "column: the device column of the data, or one file per device. None: column where data.file names "
+            "several devices so, else dirichlet."
         ),
-    ] = "dirichlet"
+    ] = None
     alpha: Annotated[
         float, Field(gt=0, description="Concentration: small is skewed, large is even (dirichlet, quantity).")
     ] = 0.5
@@ -101,7 +102,8 @@ class DataConfig:
         str, Field(min_length=1, max_length=1, description="What separates the columns of a CSV file.")
     ] = ","
     device: Annotated[
-        str | None, Field(description="Column that names the device a row belongs to (partition.kind=column).")
+        str | None,
+        Field(description="Column that names the device a row belongs to; None: the file does, if there is one each."),
     ] = None
     allow_download: Annotated[
         bool, Field(description="Whether a named data set may be fetched from the Hugging Face hub (extra `hub`).")
@@ -131,8 +133,14 @@ class DataConfig:
 class FederationConfig:
     """How many devices there are and how often they meet."""
 
-    devices: Annotated[int, Field(ge=1, description="Devices in the federation.")] = 20
-    sampled: Annotated[int, Field(ge=1, description="Devices that take part in each round.")] = 5
+    devices: Annotated[
+        int | None,
+        Field(ge=1, description="Devices in the federation. None: as many as the data names (column), else 20."),
+    ] = None
+    sampled: Annotated[
+        int | None,
+        Field(ge=1, description="Devices that take part in each round. None: 5, or all where there are fewer."),
+    ] = None
     rounds: Annotated[int, Field(ge=1, description="Rounds, any warm-up included.")] = 20
     minimum_replies: Annotated[
         int, Field(ge=1, description="Replies without which a round fails and the run stops, resumable.")
@@ -161,6 +169,18 @@ class FederationConfig:
             description="mean: weighted by training examples; median: per coordinate, unweighted, robust to outliers."
         ),
     ] = "mean"
+
+    @property
+    def device_count(self) -> int:
+        """``devices`` of settings that were settled with the data (``settle``)."""
+        assert self.devices is not None, "settle(config, sites) says how many devices there are"
+        return self.devices
+
+    @property
+    def cohort_size(self) -> int:
+        """``sampled`` of settings that were settled with the data (``settle``)."""
+        assert self.sampled is not None, "settle(config, sites) says how many devices are sampled"
+        return self.sampled
 
 
 @dataclass(config=_STRICT_KEYS, frozen=True)
@@ -362,14 +382,16 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check what single keys cannot: raises InputError for settings that contradict each other."""
-        if self.federation.sampled > self.federation.devices:
+        federation = self.federation
+        if federation.sampled is not None and federation.sampled > (federation.devices or federation.sampled):
             raise InputError(
-                f"federation.sampled is {self.federation.sampled} but there are only {self.federation.devices} devices "
+                f"federation.sampled is {federation.sampled} but there are only {federation.devices} devices "
                 "(federation.devices); sample at most that many."
             )
-        if self.federation.minimum_replies > self.federation.sampled:
+        asked = federation.sampled or min(5, federation.devices or 5)
+        if federation.minimum_replies > asked:
             raise InputError(
-                f"federation.minimum_replies is {self.federation.minimum_replies} but only {self.federation.sampled} "
+                f"federation.minimum_replies is {federation.minimum_replies} but only {asked} "
                 "devices are asked in a round (federation.sampled)."
             )
         if self.training.momentum and self.training.optimizer == "adamw":

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from fibecfed.config import Config, DeviceConfig, load_config
+from fibecfed.config import Config, DeviceConfig, load_config, settle
 from fibecfed.data import Columns, read_rows
 from fibecfed.doctor.finding import Finding
 from fibecfed.doctor.network import check_certificate, check_secret, check_tls
@@ -38,7 +38,7 @@ def check_server(folder: Path, host: str | None, config: Config) -> Iterator[Fin
         yield Finding("server", f"'{folder}' does not exist", f"make it: {make}")
         return
     yield from check_certificate(folder / "server.crt", folder / "server.key", folder / "ca.crt", host)
-    keys, devices = len(list((folder / "keys").glob("*.pub"))), config.federation.devices
+    keys, devices = len(list((folder / "keys").glob("*.pub"))), settle(config).federation.device_count
     fix = None if keys >= devices else "add the missing devices' public keys, or lower federation.devices"
     yield Finding("keys", f"{keys} devices may connect; the run has {devices}", fix)
     secrets = sorted((folder / "devices").glob("*/device.key"))

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from fibecfed.config import Config
-from fibecfed.data import Columns, FederatedData, Partition, Rows, hold_out, read_rows, tokenize
+from fibecfed.data import Columns, FederatedData, Partition, Rows, hold_out, label_list, read_rows, tokenize
 from fibecfed.errors import InputError
 from fibecfed.runtime import Learner
 from fibecfed.seeding import stream
@@ -54,7 +54,7 @@ def labels_of(config: Config) -> tuple[str, ...]:
     """The labels of a run over machines. Raises InputError if the configuration does not name them."""
     if config.data.labels is None:
         raise InputError("Over machines no one sees all labels: name them, as data.labels=[billing,delivery,praise].")
-    return tuple(config.data.labels)
+    return label_list(config.data.labels)
 
 
 def _data(
@@ -65,9 +65,9 @@ def _data(
     return FederatedData(
         task=Classification(train.label_names),
         train=as_tokens(train),
-        devices=_belonging_to(device, len(train), config.federation.devices),
+        devices=_belonging_to(device, len(train), config.federation.device_count),
         held_out=as_tokens(held_out),
-        held_out_owners=_belonging_to(device, len(held_out), config.federation.devices),
+        held_out_owners=_belonging_to(device, len(held_out), config.federation.device_count),
         validation_rows=validation,
         origin=origin,
         judged_on=config.evaluation.split,

@@ -39,4 +39,8 @@ def may_name_sites(config: Config) -> bool:
         return True
     if file is None:
         return False
-    return config.data.device is not None or "*" in file or Path(file).suffix.lower() not in _NAMES_NO_SITES
+    return (
+        config.data.device is not None
+        or bool(set("*?[") & set(file))
+        or Path(file).suffix.lower() not in _NAMES_NO_SITES
+    )

@@ -16,7 +16,9 @@ from fibecfed.errors import InputError
 
 _MOST_LABELS = 1000
 FEW_ROWS = 20  # below this many, every row may well have a label of its own
-NO_GENERATION = "fibecfed classifies: it learns to choose among the labels it has seen, and generates no text"
+NO_GENERATION = (
+    "fibecfed only classifies (it chooses among the labels it was trained on) and does not generate text yet"
+)
 
 
 def read_rows(
@@ -158,7 +160,7 @@ def _check_label_names(location: str, column: str, names: Sequence[str], rows: i
     if len(names) > _MOST_LABELS or (len(names) == rows and rows > FEW_ROWS):
         raise InputError(
             f"'{location}' has {len(names)} distinct labels in {rows} rows in column '{column}'; is it the label "
-            f"column (data.label)? {NO_GENERATION} (at most {_MOST_LABELS:,} labels: give rare ones a common name)."
+            f"column (data.label)? {NO_GENERATION}; give rare labels a common name (at most {_MOST_LABELS:,} labels)."
         )
 
 

@@ -122,8 +122,8 @@ def _notes_on_files(config: Config, train: Rows) -> list[str]:
     labels, once = int((counts > 0).sum()), int((counts == 1).sum())
     if labels > FEW_ROWS and (2 * once > labels or 2 * labels > len(train)):
         found.append(
-            f"{len(train)} rows have {labels} distinct labels, {once} of them in one row only, as answers to prompts "
-            f"would: {NO_GENERATION}, so rows whose label is in no other row teach it next to nothing."
+            f"{len(train)} rows have {labels} distinct labels, {once} of them in one row only, like answers to "
+            f"prompts; {NO_GENERATION}."
         )
     return [sentence for sentence in found if sentence is not None]
 

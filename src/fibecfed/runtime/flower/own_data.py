@@ -6,6 +6,7 @@ import numpy as np
 
 from fibecfed.config import Config
 from fibecfed.data import Columns, FederatedData, Partition, Rows, hold_out, label_list, read_rows, tokenize
+from fibecfed.data.apart import check_files_apart, check_rows_apart
 from fibecfed.errors import InputError
 from fibecfed.runtime import Learner
 from fibecfed.seeding import stream
@@ -25,7 +26,9 @@ def own_data(learner: Learner, device: int) -> FederatedData:
     assert data.file is not None
     train = read_rows(data.file, columns, labels)
     if data.test_file is not None:
+        check_files_apart(data.file, data.test_file)
         test = read_rows(data.test_file, columns, labels)
+        check_rows_apart(train, test, data.file, data.test_file)
     else:
         test, train = hold_out(train, round(data.test_fraction * len(train)), stream(seed, "test split", device))
     validation, train = hold_out(

@@ -10,6 +10,7 @@ from fibecfed.config.baselines import (
     SparseConfig,
 )
 from fibecfed.config.device import DeviceConfig, load_device_config, shared_settings
+from fibecfed.config.federation import FederationConfig
 from fibecfed.config.kinds import (
     AdapterConfig,
     AttentivePromptConfig,
@@ -36,7 +37,6 @@ from fibecfed.config.schema import (
     CostConfig,
     DataConfig,
     EvaluationConfig,
-    FederationConfig,
     LoraConfig,
     ModelConfig,
     PartitionConfig,

@@ -20,6 +20,7 @@ from fibecfed.config.baselines import (
     ServerConfig,
     SparseConfig,
 )
+from fibecfed.config.federation import FederationConfig
 from fibecfed.config.kinds import (
     AdapterConfig,
     AttentivePromptConfig,
@@ -127,60 +128,6 @@ class DataConfig:
         int, Field(ge=4, description="Tokens an example is cut to; how many were cut is printed.")
     ] = 128
     partition: PartitionConfig = Field(default_factory=PartitionConfig)
-
-
-@dataclass(config=_STRICT_KEYS, frozen=True)
-class FederationConfig:
-    """How many devices there are and how often they meet."""
-
-    devices: Annotated[
-        int | None,
-        Field(ge=1, description="Devices in the federation. None: as many as the data names (column), else 20."),
-    ] = None
-    sampled: Annotated[
-        int | None,
-        Field(ge=1, description="Devices that take part in each round. None: 5, or all where there are fewer."),
-    ] = None
-    rounds: Annotated[int, Field(ge=1, description="Rounds, any warm-up included.")] = 20
-    minimum_replies: Annotated[
-        int, Field(ge=1, description="Replies without which a round fails and the run stops, resumable.")
-    ] = 1
-    maximum_norm: Annotated[
-        float,
-        Field(
-            gt=0,
-            description="A reply whose parameters moved further than this (Euclidean norm) from those sent is left "
-            "out. The default only catches the absurd.",
-        ),
-    ] = 1e6
-    maximum_examples: Annotated[
-        int,
-        Field(
-            ge=1,
-            description="A reply that claims more training examples than this, its weight in the mean, is left out.",
-        ),
-    ] = 100_000_000
-    deadline_seconds: Annotated[
-        float, Field(gt=0, description="How long the server waits for the replies of a round.")
-    ] = 3600.0
-    aggregation: Annotated[
-        Literal["mean", "median"],
-        Field(
-            description="mean: weighted by training examples; median: per coordinate, unweighted, robust to outliers."
-        ),
-    ] = "mean"
-
-    @property
-    def device_count(self) -> int:
-        """``devices`` of settings that were settled with the data (``settle``)."""
-        assert self.devices is not None, "settle(config, sites) says how many devices there are"
-        return self.devices
-
-    @property
-    def cohort_size(self) -> int:
-        """``sampled`` of settings that were settled with the data (``settle``)."""
-        assert self.sampled is not None, "settle(config, sites) says how many devices are sampled"
-        return self.sampled
 
 
 @dataclass(config=_STRICT_KEYS, frozen=True)
@@ -382,18 +329,6 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check what single keys cannot: raises InputError for settings that contradict each other."""
-        federation = self.federation
-        if federation.sampled is not None and federation.sampled > (federation.devices or federation.sampled):
-            raise InputError(
-                f"federation.sampled is {federation.sampled} but there are only {federation.devices} devices "
-                "(federation.devices); sample at most that many."
-            )
-        asked = federation.sampled or min(5, federation.devices or 5)
-        if federation.minimum_replies > asked:
-            raise InputError(
-                f"federation.minimum_replies is {federation.minimum_replies} but only {asked} "
-                "devices are asked in a round (federation.sampled)."
-            )
         if self.training.momentum and self.training.optimizer == "adamw":
             raise InputError("training.momentum only applies to training.optimizer=sgd; adamw has its own momentum.")
         if self.model.head_init != "random" and self.model.head != "pooled":

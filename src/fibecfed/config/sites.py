@@ -3,10 +3,8 @@
 import dataclasses
 from pathlib import Path
 
+from fibecfed.config.federation import DEVICES, SAMPLED
 from fibecfed.config.schema import Config
-
-DEVICES = 20  # where the data names none
-SAMPLED = 5  # where there are as many
 
 _NAMES_NO_SITES = (".csv", ".tsv", ".jsonl", ".parquet")
 

@@ -139,7 +139,7 @@ def _check_agreement(tables: Sequence[Table], labels: Sequence[Sequence[str]], d
     for table, part in zip(tables, labels, strict=True):
         owners = [""] * len(part) if devices is None else devices[start : start + len(part)].tolist()
         start += len(part)
-        for owner, label in set(zip(owners, part, strict=True)):
+        for owner, label in dict.fromkeys(zip(owners, part, strict=True)):
             where = f"'{table.path}'" + (f" (device '{owner}')" if owner else "")
             sites.setdefault(where, set()).add(label)
     found = disagreement(list(sites.values()))

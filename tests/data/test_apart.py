@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from fibecfed.data import Splits, build_data, load_splits, read_rows
 from fibecfed.data.columns import Columns
 from fibecfed.errors import InputError
 from fibecfed.runtime import assemble
+from fibecfed.runtime.flower.own_data import labels_of, own_data
 
 
 def csv(path: Path, numbers: range, name: str = "text") -> str:
@@ -145,3 +147,14 @@ def test_a_text_that_is_called_like_a_column_is_a_text(tmp_path: Path) -> None:
 
 def test_the_shipped_messages_are_apart() -> None:
     assert load_splits(fibecfed.load_config()).notes == ()
+
+
+def test_a_site_of_its_own_is_kept_to_the_same_rules(tmp_path: Path) -> None:
+    file = csv(tmp_path / "x.csv", range(20))
+    shutil.copy(file, tmp_path / "copy.csv")
+    for test_file, sentence in ((file, "is also trained on"), (str(tmp_path / "copy.csv"), "is the training data")):
+        config = load_config(data={"file": file, "test_file": test_file, "labels": ["a", "b"]})
+        learner = SimpleNamespace(config=config)  # refused before the model is asked for anything
+        with pytest.raises(InputError, match=sentence):
+            own_data(learner, 0)  # type: ignore[arg-type]
+    assert labels_of(load_config(data={"labels": ["1.0", "cafe\u0301"]})) == ("1", "caf\u00e9")

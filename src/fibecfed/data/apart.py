@@ -1,7 +1,7 @@
 """Whether training and test data are apart: what is refused, and what is counted."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -28,9 +28,10 @@ def check_rows_apart(train: Rows, test: Rows, file: str, test_file: str) -> None
 
     Their order does not count. Rows of both have the same ``label_names``.
     """
-    trained = {_content(rows): whose for whose, rows in _parts(train)}
+    sizes = {len(rows) for _, rows in _parts(test)}
+    trained = {_content(rows): whose for whose, rows in _parts(train) if len(rows) in sizes}
     for tested, rows in _parts(test):
-        whose = trained.get(_content(rows))
+        whose = trained.get(_content(rows)) if trained else None
         if whose is not None:
             raise InputError(
                 f"The test data{tested} ('{test_file}') is the training data{whose} ('{file}'), row by row: a result "
@@ -40,8 +41,11 @@ def check_rows_apart(train: Rows, test: Rows, file: str, test_file: str) -> None
 
 def _parts(rows: Rows) -> Iterator[tuple[str, Rows]]:
     """The rows of each device, and all of them, each with words for whose they are."""
-    for name in np.unique(rows.devices) if rows.devices is not None else ():
-        yield f" of the device '{name}'", rows.take(np.flatnonzero(rows.devices == name))
+    if rows.devices is not None:
+        order = np.argsort(rows.devices, kind="stable")
+        names, starts = np.unique(rows.devices[order], return_index=True)
+        for name, positions in zip(names, np.split(order, starts[1:]), strict=True):
+            yield f" of the device '{name}'", rows.take(positions)
     yield "", rows
 
 
@@ -49,10 +53,10 @@ def _content(rows: Rows) -> frozenset[tuple[object, int]]:
     return frozenset(Counter(zip(_texts(rows), rows.labels.tolist(), strict=True)).items())
 
 
-def shared_examples(train: Rows, held_out: Rows) -> int:
-    """How many of the held-out texts (or pairs) are training texts, too, word for word."""
+def shared_examples(train: Rows, held_out: Mapping[str, Rows]) -> dict[str, int]:
+    """How many texts (or pairs) of each split are training texts, too, word for word."""
     known = set(_texts(train))
-    return sum(text in known for text in _texts(held_out))
+    return {name: sum(text in known for text in _texts(rows)) for name, rows in held_out.items()}
 
 
 def _texts(rows: Rows) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from fibecfed.config import Config
-from fibecfed.data.apart import shared_examples
 from fibecfed.data.partition import Partition
 from fibecfed.data.rows import Rows
 from fibecfed.data.splits import Splits, partition_rows
@@ -65,6 +64,6 @@ def build_data(
         origin=splits.origin,
         judged_on=judged_on,
         tokenize=as_tokens,
-        shared=shared_examples(splits.train, held_out),
+        shared=splits.shared.get(judged_on, 0),
         notes=splits.notes,
     )

@@ -1,6 +1,7 @@
 """Training, validation and test rows of a configuration, and who holds them. Needs neither torch nor a model."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -26,6 +27,7 @@ class Splits:
     origin: str
     extra_metrics: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # sentences on the data that a user should see
+    shared: Mapping[str, int] = field(default_factory=dict)  # by split: examples whose text is also a training text
 
     @property
     def sites(self) -> int | None:
@@ -82,9 +84,14 @@ def load_splits(config: Config) -> Splits:
             "devices only; raise it."
         )
     test = draw(test, data.test_examples, "test_examples", stream(seed, "test draw"), by_device)
-    notes += _note_on_duplicates(train, test, "test") + _note_on_duplicates(train, validation, "validation")
+    shared = shared_examples(train, {"test": test, "validation": validation})
+    notes += [
+        f"{count} of {len(part)} {name} examples have a text that is also a training text, word for word."
+        for (name, count), part in zip(shared.items(), (test, validation), strict=True)
+        if count
+    ]
     train = flip_labels(train, data.label_noise, stream(seed, "label noise"))
-    return Splits(train, validation, test, origin, extra, tuple(notes))
+    return Splits(train, validation, test, origin, extra, tuple(notes), shared)
 
 
 def _sites(rows: Rows) -> int | None:
@@ -126,13 +133,6 @@ def _notes_on_files(config: Config, train: Rows) -> list[str]:
             f"prompts; {NO_GENERATION}."
         )
     return [sentence for sentence in found if sentence is not None]
-
-
-def _note_on_duplicates(train: Rows, held_out: Rows, split: str) -> list[str]:
-    shared = shared_examples(train, held_out)
-    if not shared:
-        return []
-    return [f"{shared} of {len(held_out)} {split} examples have a text that is also a training text, word for word."]
 
 
 def partition_rows(config: Config, train: Rows, held_out: Rows, pooled: bool = False) -> tuple[Partition, Partition]:

@@ -92,7 +92,7 @@ def test_overrides_change_the_base(tmp_path: Path) -> None:
         ({"target": "final accuracy of fedavg"}, "Key 'target' cannot be .* Did you mean 'fedavg-lora'"),
         ({"target": 80}, "Key 'target' cannot be 80"),
         ({"target": {"trec": 0.8}}, "'target.trec' names no data set"),
-        ({"base": {"federation": {"devices": 3}}}, "federation.sampled is 5 but there are only 3 devices"),
+        ({"base": {"federation": {"devices": 3, "sampled": 5}}}, "federation.sampled is 5 but there are only 3 dev"),
     ],
 )  # fmt: skip
 def test_mistake_is_one_sentence(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

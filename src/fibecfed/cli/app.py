@@ -53,6 +53,9 @@ def run(
             go_on(resume, loggers_of(tensorboard, trackio), console)
             return
         config = read_arguments(arguments or [])
+        from fibecfed.cli.data_notes import check_data
+
+        check_data(config)
         from fibecfed.cli.running import dry, loggers_of, start  # takes seconds, which a mistake need not
 
         if dry_run:
@@ -189,9 +192,13 @@ def partition(
 ) -> None:
     """Print who would hold which training examples; nothing is trained."""
     with explained():
+        settings = read_arguments(arguments or [])
+        from fibecfed.cli.data_notes import check_data
+
+        check_data(settings)
         from fibecfed.cli.data_commands import show_partition
 
-        show_partition(read_arguments(arguments or []), plot, console)
+        show_partition(settings, plot, console)
 
 
 @app.command()

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from fibecfed.callbacks import Callback, Record, TensorBoard, Trackio
+from fibecfed.cli.data_notes import say_notes
 from fibecfed.cli.progress import RunProgress
 from fibecfed.cli.tables import decision_lines, estimate_table, partition_table, summary_table
 from fibecfed.config import Config
@@ -31,6 +32,7 @@ class _Introduction(Callback):
     def started(self, experiment: Experiment, state: ServerState, records: Sequence[Record]) -> None:
         data = experiment.data
         self.console.print(f"Data: {data.origin}.", highlight=False, markup=False, soft_wrap=True)
+        say_notes(data.notes, self.console)
         found = experiment.data_summary()
         if found["truncated_examples"]:
             wanted, room = experiment.config.data.max_length, experiment.pretrained.tokenizer.model_max_length
@@ -81,7 +83,9 @@ def _show(result: RunResult, console: Console) -> None:
 
 def dry(config: Config, console: Console) -> None:
     """What a run would take."""
-    console.print(estimate_table(estimate(assemble(config))))
+    experiment = assemble(config)
+    say_notes(experiment.data.notes, console)
+    console.print(estimate_table(estimate(experiment)))
 
 
 def rounds_of_methods(config: Config) -> dict[str, Round | str]:

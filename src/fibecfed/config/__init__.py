@@ -10,6 +10,7 @@ from fibecfed.config.baselines import (
     SparseConfig,
 )
 from fibecfed.config.device import DeviceConfig, load_device_config, shared_settings
+from fibecfed.config.federation import FederationConfig
 from fibecfed.config.kinds import (
     AdapterConfig,
     AttentivePromptConfig,
@@ -36,13 +37,13 @@ from fibecfed.config.schema import (
     CostConfig,
     DataConfig,
     EvaluationConfig,
-    FederationConfig,
     LoraConfig,
     ModelConfig,
     PartitionConfig,
     RuntimeConfig,
     TrainingConfig,
 )
+from fibecfed.config.sites import settle
 
 __all__ = [
     "AdaLoraConfig",
@@ -81,6 +82,7 @@ __all__ = [
     "merge",
     "nearest_hint",
     "read_yaml",
+    "settle",
     "shared_settings",
     "to_dict",
     "to_yaml",

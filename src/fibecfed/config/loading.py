@@ -16,6 +16,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from fibecfed.config.schema import Config
+from fibecfed.config.sites import may_name_sites, settle
 from fibecfed.errors import InputError
 
 _ADAPTER = TypeAdapter(Config)
@@ -212,7 +213,7 @@ def to_yaml(config: Config, header: str = "") -> str:
 
 def config_hash(config: Config) -> str:
     """16 hex digits over every setting that can change a result; folders and thread placement excluded."""
-    content = to_dict(config)
+    content = to_dict(config if may_name_sites(config) else settle(config))
     content["data"].pop("dir")
     content["runtime"].pop("device_states")
     if content["data"]["labels"] is None:  # so that runs from before this key keep their hash

@@ -1,13 +1,19 @@
 """Data sets, tokenising, batches, and who holds what."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from fibecfed.data.batches import evaluation_batches, training_batches
 from fibecfed.data.columns import Columns
-from fibecfed.data.federated import FederatedData, Splits, build_data, load_splits, partition_rows
-from fibecfed.data.files import read_rows
+from fibecfed.data.files import label_list, read_rows
 from fibecfed.data.named import DATASETS, SUPPORT, NamedDataset, dataset_names, find_dataset
 from fibecfed.data.partition import Partition
 from fibecfed.data.rows import Rows, hold_out
-from fibecfed.data.tokens import TokenizedSet, tokenize
+from fibecfed.data.splits import Splits, load_splits, partition_rows
+
+if TYPE_CHECKING:
+    from fibecfed.data.federated import FederatedData, build_data
+    from fibecfed.data.tokens import TokenizedSet, tokenize
 
 __all__ = [
     "DATASETS",
@@ -24,9 +30,22 @@ __all__ = [
     "evaluation_batches",
     "find_dataset",
     "hold_out",
+    "label_list",
     "load_splits",
     "partition_rows",
     "read_rows",
     "tokenize",
     "training_batches",
 ]
+
+# What imports torch (seconds) is imported when it is first used, so that a mistake in a file is said before.
+_WHERE = {
+    **dict.fromkeys(("FederatedData", "build_data"), "federated"),
+    **dict.fromkeys(("TokenizedSet", "tokenize"), "tokens"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"fibecfed.data.{_WHERE[name]}"), name)

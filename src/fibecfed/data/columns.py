@@ -26,6 +26,15 @@ class Columns:
     device: str | None = None
     separator: str = ","
 
+    def __post_init__(self) -> None:
+        """Raise InputError where the label would be read as a text, too: nothing is easier to learn."""
+        for key in ("text", "text_pair"):
+            if getattr(self, key) == self.label:
+                raise InputError(
+                    f"data.{key} and data.label both name the column '{self.label}': the model would read the answer. "
+                    "Name the column with the text, and the one with the label."
+                )
+
     @property
     def keys(self) -> dict[str, str]:
         """Column by configuration key, for the columns that are asked for."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from fibecfed.config import Config
+from fibecfed.config import Config, settle
 from fibecfed.data import load_splits
 from fibecfed.doctor.finding import Finding
 from fibecfed.errors import InputError
@@ -53,12 +53,7 @@ def check_settings(config: Config) -> Iterator[Finding]:
     except InputError as error:
         yield Finding("settings", "the configuration does not fit its method", str(error))
         return
-    federation = config.federation
-    yield Finding(
-        "settings",
-        f"{config.method} ({resolved.tuning}), {federation.rounds} rounds, {federation.sampled} of "
-        f"{federation.devices} devices each",
-    )
+    yield Finding("settings", f"{config.method} ({resolved.tuning}), {config.federation.rounds} rounds")
 
 
 def check_model(config: Config) -> Iterator[Finding]:
@@ -86,6 +81,14 @@ def check_data(config: Config) -> Iterator[Finding]:
         f"{splits.origin}: {len(splits.train)} training, {len(splits.validation)} validation, {len(splits.test)} test "
         "examples",
     )
+    for note in splits.notes:
+        yield Finding("data", note)
+    try:
+        federation = settle(config, splits.sites).federation
+    except InputError as error:
+        yield Finding("devices", "the settings do not fit the data", str(error))
+    else:
+        yield Finding("devices", f"{federation.devices} devices, {federation.sampled} of them a round")
     counts = Counter(splits.train.labels.tolist())
     yield Finding("labels", ", ".join(f"{name} ({counts[i]})" for i, name in enumerate(names)))
     missing = [name for i, name in enumerate(names) if not counts[i]]
@@ -122,4 +125,4 @@ def _bytes_of_a_run(config: Config) -> int:
         size = kind.layout(kind.attach(pretrained, 2, config, 0), pretrained.config).size
     except InputError:
         return _SMALLEST_FREE  # said by the other checks
-    return _SMALLEST_FREE + 4 * size * (1 + _COPIES_OF_STATE) * (1 + config.federation.devices)
+    return _SMALLEST_FREE + 4 * size * (1 + _COPIES_OF_STATE) * (1 + settle(config).federation.device_count)

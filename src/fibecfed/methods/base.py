@@ -92,10 +92,10 @@ class FederatedAveraging:
     def next_phase(self, state: ServerState) -> Phase | None:
         """The statistics, if they are needed; then rounds until there have been ``federation.rounds``."""
         if self._sums and STATISTICS not in state.info:
-            return Phase(STATISTICS, 1, self.config.federation.devices, is_round=False)
+            return Phase(STATISTICS, 1, self.config.federation.device_count, is_round=False)
         if state.round >= self.config.federation.rounds:
             return None
-        return Phase(TRAIN, state.round + 1, self.config.federation.sampled)
+        return Phase(TRAIN, state.round + 1, self.config.federation.cohort_size)
 
     def request(self, state: ServerState, phase: Phase, device: int) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
         """The shared parameters; nothing for the statistics, which are taken of the model all start with."""

@@ -106,7 +106,7 @@ class FedavgPrior(FederatedAveraging):
 
     def personal_devices(self, state: ServerState) -> range:
         """Every device has label proportions, sampled or not."""
-        return range(self.config.federation.devices)
+        return range(self.config.federation.device_count)
 
     def personal(self, device: Device, state: ServerState) -> dict[str, Tensor]:
         """The server's model with the ratio in the head's bias."""
@@ -133,7 +133,7 @@ class FedavgFinetune(FederatedAveraging):
         """The rounds, then one phase in which every device takes part."""
         phase = super().next_phase(state)
         if phase is None and not state.info.get("finetuned"):
-            return Phase(FINETUNE, state.round, self.config.federation.devices, is_round=False, judged=True)
+            return Phase(FINETUNE, state.round, self.config.federation.device_count, is_round=False, judged=True)
         return phase
 
     def expected(self, state: ServerState, phase: Phase) -> Mapping[str, TensorSpec]:
@@ -178,7 +178,9 @@ class DeviceMajority(FederatedAveraging):
 
     def next_phase(self, state: ServerState) -> Phase | None:
         """One exchange with every device."""
-        return None if MAJORITY in state.info else Phase(MAJORITY, 1, self.config.federation.devices, is_round=False)
+        return (
+            None if MAJORITY in state.info else Phase(MAJORITY, 1, self.config.federation.device_count, is_round=False)
+        )
 
     def request(self, state: ServerState, phase: Phase, device: int) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
         return {}, {}
@@ -205,7 +207,7 @@ class DeviceMajority(FederatedAveraging):
 
     def personal_devices(self, state: ServerState) -> range:
         """Every device has a most frequent label."""
-        return range(self.config.federation.devices)
+        return range(self.config.federation.device_count)
 
     def personal(self, device: Device, state: ServerState) -> dict[str, Tensor]:
         """A head that looks at nothing and says the device's most frequent label."""

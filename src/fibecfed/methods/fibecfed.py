@@ -122,7 +122,7 @@ class FibecFed(FederatedAveraging):
             return None
         if phase.name == STATISTICS or not self._chooses_layers or not self._warm(state) or "layers" in state.info:
             return phase
-        devices = self.config.sharing.devices or self.config.federation.sampled
+        devices = self.config.sharing.devices or self.config.federation.cohort_size
         if self.config.sharing.layers in _SCORED_LAYERS and "layer_scores" not in state.info:
             return Phase(INITIALIZE, phase.round, devices, is_round=False)
         return Phase(COUNT, phase.round, devices, is_round=False)
@@ -259,7 +259,7 @@ class FibecFed(FederatedAveraging):
         if self._off:
             return state
         warm_up, rounds = self._most_warm_up(), self.config.federation.rounds
-        state = self._with(state, warm_up=warm_up, met=list(range(self.config.federation.devices)))
+        state = self._with(state, warm_up=warm_up, met=list(range(self.config.federation.device_count)))
         state = state.replace(round=warm_up + (rounds - warm_up) // 2)
         if not self._chooses_layers:
             return state

@@ -48,7 +48,7 @@ class Row:
 
 def headings(config: Config) -> tuple[str, ...]:
     """What the numbers of a row are."""
-    worst = "worst device" if config.federation.devices <= _TENTH else "worst tenth of devices"
+    worst = "worst device" if config.federation.device_count <= _TENTH else "worst tenth of devices"
     return ("global", "personalized", worst, "MB sent", "CPU s", "simulated s")
 
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from fibecfed.config import Config, config_hash
+from fibecfed.config import Config, config_hash, settle
 from fibecfed.data import FederatedData, build_data, load_splits
 from fibecfed.federation import Device, DeviceStore, MemoryStore, Server, ServerState, Site, Transport
 from fibecfed.methods import FederatedAveraging, method_class, resolve, tuning
@@ -78,7 +78,7 @@ class Experiment:
         return describe_adapter(self.config, self.pretrained, self.data.task.labels)
 
     def data_summary(self) -> dict[str, Any]:
-        """Where the data came from, how many examples there are, and what was cut."""
+        """Where the data came from, how many examples there are, what was cut, and what a user should know of it."""
         data = self.data
         return {
             "origin": data.origin,
@@ -87,6 +87,8 @@ class Experiment:
             "validation_examples": len(data.validation_rows),
             "truncated_examples": data.train.truncated + data.held_out.truncated,
             "tokens_cut": data.train.tokens_cut + data.held_out.tokens_cut,
+            "held_out_in_training": data.shared,
+            "notes": list(data.notes),
         }
 
     def partition(self) -> dict[str, Any]:
@@ -111,6 +113,7 @@ def assemble(config: Config, store: DeviceStore | None = None, transport: Transp
     config = resolve(config)
     torch_device(config.runtime.device)
     splits = load_splits(config)
+    config = settle(config, splits.sites)
     learner = learner_of(config, len(splits.train.label_names))
     method = learner.method
     data = build_data(config, splits, learner.pretrained.tokenizer, method.pooled_data)

@@ -107,7 +107,7 @@ class FederatedEvaluator:
 
     def __call__(self, state: ServerState) -> Evaluation:
         task, held_out = self._site.data.task, self._site.data.held_out
-        devices = range(self._site.config.federation.devices)
+        devices = range(self._site.config.federation.device_count)
         requests = {device: state_request(state, self._run, "evaluate", device) for device in devices}
         with_own = set(self._site.method.personal_devices(state)) if self._site.method.keeps_device_state else set()
         servers, own, without = dict[int, Counts](), dict[int, Counts](), dict[int, Counts]()

@@ -5,7 +5,8 @@ from functools import partial
 import numpy as np
 
 from fibecfed.config import Config
-from fibecfed.data import Columns, FederatedData, Partition, Rows, hold_out, read_rows, tokenize
+from fibecfed.data import Columns, FederatedData, Partition, Rows, hold_out, label_list, read_rows, tokenize
+from fibecfed.data.apart import check_files_apart, check_rows_apart
 from fibecfed.errors import InputError
 from fibecfed.runtime import Learner
 from fibecfed.seeding import stream
@@ -25,7 +26,9 @@ def own_data(learner: Learner, device: int) -> FederatedData:
     assert data.file is not None
     train = read_rows(data.file, columns, labels)
     if data.test_file is not None:
+        check_files_apart(data.file, data.test_file)
         test = read_rows(data.test_file, columns, labels)
+        check_rows_apart(train, test, data.file, data.test_file)
     else:
         test, train = hold_out(train, round(data.test_fraction * len(train)), stream(seed, "test split", device))
     validation, train = hold_out(
@@ -54,7 +57,7 @@ def labels_of(config: Config) -> tuple[str, ...]:
     """The labels of a run over machines. Raises InputError if the configuration does not name them."""
     if config.data.labels is None:
         raise InputError("Over machines no one sees all labels: name them, as data.labels=[billing,delivery,praise].")
-    return tuple(config.data.labels)
+    return label_list(config.data.labels)
 
 
 def _data(
@@ -65,9 +68,9 @@ def _data(
     return FederatedData(
         task=Classification(train.label_names),
         train=as_tokens(train),
-        devices=_belonging_to(device, len(train), config.federation.devices),
+        devices=_belonging_to(device, len(train), config.federation.device_count),
         held_out=as_tokens(held_out),
-        held_out_owners=_belonging_to(device, len(held_out), config.federation.devices),
+        held_out_owners=_belonging_to(device, len(held_out), config.federation.device_count),
         validation_rows=validation,
         origin=origin,
         judged_on=config.evaluation.split,

@@ -6,7 +6,7 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
-from fibecfed.config import Config, DataConfig, PartitionConfig, shared_settings
+from fibecfed.config import Config, DataConfig, PartitionConfig, settle, shared_settings
 from fibecfed.errors import InputError
 from fibecfed.federation import Delivery, Failure, MemoryStore, Reply, Request, Server, ServerState
 from fibecfed.methods import method_class, resolve
@@ -72,13 +72,13 @@ def assemble_server(
     Raises InputError for settings that mean nothing over machines, RunFailed if too few devices join in time.
     """
     check_settings(config)
-    config = resolve(config)
+    config = settle(resolve(config))
     torch_device(config.runtime.device)
     learner = learner_of(config, len(labels_of(config)))
     mine = describe(learner, labels_of(config))
 
     def check(reply: Reply) -> str | None:
-        if not 0 <= reply.address.device < config.federation.devices:
+        if not 0 <= reply.address.device < config.federation.device_count:
             return f"there is no device {reply.address.device}; federation.devices is {config.federation.devices}"
         if not all(type(reply.info.get(key)) is int for key in ("examples", "held_out_examples")):
             return "it does not say how many examples it has"
@@ -92,7 +92,7 @@ def assemble_server(
     transport = FlowerTransport(grid, introduction(run, said), check, report)
     transport.poll_seconds = poll_seconds
     federation = config.federation
-    transport.gather(federation.devices, federation.minimum_replies, federation.deadline_seconds)
+    transport.gather(federation.device_count, federation.minimum_replies, federation.deadline_seconds)
     data = server_data(learner)
     site = learner.site(data, MemoryStore())
 
@@ -106,7 +106,7 @@ def assemble_server(
         layout=learner.layout,
         data=data,
         site=site,
-        server=Server(config, learner.method, transport, federation.devices, run),
+        server=Server(config, learner.method, transport, federation.device_count, run),
         evaluate=FederatedEvaluator(site, run, judged),
         start=learner.method.init(learner.initial),
         transport=transport,

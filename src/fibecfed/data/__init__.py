@@ -7,11 +7,12 @@ from fibecfed.data.files import read_rows
 from fibecfed.data.named import DATASETS, SUPPORT, NamedDataset, dataset_names, find_dataset
 from fibecfed.data.partition import Partition
 from fibecfed.data.rows import Rows, hold_out
-from fibecfed.data.tokens import TokenizedSet, tokenize
+from fibecfed.data.tokens import WITHOUT_EMBEDDING, TokenizedSet, tokenize
 
 __all__ = [
     "DATASETS",
     "SUPPORT",
+    "WITHOUT_EMBEDDING",
     "Columns",
     "FederatedData",
     "NamedDataset",

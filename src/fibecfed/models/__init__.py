@@ -4,10 +4,9 @@ from fibecfed.models.entering import Entering, entering, starting_at
 from fibecfed.models.loading import Pretrained, is_decoder, load_pretrained, resolve, weights_sha256
 from fibecfed.models.pooled import NativeClassifier, PooledClassifier, model_inputs, pool
 from fibecfed.models.structure import blocks, blocks_path, layer_of
-from fibecfed.models.vocabulary import REMEDY, embedding_rows, words_without_embedding
+from fibecfed.models.vocabulary import embedding_rows, words_without_embedding
 
 __all__ = [
-    "REMEDY",
     "Entering",
     "NativeClassifier",
     "PooledClassifier",

@@ -2,11 +2,6 @@
 
 from typing import Any
 
-REMEDY = (
-    "resize the model where it was made (model.resize_token_embeddings(len(tokenizer)), then save_pretrained), "
-    "or take the token out of the tokenizer"
-)
-
 
 def embedding_rows(backbone: Any) -> int | None:
     """How many token ids the model has a vector for; None where it makes them in another way."""

@@ -113,12 +113,13 @@ def assemble(config: Config, store: DeviceStore | None = None, transport: Transp
     splits = load_splits(config)
     learner = learner_of(config, len(splits.train.label_names))
     method = learner.method
-    data = build_data(config, splits, learner.pretrained.tokenizer, method.pooled_data)
+    pretrained = learner.pretrained
+    data = build_data(config, splits, pretrained.tokenizer, method.pooled_data, pretrained.vocabulary)
     site = learner.site(data, store or MemoryStore())
     server = Server(config, method, transport or InProcessTransport(site), data.devices.devices, config_hash(config))
     evaluator = ResidentEvaluator(site, method.global_is_mean_of_devices)
     start = method.init(learner.initial)
-    return Experiment(config, learner.pretrained, learner.model, learner.layout, data, site, server, evaluator, start)
+    return Experiment(config, pretrained, learner.model, learner.layout, data, site, server, evaluator, start)
 
 
 def learner_of(config: Config, labels: int) -> Learner:

@@ -8,11 +8,13 @@ from fibecfed.data.named import DATASETS, SUPPORT, NamedDataset, dataset_names, 
 from fibecfed.data.partition import Partition
 from fibecfed.data.rows import Rows, hold_out
 from fibecfed.data.tokens import WITHOUT_EMBEDDING, TokenizedSet, tokenize
+from fibecfed.data.unlabelled import Asked, columns_of, from_arguments, from_file, from_lines
 
 __all__ = [
     "DATASETS",
     "SUPPORT",
     "WITHOUT_EMBEDDING",
+    "Asked",
     "Columns",
     "FederatedData",
     "NamedDataset",
@@ -21,9 +23,13 @@ __all__ = [
     "Splits",
     "TokenizedSet",
     "build_data",
+    "columns_of",
     "dataset_names",
     "evaluation_batches",
     "find_dataset",
+    "from_arguments",
+    "from_file",
+    "from_lines",
     "hold_out",
     "load_splits",
     "partition_rows",

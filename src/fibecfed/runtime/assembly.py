@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fibecfed.config import Config, config_hash
-from fibecfed.data import FederatedData, build_data, load_splits
+from fibecfed.data import FederatedData, build_data, columns_of, load_splits
 from fibecfed.federation import Device, DeviceStore, MemoryStore, Server, ServerState, Site, Transport
 from fibecfed.methods import FederatedAveraging, method_class, resolve, tuning
 from fibecfed.models import Pretrained, load_pretrained
@@ -135,15 +135,18 @@ def learner_of(config: Config, labels: int) -> Learner:
 
 def describe_adapter(config: Config, pretrained: Pretrained, labels: Sequence[str]) -> dict[str, Any]:
     """What task.json says beside an adapter."""
-    head = config.model.head
+    head, columns = config.model.head, columns_of(config)
     return {
         "task": "classification",
         "labels": list(labels),
+        "texts": [name for name in (columns.text, columns.text_pair) if name],  # the columns: one text, or a pair
         "tuning": config.tuning,
         "head": head,
         "pooling": pooling_of(config, pretrained.decoder) if head == "pooled" else None,
         "max_length": min(config.data.max_length, pretrained.tokenizer.model_max_length),
         "pad_token": pretrained.tokenizer.pad_token,
         "base_model": pretrained.name,
+        "base_package": pretrained.package,
+        "base_settings": {"dtype": pretrained.dtype, **pretrained.settings},
         "base_sha256": pretrained.sha256,
     }

@@ -88,7 +88,7 @@ class HiddenStates:
             if entered.hidden.shape[:2] != batch.input_ids.shape:
                 raise InputError(
                     "training.cache_mb needs layers that take one vector for each token of each text; those of a "
-                    f"{type(self._model.backbone).__name__} do not. Set training.cache_mb=0."
+                    f"{self._model.backbone.config.model_type} do not. Set training.cache_mb=0."
                 )
             returned = entered.returned
             for row, position in enumerate(chosen):

@@ -140,9 +140,14 @@ def _check_label_names(location: str, column: str, names: Sequence[str], rows: i
             f"'{location}' has one label only in column '{column}': '{names[0]}'; a classifier needs at least two."
         )
     if len(names) > _MOST_LABELS or (len(names) == rows and rows > _FEW_ROWS):
+        way_out = ""
+        if len(names) > _MOST_LABELS:
+            way_out = (
+                f" If so, give the rare labels one name together, such as 'other': at most {_MOST_LABELS:,} are read."
+            )
         raise InputError(
             f"'{location}' has {len(names)} distinct labels in {rows} rows in column '{column}'; "
-            "is it the label column (data.label)?"
+            f"is it the label column (data.label)?{way_out}"
         )
 
 

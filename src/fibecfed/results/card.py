@@ -142,6 +142,6 @@ def _input(texts: Sequence[str]) -> str:
     if len(texts) == 1:
         return f"It reads one text (column `{texts[0]}`)."
     return (
-        f"It reads two texts together, `{texts[0]}` and `{texts[1]}`: as an argument with a tab between them, or from a "
+        f"It reads two texts together, `{texts[0]}` and `{texts[1]}`: in one argument with a tab between them, or in a "
         "file with these columns."
     )

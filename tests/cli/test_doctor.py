@@ -1,11 +1,13 @@
 """The doctor finds what is wrong, says what to do, and fails only if something must be fixed."""
 
 import importlib.metadata as metadata
+import shutil
 import socket
 import subprocess
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from fibecfed import load_config
@@ -49,6 +51,31 @@ def test_what_must_be_fixed(base: list[str], change: str, said: str) -> None:
     assert code == 2, output
     assert said in output
     assert "to fix." in output
+
+
+def test_a_tokenizer_larger_than_the_embeddings(base: list[str], bert: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bert, tmp_path / "added"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["lovely", "superb"])
+    tokenizer.save_pretrained(folder)
+    code, output = doctor(*base, f"model.name={folder}")
+    assert code == 2
+    assert "fix tokenizer: knows 2 tokens that the model has no embedding for ('lovely', 'superb')" in output
+    assert "resize_token_embeddings" in output
+
+
+def test_targets_that_the_model_does_not_have(base: list[str]) -> None:
+    code, output = doctor(*base, "lora.targets=[out_proj]")
+    assert code == 2
+    assert "lora.targets names ['out_proj']; the model's linear maps are query" in output
+
+
+def test_more_than_a_thousand_labels(base: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "many.csv"
+    path.write_text("text,label\n" + "".join(f"message {i},label {i % 1200}\n" for i in range(2400)))
+    code, output = doctor(*base, f"data.file={path}")
+    assert code == 2
+    assert "has 1200 distinct labels" in output and "give the rare labels one name together" in output
 
 
 def test_too_little_room(monkeypatch: pytest.MonkeyPatch, base: list[str], tmp_path: Path) -> None:

@@ -1,15 +1,15 @@
 """The command line."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from fibecfed.cli.explaining import explained, read_arguments
+from fibecfed.cli.explaining import errors, explained, read_arguments
 from fibecfed.cli.flower_command import app as flower_app
+from fibecfed.cli.texts import TextsCommand
 from fibecfed.errors import InputError
 
 app = typer.Typer(
@@ -78,32 +78,34 @@ def evaluate(
         console.print_json(json.dumps(evaluate_directory(directory, split)))
 
 
-@app.command()
+@app.command(cls=TextsCommand)
 def predict(
     directory: RunDir,
     texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT ...]", show_default=False)] = None,
     file: Annotated[
-        Path | None, typer.Option(help="A file with one text a line (two texts separated by a tab for pairs).")
+        Path | None,
+        typer.Option(
+            help="A CSV, TSV, JSONL or Parquet file with the run's own columns, or any other with one text a line "
+            "(for pairs: two, with a tab between them)."
+        ),
     ] = None,
-    device: Annotated[int | None, typer.Option(help="Use this device's own model.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the predictions there, as .csv or .jsonl.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file of --out.")] = False,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Use the own model of this device (its name or number).")
+    ] = None,
 ) -> None:
-    """Label texts (arguments, a file, or standard input) with a run's model: one JSON object a line."""
-    with explained():
-        from fibecfed.cli.running import predict_lines
+    """Label texts (arguments, a file, or standard input) with a run's model: one JSON object a line.
 
-        if texts and file:
-            raise InputError("Give texts as arguments or --file, not both.")
-        if file is not None and not file.is_file():
-            raise InputError(f"File '{file}' does not exist.")
-        if texts:
-            lines = list(texts)
-        else:
-            content = file.read_text(encoding="utf-8") if file else sys.stdin.read()
-            lines = content.splitlines()
-        if not lines:
-            raise InputError("There is no text to predict; give it as arguments, with --file, or on standard input.")
-        for line in predict_lines(directory, lines, device):
-            print(json.dumps(line, ensure_ascii=False))
+    A text that begins with "-" goes behind "--". A file with labels also gives the accuracy and a confusion table.
+    """
+    with explained():
+        from fibecfed.cli.predict_command import Request
+        from fibecfed.cli.predict_command import predict as carry_out
+
+        carry_out(Request(directory, texts or [], file, device, out, force), console, errors)
 
 
 @app.command()

@@ -1,8 +1,8 @@
-"""What `run`, `evaluate` and `predict` do once their arguments are read."""
+"""What `run` and `evaluate` do once their arguments are read."""
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from fibecfed.evaluating import evaluate_run
 from fibecfed.experiment import RunResult, resume, run
 from fibecfed.federation import ServerState
 from fibecfed.methods import METHODS
-from fibecfed.prediction import load
 from fibecfed.runtime import Experiment, assemble
 
 
@@ -109,18 +108,3 @@ def rounds_of_methods(config: Config) -> dict[str, Round | str]:
 def evaluate_directory(directory: Path, split: str | None) -> dict[str, Any]:
     """Both protocols' metrics of a saved run."""
     return evaluate_run(directory, split)
-
-
-def predict_lines(directory: Path, lines: Sequence[str], device: int | None) -> Iterator[dict[str, Any]]:
-    """A JSON-able prediction for each line; a tab separates the two texts of a pair."""
-    parts = [line.split("\t") for line in lines]
-    width = max(map(len, parts))
-    if width > 2 or len({len(p) for p in parts}) > 1:
-        odd = next(i for i, p in enumerate(parts, start=1) if len(p) != len(parts[0]) or len(p) > 2)
-        raise InputError(
-            f"Line {odd} has {len(parts[odd - 1])} tab-separated texts; every line must have one, or every line two."
-        )
-    firsts = [p[0] for p in parts]
-    seconds = [p[1] for p in parts] if width == 2 else None
-    for line, prediction in zip(lines, load(directory, device).predict(firsts, seconds), strict=True):
-        yield {"text": line, **dataclasses.asdict(prediction)}

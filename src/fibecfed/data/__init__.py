@@ -10,14 +10,17 @@ from fibecfed.data.named import DATASETS, SUPPORT, NamedDataset, dataset_names, 
 from fibecfed.data.partition import Partition
 from fibecfed.data.rows import Rows, hold_out
 from fibecfed.data.splits import Splits, load_splits, partition_rows
+from fibecfed.data.unlabelled import Asked, columns_of, from_arguments, from_file, from_lines
 
 if TYPE_CHECKING:
     from fibecfed.data.federated import FederatedData, build_data
-    from fibecfed.data.tokens import TokenizedSet, tokenize
+    from fibecfed.data.tokens import WITHOUT_EMBEDDING, TokenizedSet, tokenize
 
 __all__ = [
     "DATASETS",
     "SUPPORT",
+    "WITHOUT_EMBEDDING",
+    "Asked",
     "Columns",
     "FederatedData",
     "NamedDataset",
@@ -26,9 +29,13 @@ __all__ = [
     "Splits",
     "TokenizedSet",
     "build_data",
+    "columns_of",
     "dataset_names",
     "evaluation_batches",
     "find_dataset",
+    "from_arguments",
+    "from_file",
+    "from_lines",
     "hold_out",
     "label_list",
     "load_splits",
@@ -41,7 +48,7 @@ __all__ = [
 # What imports torch (seconds) is imported when it is first used, so that a mistake in a file is said before.
 _WHERE = {
     **dict.fromkeys(("FederatedData", "build_data"), "federated"),
-    **dict.fromkeys(("TokenizedSet", "tokenize"), "tokens"),
+    **dict.fromkeys(("WITHOUT_EMBEDDING", "TokenizedSet", "tokenize"), "tokens"),
 }
 
 

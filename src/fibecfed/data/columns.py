@@ -25,6 +25,7 @@ class Columns:
     label: str
     device: str | None = None
     separator: str = ","
+    advice: str | None = None  # said of a missing column; None: which settings would fit the file
 
     def __post_init__(self) -> None:
         """Raise InputError where the label would be read as a text, too: nothing is easier to learn."""
@@ -57,7 +58,7 @@ def check_header(path: Path, present: Sequence[str], columns: Columns, optional:
     named = ", ".join(f"'{name}' (data.{key})" for key, name in missing.items())
     raise InputError(
         f"'{path}' has {what} {named}; its columns are: {_listed(present)}."
-        + (_other_separator(path, present, columns) or _renamed(path, present, missing))
+        + (columns.advice or _other_separator(path, present, columns) or _renamed(path, present, missing))
     )
 
 

@@ -47,13 +47,17 @@ class FederatedData:
 
 
 def build_data(
-    config: Config, splits: Splits, tokenizer: "PreTrainedTokenizerBase", pooled: bool = False
+    config: Config,
+    splits: Splits,
+    tokenizer: "PreTrainedTokenizerBase",
+    pooled: bool = False,
+    vocabulary: int | None = None,
 ) -> FederatedData:
-    """Partition and tokenise; of the raw text only the validation part is kept."""
+    """Partition and tokenise (see ``tokenize``); of the raw text only the validation part is kept."""
     judged_on = config.evaluation.split
     held_out = splits.validation if judged_on == "validation" else splits.test
     devices, owners = partition_rows(config, splits.train, held_out, pooled)
-    as_tokens = partial(tokenize, tokenizer=tokenizer, max_length=config.data.max_length)
+    as_tokens = partial(tokenize, tokenizer=tokenizer, max_length=config.data.max_length, vocabulary=vocabulary)
     return FederatedData(
         task=Classification(splits.train.label_names, splits.extra_metrics),
         train=as_tokens(splits.train),

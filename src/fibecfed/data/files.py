@@ -91,7 +91,7 @@ def _names(table: Table, column: str) -> list[str]:
 def _column(table: Table, column: str) -> list[str]:
     """The cells of a column as text. Raises InputError naming the first that is empty or no text."""
     cells = table.cells[column]
-    empty = [row for row, value in enumerate(cells) if _is_empty(value)]
+    empty = [row for row, value in enumerate(cells) if is_empty(value)]
     if empty:
         more = f" ({len(empty)} such rows in all)" if len(empty) > 1 else ""
         raise InputError(
@@ -101,16 +101,17 @@ def _column(table: Table, column: str) -> list[str]:
         if not isinstance(value, str) and isinstance(value, bytes | Mapping | Sequence | np.ndarray):
             kind = type(value).__name__
             raise InputError(f"{table.place(row)} has a {kind} as '{column}'; one text or number is needed.")
-    texts = [_text(value) for value in cells]
+    texts = [cell_text(value) for value in cells]
     _check_encodable(table, column, texts)
     return texts
 
 
-def _is_empty(value: object) -> bool:
+def is_empty(value: object) -> bool:
+    """Whether a cell holds nothing: None, NaN, or white space."""
     return value is None or (isinstance(value, float) and math.isnan(value)) or not str(value).strip()
 
 
-def _text(value: object) -> str:
+def cell_text(value: object) -> str:
     """A cell as text; 1.0, which a format without gaps in whole numbers makes of 1, is "1"."""
     return number_text(value) if isinstance(value, float) else str(value)
 
@@ -158,9 +159,14 @@ def _check_label_names(location: str, column: str, names: Sequence[str], rows: i
             f"'{location}' has one label only in column '{column}': '{names[0]}'; a classifier needs at least two."
         )
     if len(names) > _MOST_LABELS or (len(names) == rows and rows > FEW_ROWS):
+        way_out = ""
+        if len(names) > _MOST_LABELS:
+            way_out = (
+                f" If so, give the rare labels one name together, such as 'other': at most {_MOST_LABELS:,} are read."
+            )
         raise InputError(
-            f"'{location}' has {len(names)} distinct labels in {rows} rows in column '{column}'; is it the label "
-            f"column (data.label)? {NO_GENERATION}; give rare labels a common name (at most {_MOST_LABELS:,} labels)."
+            f"'{location}' has {len(names)} distinct labels in {rows} rows in column '{column}'; "
+            f"is it the label column (data.label)? {NO_GENERATION}.{way_out}"
         )
 
 

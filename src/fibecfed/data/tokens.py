@@ -14,6 +14,10 @@ from fibecfed.tasks import Batch
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+WITHOUT_EMBEDDING = (
+    "resize the model where it was made (model.resize_token_embeddings(len(tokenizer)), then save_pretrained), or take "
+    "the token out of its tokenizer"
+)
 _CHUNK = 4096  # texts handed to the tokenizer at once
 
 
@@ -117,10 +121,13 @@ def _longest_first(first: np.ndarray, second: np.ndarray, room: int) -> tuple[np
     return np.where(swapped, new_long, new_short), np.where(swapped, new_short, new_long)
 
 
-def tokenize(rows: Rows, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> TokenizedSet:
+def tokenize(
+    rows: Rows, tokenizer: "PreTrainedTokenizerBase", max_length: int, vocabulary: int | None = None
+) -> TokenizedSet:
     """Every row as token ids, cut to ``max_length`` (the longer text of a pair first), with what was cut counted.
 
-    Raises InputError if a text has no token at all, naming its position.
+    Raises InputError, naming its position, if a text has no token at all, or one that is not below ``vocabulary``, the
+    number of the model's embeddings.
     """
     ids: list[np.ndarray] = []
     types: list[np.ndarray] = []
@@ -144,6 +151,12 @@ def tokenize(rows: Rows, tokenizer: "PreTrainedTokenizerBase", max_length: int) 
             if not sequence:
                 raise InputError(
                     f"Text {start + i + 1} ({texts[i]!r}) has no token for this model's tokenizer; remove it."
+                )
+            if vocabulary is not None and max(sequence) >= vocabulary:
+                token = tokenizer.convert_ids_to_tokens(max(sequence))
+                raise InputError(
+                    f"Text {start + i + 1} ({texts[i]!r}) has the token '{token}', which the tokenizer knows and the "
+                    f"model has no embedding for; {WITHOUT_EMBEDDING}."
                 )
             ids.append(np.asarray(sequence, dtype=np.int32))
         if pairs is not None and encoded.is_fast:

@@ -12,11 +12,11 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from fibecfed.config import Config, settle
-from fibecfed.data import load_splits
+from fibecfed.data import WITHOUT_EMBEDDING, load_splits
 from fibecfed.doctor.finding import Finding
 from fibecfed.errors import InputError
 from fibecfed.methods import resolve, tuning
-from fibecfed.models import load_pretrained
+from fibecfed.models import load_pretrained, words_without_embedding
 
 _SMALLEST_FREE = 100 * 2**20  # bytes, beside what the run itself writes: tokenizers, pictures, records
 _COPIES_OF_STATE = 6  # of what trains: two versions, and two moments of an optimizer in each
@@ -57,15 +57,24 @@ def check_settings(config: Config) -> Iterator[Finding]:
 
 
 def check_model(config: Config) -> Iterator[Finding]:
-    """Whether the base model is there and can be read, and its weights' sha256."""
+    """Whether the base model is there and can be read and tuned, and its weights' sha256."""
     try:
         kind = tuning(config)
         found = load_pretrained(config.model, 2, config.runtime.precision, reserved=kind.positions(config))
+        parameters = sum(p.numel() for p in found.backbone.parameters())
+        kind.attach(found, 2, resolve(config), 0)
     except InputError as error:
         yield Finding("model", f"{config.model.name} cannot be used", str(error))
         return
-    parameters = sum(p.numel() for p in found.backbone.parameters())
     yield Finding("model", f"{found.name}: {parameters / 1e6:.1f} million parameters, sha256 {found.sha256}")
+    words = words_without_embedding(found.tokenizer, found.vocabulary)
+    if words:
+        named = ", ".join(f"'{word}'" for word in words[:5]) + (", ..." if len(words) > 5 else "")
+        yield Finding(
+            "tokenizer",
+            f"knows {len(words)} tokens that the model has no embedding for ({named}); a text with one is refused",
+            WITHOUT_EMBEDDING,
+        )
 
 
 def check_data(config: Config) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fibecfed.config import Config, config_hash, settle
-from fibecfed.data import FederatedData, build_data, load_splits
+from fibecfed.data import FederatedData, build_data, columns_of, load_splits
 from fibecfed.federation import Device, DeviceStore, MemoryStore, Server, ServerState, Site, Transport
 from fibecfed.methods import FederatedAveraging, method_class, resolve, tuning
 from fibecfed.models import Pretrained, load_pretrained
@@ -116,12 +116,13 @@ def assemble(config: Config, store: DeviceStore | None = None, transport: Transp
     config = settle(config, splits.sites)
     learner = learner_of(config, len(splits.train.label_names))
     method = learner.method
-    data = build_data(config, splits, learner.pretrained.tokenizer, method.pooled_data)
+    pretrained = learner.pretrained
+    data = build_data(config, splits, pretrained.tokenizer, method.pooled_data, pretrained.vocabulary)
     site = learner.site(data, store or MemoryStore())
     server = Server(config, method, transport or InProcessTransport(site), data.devices.devices, config_hash(config))
     evaluator = ResidentEvaluator(site, method.global_is_mean_of_devices)
     start = method.init(learner.initial)
-    return Experiment(config, learner.pretrained, learner.model, learner.layout, data, site, server, evaluator, start)
+    return Experiment(config, pretrained, learner.model, learner.layout, data, site, server, evaluator, start)
 
 
 def learner_of(config: Config, labels: int) -> Learner:
@@ -137,15 +138,18 @@ def learner_of(config: Config, labels: int) -> Learner:
 
 def describe_adapter(config: Config, pretrained: Pretrained, labels: Sequence[str]) -> dict[str, Any]:
     """What task.json says beside an adapter."""
-    head = config.model.head
+    head, columns = config.model.head, columns_of(config)
     return {
         "task": "classification",
         "labels": list(labels),
+        "texts": [name for name in (columns.text, columns.text_pair) if name],  # the columns: one text, or a pair
         "tuning": config.tuning,
         "head": head,
         "pooling": pooling_of(config, pretrained.decoder) if head == "pooled" else None,
         "max_length": min(config.data.max_length, pretrained.tokenizer.model_max_length),
         "pad_token": pretrained.tokenizer.pad_token,
         "base_model": pretrained.name,
+        "base_package": pretrained.package,
+        "base_settings": {"dtype": pretrained.dtype, **pretrained.settings},
         "base_sha256": pretrained.sha256,
     }

@@ -63,8 +63,13 @@ def labels_of(config: Config) -> tuple[str, ...]:
 def _data(
     learner: Learner, train: Rows, held_out: Rows, validation: Rows, device: int | None, origin: str
 ) -> FederatedData:
-    config, tokenizer = learner.config, learner.pretrained.tokenizer
-    as_tokens = partial(tokenize, tokenizer=tokenizer, max_length=config.data.max_length)
+    config, pretrained = learner.config, learner.pretrained
+    as_tokens = partial(
+        tokenize,
+        tokenizer=pretrained.tokenizer,
+        max_length=config.data.max_length,
+        vocabulary=pretrained.vocabulary,
+    )
     return FederatedData(
         task=Classification(train.label_names),
         train=as_tokens(train),

@@ -11,7 +11,7 @@ from fibecfed.config import Config
 from fibecfed.errors import FibecFedError
 from fibecfed.experiment import RunResult, resume
 from fibecfed.federation import DeviceStore
-from fibecfed.results import RunDirectory
+from fibecfed.results import RunDirectory, only_writer
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
@@ -36,20 +36,21 @@ def serve(
     from fibecfed.runtime.flower.server import assemble_server
 
     directory = RunDirectory.open(out)
-    (out / STOPPED).unlink(missing_ok=True)
     made: list[ServerExperiment] = []
 
     def assemble(config: Config, store: DeviceStore) -> "ServerExperiment":
         made.append(assemble_server(config, _name(directory), grid, report, poll_seconds))
         return made[0]
 
-    try:
-        result = resume(out, callbacks, assemble)
-        for failure in made[0].save_on_devices(result.state):
-            report(f"Device {failure.device} has not saved its adapter: {failure.reason}")
-    except FibecFedError as error:
-        directory.write_json(STOPPED, {"reason": str(error), "exit_code": error.exit_code})
-        raise
+    with only_writer(directory.path):  # before stopped.json, which belongs to the one process that writes there
+        (directory.path / STOPPED).unlink(missing_ok=True)
+        try:
+            result = resume(directory.path, callbacks, assemble, report=report)
+            for failure in made[0].save_on_devices(result.state):
+                report(f"Device {failure.device} has not saved its adapter: {failure.reason}")
+        except FibecFedError as error:
+            directory.write_json(STOPPED, {"reason": str(error), "exit_code": error.exit_code})
+            raise
     return result
 
 

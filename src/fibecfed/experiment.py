@@ -160,10 +160,12 @@ def _check_can_go_on(
             f"'{directory.path}' cannot be resumed: its devices kept their states in memory "
             "(runtime.device_states=memory), and they are gone. Start again with device_states=auto."
         )
-    if any(change.key == ROUNDS for change in changed) and experiment.site.method.is_closed(state):
+    method = experiment.site.method
+    more = any(change.key == ROUNDS for change in changed)
+    if more and (method.is_closed(state) or method.next_phase(state) is None):
         raise InputError(
-            f"'{directory.path}' can be given no more rounds: method={experiment.config.method} has done what it does "
-            "after the last one. Start another run with more rounds."
+            f"'{directory.path}' can be given no more rounds: method={experiment.config.method} has none, or has done "
+            "what it does after the last one. Start another run with more rounds."
         )
 
 

@@ -229,6 +229,12 @@ class RunDirectory:
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
+    def remove(self) -> None:
+        """Delete what a run writes, and nothing else; for the ``only_writer``."""
+        for name in _OF_A_RUN:
+            path = self.path / name
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
     def clear_leftovers(self) -> None:
         """Delete what a killed process was writing; for the ``only_writer``."""
         places = (self.path, self.path / "adapters", *(self.path / "devices").glob("*/"))

@@ -60,6 +60,7 @@ def go_on_with(directory: RunDirectory, config: Config, changed: Sequence[Change
         lines = (directory.path / CONFIG_FILE).read_text(encoding="utf-8").splitlines()
         header = "\n".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
         if any(change.key == ROUNDS for change in changed):
+            report("What follows the number of rounds (learning rate, curriculum) follows the new one from here on.")
             directory.unfinished()
         directory.write_fingerprint(kept.gone_on_with(config, changed, after))
         directory.write_text(CONFIG_FILE, to_yaml(config, header))

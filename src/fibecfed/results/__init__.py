@@ -23,6 +23,7 @@ from fibecfed.results.summary import (
     losses_of,
     metrics_record,
     summarize,
+    window,
 )
 
 __all__ = [
@@ -52,4 +53,5 @@ __all__ = [
     "summarize",
     "versions",
     "warn",
+    "window",
 ]

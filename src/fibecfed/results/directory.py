@@ -25,6 +25,7 @@ _OF_A_RUN = (
     CONFIG_FILE, FINGERPRINT_FILE, PARTITION_FILE, NAME_FILE, CHECKPOINT_FILE, "metrics.jsonl", "summary.json",
     "method.json", "method.png", "curves.png", "README.md", "stopped.json", "adapter", "adapters", "devices",
 )  # fmt: skip
+_ONLY_OF_RUNS = {name for name in _OF_A_RUN if "." in name} - {"README.md"}
 _LEFTOVER = re.compile(r"\..+\.\d+\.tmp")  # what write_atomically and replace_folder make and a killed process leaves
 
 
@@ -259,8 +260,8 @@ def _present(path: Path) -> list[str]:
 
 
 def _is_run(path: Path) -> bool:
-    """A config.yaml alone may be a user's own, beside the user's own files."""
+    """A config.yaml may be a user's own, beside the user's own files."""
     if not (path / CONFIG_FILE).is_file():
         return False
     marks = (FINGERPRINT_FILE, PARTITION_FILE, NAME_FILE)
-    return any((path / name).is_file() for name in marks) or _present(path) == [CONFIG_FILE]
+    return any((path / name).is_file() for name in marks) or set(_present(path)) <= _ONLY_OF_RUNS

@@ -78,6 +78,7 @@ def load(directory: Path | str, device: int | None = None) -> Classifier:
         raise InputError(f"'{directory}' has no adapter yet; finish the run with: fibecfed run --resume {directory}")
     description = read_description(folder)
     labels = tuple(description["labels"])
+    run.check_labels(labels)
     torch.set_num_threads(config.runtime.threads)
     kind = tuning(config)
     pretrained = load_pretrained(config.model, len(labels), config.runtime.precision, reserved=kind.positions(config))

@@ -151,6 +151,13 @@ def test_an_edited_configuration_is_refused_by_every_command(here: Path, old: st
         assert said in str(error.value)
 
 
+def test_predict_notices_that_the_labels_of_an_adapter_were_changed(here: Path) -> None:
+    path = here / "ended" / "adapter" / "task.json"
+    path.write_text(path.read_text().replace("billing", "bills"))
+    with pytest.raises(InputError, match="gone: 'billing'; new: 'bills'"):
+        fibecfed.load(here / "ended")
+
+
 def test_what_may_change_is_gone_on_with_and_said(here: Path) -> None:
     edit(here / "cut", "every: 1", "every: 2")
     said: list[str] = []

@@ -192,6 +192,29 @@ def test_force_keeps_the_earlier_run_where_the_new_one_cannot_be_written(
     assert not list(run.glob(".*.tmp"))
 
 
+def test_a_full_disk_is_not_taken_for_a_failed_device(
+    small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The round would go on without the device, and the resumed run would not be that of an undisturbed one."""
+    config = build_config(merge(to_dict(small), {"method": "local-only"}))
+    fibecfed.run(config, tmp_path / "whole")
+    replace, states = os.replace, []
+
+    def full(source: Path, target: Path) -> None:
+        if Path(target).parent.parent.name == "devices":
+            states.append(target)
+            if len(states) == 2:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(RunFailed, match=r"its state could not be written to .*No space left on device"):
+        fibecfed.run(config, tmp_path / "run")
+    fibecfed.resume(tmp_path / "run")
+    monkeypatch.undo()
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("name", ["checkpoint.safetensors", "adapter", "summary.json"])
 def test_after_a_full_disk_the_run_can_go_on(
     one: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -84,7 +84,7 @@ def changes(before: Mapping[str, Any], config: Config) -> list[Change]:
     return [
         Change(key, before.get(key, unset[key]), value)
         for key, value in dotted(config).items()
-        if value != before.get(key, unset[key]) and not (key == "data.dir" and key not in before)
+        if value != before.get(key, unset[key])
     ]
 
 

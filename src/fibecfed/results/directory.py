@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from fibecfed.config import Config, expanded, load_config, refusal, to_yaml
+from fibecfed.data import label_difference
 from fibecfed.errors import InputError, RunFailed
 from fibecfed.federation import DiskStore, ServerState, Undecodable, write_atomically
 from fibecfed.results.fingerprint import FINGERPRINT_FILE, Fingerprint
@@ -35,12 +36,19 @@ def device_states(path: Path, settings: str) -> DiskStore:
     A run that goes on with other settings keeps its mark (fingerprint.json). Comments do not count, but the text does,
     and not a hash of the settings it stands for: that would change with every new setting of a later version.
     """
-    return DiskStore(path / "devices", _mark(settings))
+    return DiskStore(path / "devices", _mark(settings), _StateNotWritten)
 
 
 def _mark(settings: str) -> str:
     lines = [line for line in settings.splitlines() if not line.startswith("#")]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+class _StateNotWritten(RunFailed):
+    """A simulated device's state, on the disk that the whole run is on."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Of a device: {reason}.")
 
 
 class RunDirectory:
@@ -137,6 +145,14 @@ class RunDirectory:
         """fingerprint.json."""
         self.write_json(FINGERPRINT_FILE, fingerprint.to_content())
 
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """Raise InputError if an adapter's labels are not those that the run was trained with."""
+        kept = self.fingerprint()
+        if kept is not None and kept.found is not None:
+            differ = label_difference(kept.found["data"]["labels"], labels)
+            if differ is not None:
+                raise InputError(f"The task.json of an adapter in '{self.path}' was changed: {differ}.")
+
     def labels(self) -> list[str] | None:
         """The labels of the saved adapter (task.json), else those the run began with; None where neither is known."""
         for path, key in ((self.adapter / "task.json", "labels"), (self.path / PARTITION_FILE, "labels")):
@@ -154,7 +170,7 @@ class RunDirectory:
 
     def states(self) -> DiskStore:
         """Where simulated devices keep their states."""
-        return DiskStore(self.path / "devices", self.mark())
+        return DiskStore(self.path / "devices", self.mark(), _StateNotWritten)
 
     @property
     def adapter(self) -> Path:

@@ -62,8 +62,8 @@ def go_on_with(directory: RunDirectory, config: Config, changed: Sequence[Change
         if any(change.key == ROUNDS for change in changed):
             report("What follows the number of rounds (learning rate, curriculum) follows the new one from here on.")
             directory.unfinished()
+        directory.write_text(CONFIG_FILE, to_yaml(config, header))  # first: killed here, it is an edited one
         directory.write_fingerprint(kept.gone_on_with(config, changed, after))
-        directory.write_text(CONFIG_FILE, to_yaml(config, header))
     elif directory.fingerprint() is None:
         directory.write_fingerprint(kept)
 

@@ -176,8 +176,7 @@ def test_what_may_change_is_gone_on_with_and_said(here: Path) -> None:
         fibecfed.resume(here / "cut")  # it has been said once
 
 
-@pytest.mark.parametrize("begun", ["cut", "ended"])
-@pytest.mark.parametrize("edited", [True, False])
+@pytest.mark.parametrize(("begun", "edited"), [("cut", True), ("ended", False)])
 def test_more_rounds_are_those_of_a_run_that_began_with_them(here: Path, begun: str, edited: bool) -> None:
     """Device states are the run's own, from the configuration file as from the command line."""
     config = fibecfed.load_config(here / begun / "config.yaml")

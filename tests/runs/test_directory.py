@@ -14,7 +14,7 @@ import fibecfed
 from crash import Crash, CrashAt
 from fibecfed import Config, InputError, RunFailed
 from fibecfed.cli.app import app
-from fibecfed.config import build_config, merge, to_dict, to_yaml
+from fibecfed.config import build_config, expanded, merge, to_dict, to_yaml
 from fibecfed.results import RunDirectory, only_writer
 from run_content import content
 
@@ -87,10 +87,13 @@ def test_any_empty_folder_may_be_out(one: Config, tmp_path: Path, monkeypatch: p
         (folder / "lost+found").mkdir()
     out = {"link": tmp_path / "link", "~/run": Path("~/run"), ".": Path(".")}.get(where, folder)
     for force in (False, True):
-        fibecfed.run(one, out, force=force)
+        path = expanded(out)
+        with only_writer(path):
+            RunDirectory.create(path, one, "", force)
         real = folder / "run" if where == "~/run" else folder
-        assert (real / "summary.json").is_file()
-        assert RunDirectory.open(out).summary() is not None
+        assert (real / "config.yaml").is_file()
+        assert RunDirectory.open(out).config() == one
+    assert where != "." or fibecfed.run(one, out, force=True).directory == Path(".")
     assert (tmp_path / "link").is_symlink()
     assert not (folder / "~").exists()
     assert where != "root" or (folder / "lost+found").is_dir()

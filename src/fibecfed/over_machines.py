@@ -2,16 +2,16 @@
 
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fibecfed.callbacks import Callback
 from fibecfed.config import Config
 from fibecfed.errors import FibecFedError
 from fibecfed.experiment import RunResult, resume
 from fibecfed.federation import DeviceStore
-from fibecfed.results import RunDirectory
+from fibecfed.results import RunDirectory, only_writer
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
@@ -27,29 +27,31 @@ def serve(
     callbacks: list[Callback],
     report: Callable[[str], None] = print,
     poll_seconds: float = 0.5,
+    changes: Mapping[str, Any] | None = None,
 ) -> RunResult:
     """Begin or go on with the run whose config.yaml lies in ``out``, with the devices that Flower knows.
 
-    When it ends every device keeps an adapter of its own. Raises what ``resume`` raises; the reason is written to
-    stopped.json, too.
+    ``changes`` are nested settings to go on with, as ``resume`` takes them. When it ends every device keeps an adapter
+    of its own. Raises what ``resume`` raises; the reason is written to stopped.json, too.
     """
     from fibecfed.runtime.flower.server import assemble_server
 
     directory = RunDirectory.open(out)
-    (out / STOPPED).unlink(missing_ok=True)
     made: list[ServerExperiment] = []
 
     def assemble(config: Config, store: DeviceStore) -> "ServerExperiment":
         made.append(assemble_server(config, _name(directory), grid, report, poll_seconds))
         return made[0]
 
-    try:
-        result = resume(out, callbacks, assemble)
-        for failure in made[0].save_on_devices(result.state):
-            report(f"Device {failure.device} has not saved its adapter: {failure.reason}")
-    except FibecFedError as error:
-        directory.write_json(STOPPED, {"reason": str(error), "exit_code": error.exit_code})
-        raise
+    with only_writer(directory.path):  # before stopped.json, which belongs to the one process that writes there
+        (directory.path / STOPPED).unlink(missing_ok=True)
+        try:
+            result = resume(directory.path, callbacks, assemble, changes=changes, report=report)
+            for failure in made[0].save_on_devices(result.state):
+                report(f"Device {failure.device} has not saved its adapter: {failure.reason}")
+        except FibecFedError as error:
+            directory.write_json(STOPPED, {"reason": str(error), "exit_code": error.exit_code})
+            raise
     return result
 
 

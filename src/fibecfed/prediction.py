@@ -121,7 +121,7 @@ def load(directory: Path | str, device: int | str | None = None) -> Classifier:
     Raises InputError if the run has not ended, has no such device's adapter, or the base weights differ.
     """
     run = RunDirectory.open(Path(directory))
-    config = resolve(run.config())
+    config = resolve(run.checked_config())
     folder = run.adapter if device is None else run.device_adapter(_number(run, device))
     if not folder.is_dir():
         if device is not None and run.adapter.is_dir():
@@ -132,6 +132,7 @@ def load(directory: Path | str, device: int | str | None = None) -> Classifier:
         raise InputError(f"'{directory}' has no adapter yet; finish the run with: fibecfed run --resume {directory}")
     description = read_description(folder)
     labels = tuple(description["labels"])
+    run.check_labels(labels)
     torch.set_num_threads(config.runtime.threads)
     kind = tuning(config)
     model_config = config.model

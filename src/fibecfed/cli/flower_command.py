@@ -123,7 +123,7 @@ def run(
         from fibecfed.runtime.flower import processes
 
         processes.check_flower()
-        from fibecfed.results import RunDirectory
+        from fibecfed.results import RunDirectory, only_writer
         from fibecfed.runtime.flower.server import check_settings
 
         if not (server / "flwr" / "config.toml").is_file():
@@ -138,19 +138,23 @@ def run(
         else:
             settings = read_arguments(arguments or [])
             check_settings(settings)
+            RunDirectory.check(out, force)
             header = f"Written by fibecfed. Go on with: fibecfed flower run --resume {out}"
-            directory = RunDirectory.create(out, settings, header, force)
+            with only_writer(out):
+                directory = RunDirectory.create(out, settings, header, force)
         _carry_out(directory, server)
 
 
 def _carry_out(directory: Any, server: Path) -> None:
     """Hand the run to Flower, show its log, and say how it ended. Raises what ended it."""
     from fibecfed.over_machines import STOPPED
+    from fibecfed.results import only_writer
     from fibecfed.runtime.flower import processes
 
     where = directory.path.resolve()
-    for old in (STOPPED, "summary.json"):
-        (where / old).unlink(missing_ok=True)
+    with only_writer(where):
+        for old in (STOPPED, "summary.json"):
+            (where / old).unlink(missing_ok=True)
     setting = f"out={json.dumps(str(where))}"
     command = processes.flwr("run", str(processes.APP), processes.CONNECTION, "--stream", "--run-config", setting)
     code = subprocess.run(command, env=processes.environment(server / "flwr"), check=False).returncode

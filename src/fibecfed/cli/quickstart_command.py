@@ -19,6 +19,7 @@ from fibecfed.quickstart import (
     Findings,
     Plan,
     begin,
+    check_same_data,
     example_message,
     findings,
     headings,
@@ -43,6 +44,7 @@ def quick_start(overrides: Sequence[str], out: Path, force: bool, jobs: int, con
     planned = plan(out, overrides, force)
     config = planned.config
     splits = load_splits(config)
+    check_same_data(planned, splits)
     held_out = splits.validation if config.evaluation.split == "validation" else splits.test
     owned, _ = partition_rows(config, splits.train, held_out)
     message = example_message(held_out.texts)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fibecfed.comparison.records import Record, chosen_rates, differing_version, read_record
+from fibecfed.comparison.records import Record, check_same_data, chosen_rates, differing_version, read_record
 from fibecfed.comparison.spec import MethodEntry, PlannedRun, Setting, Spec, final_runs, tuning_runs
 from fibecfed.comparison.statistics import (
     CENTRALIZED,
@@ -40,9 +40,18 @@ class Findings:
                     f"Runs '{self.final[0].run.name}' and '{record.run.name}' were made with different versions "
                     f"({differs}); results of different versions are not mixed. Delete one of them and run it again."
                 )
+        self._check_data()
         self._seeds: dict[tuple[Setting, str], dict[int, Record]] = {}
         for record in self.final:
             self._seeds.setdefault((record.run.setting, record.run.entry), {})[record.run.seed] = record
+
+    def _check_data(self) -> None:
+        """Raise InputError if runs on one data set were made of different data."""
+        first: dict[str, Record] = {}
+        for record in (*self.tuning, *self.final):
+            if "data_print" in record.summary:
+                one = first.setdefault(record.run.setting.data_set, record)
+                check_same_data(record, one.summary["data_print"]["source"])
 
     def seeds(self, setting: Setting, entry: str) -> Mapping[int, Record]:
         """The records of one line, by seed."""

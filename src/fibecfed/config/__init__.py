@@ -9,8 +9,10 @@ from fibecfed.config.baselines import (
     ServerConfig,
     SparseConfig,
 )
+from fibecfed.config.continuing import ROUNDS, WHERE, Change, changes, dotted, refusal
 from fibecfed.config.device import DeviceConfig, load_device_config, shared_settings
 from fibecfed.config.federation import FederationConfig
+from fibecfed.config.folders import expanded
 from fibecfed.config.kinds import (
     AdapterConfig,
     AttentivePromptConfig,
@@ -46,9 +48,12 @@ from fibecfed.config.schema import (
 from fibecfed.config.sites import settle
 
 __all__ = [
+    "ROUNDS",
+    "WHERE",
     "AdaLoraConfig",
     "AdapterConfig",
     "AttentivePromptConfig",
+    "Change",
     "Config",
     "CostConfig",
     "CurriculumConfig",
@@ -75,13 +80,17 @@ __all__ = [
     "TrainingConfig",
     "WarmUpConfig",
     "build_config",
+    "changes",
     "config_hash",
+    "dotted",
+    "expanded",
     "keys",
     "load_config",
     "load_device_config",
     "merge",
     "nearest_hint",
     "read_yaml",
+    "refusal",
     "settle",
     "shared_settings",
     "to_dict",

@@ -6,6 +6,14 @@ from typing import TYPE_CHECKING, Any
 from fibecfed.data.batches import evaluation_batches, training_batches
 from fibecfed.data.columns import Columns
 from fibecfed.data.files import label_list, read_rows
+from fibecfed.data.fingerprint import (
+    DataPrint,
+    data_print,
+    label_difference,
+    part_differences,
+    rows_print,
+    source_differences,
+)
 from fibecfed.data.named import DATASETS, SUPPORT, NamedDataset, dataset_names, find_dataset
 from fibecfed.data.partition import Partition
 from fibecfed.data.rows import Rows, hold_out
@@ -22,6 +30,7 @@ __all__ = [
     "WITHOUT_EMBEDDING",
     "Asked",
     "Columns",
+    "DataPrint",
     "FederatedData",
     "NamedDataset",
     "Partition",
@@ -30,6 +39,7 @@ __all__ = [
     "TokenizedSet",
     "build_data",
     "columns_of",
+    "data_print",
     "dataset_names",
     "evaluation_batches",
     "find_dataset",
@@ -37,10 +47,14 @@ __all__ = [
     "from_file",
     "from_lines",
     "hold_out",
+    "label_difference",
     "label_list",
     "load_splits",
+    "part_differences",
     "partition_rows",
     "read_rows",
+    "rows_print",
+    "source_differences",
     "tokenize",
     "training_batches",
 ]

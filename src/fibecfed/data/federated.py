@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from fibecfed.config import Config
+from fibecfed.data.fingerprint import DataPrint, data_print
 from fibecfed.data.partition import Partition
 from fibecfed.data.rows import Rows
 from fibecfed.data.splits import Splits, partition_rows
@@ -31,6 +32,7 @@ class FederatedData:
     origin: str
     judged_on: Literal["test", "validation"]
     tokenize: Callable[[Rows], TokenizedSet]
+    fingerprint: DataPrint
     shared: int = 0  # held-out examples whose text is also a training text
     notes: tuple[str, ...] = ()  # sentences on the data that a user should see
 
@@ -70,4 +72,5 @@ def build_data(
         tokenize=as_tokens,
         shared=splits.shared.get(judged_on, 0),
         notes=splits.notes,
+        fingerprint=data_print(splits.source, splits.train, splits.validation, splits.test, devices),
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from fibecfed.config import Config, nearest_hint, settle
 from fibecfed.data.apart import check_files_apart, check_rows_apart, shared_examples
 from fibecfed.data.columns import Columns
 from fibecfed.data.files import FEW_ROWS, NO_GENERATION, read_rows
+from fibecfed.data.fingerprint import rows_print
 from fibecfed.data.locations import find_files, skipped_sentence
 from fibecfed.data.named import DATASETS, SUPPORT, dataset_names, read_named
 from fibecfed.data.partition import Partition, partition, partition_like
@@ -28,6 +30,7 @@ class Splits:
     extra_metrics: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # sentences on the data that a user should see
     shared: Mapping[str, int] = field(default_factory=dict)  # by split: examples whose text is also a training text
+    source: Mapping[str, Any] = field(default_factory=dict)  # what the rows were as they were read, before any draw
 
     @property
     def sites(self) -> int | None:
@@ -58,6 +61,7 @@ def load_splits(config: Config) -> Splits:
             f"Unknown data set '{data.name}' (data.name).{nearest_hint(data.name, dataset_names())} "
             f"Known: {', '.join(dataset_names())}; for your own file set data.file."
         )
+    source = {"train": rows_print(train), "test": rows_print(test)}
     sites = _sites(train)
     by_device = settle(config, sites).data.partition.kind == "column"
     if by_device and data.file and test is not None and train.devices is not None and test.devices is None:
@@ -91,7 +95,7 @@ def load_splits(config: Config) -> Splits:
         if count
     ]
     train = flip_labels(train, data.label_noise, stream(seed, "label noise"))
-    return Splits(train, validation, test, origin, extra, tuple(notes), shared)
+    return Splits(train, validation, test, origin, extra, tuple(notes), shared, source)
 
 
 def _sites(rows: Rows) -> int | None:

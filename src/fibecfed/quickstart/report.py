@@ -3,7 +3,6 @@
 import json
 import math
 import shlex
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from fibecfed.config import Config, to_dict, to_yaml
 from fibecfed.federation import write_atomically
 from fibecfed.methods import method_class
 from fibecfed.quickstart.recipe import Plan
-from fibecfed.results import RunDirectory
+from fibecfed.results import RunDirectory, only_writer
 
 RECIPE_FILE, MARKDOWN_FILE, JSON_FILE = "recipe.yaml", "quickstart.md", "quickstart.json"
 _TENTH = 10  # up to so many devices, the worst tenth of them is the worst device
@@ -88,7 +87,7 @@ class Findings:
         error = 100 * math.sqrt(best * (1 - best) / examples)
         methods = {r.method for r in rows}
         sentences = [
-            f"global: one model, the server's, on all {examples} {config.evaluation.split} examples.",
+            f"global: one model, the server's as it is saved, on all {examples} {config.evaluation.split} examples.",
             "personalized: each device's own model on its own part of them, pooled; "
             f"{headings(config)[2]}: the lowest of these. Equal to global where devices keep nothing of their own.",
         ]
@@ -230,8 +229,9 @@ def begin(plan: Plan, force: bool) -> None:
     for name in (MARKDOWN_FILE, JSON_FILE):
         (plan.out / name).unlink(missing_ok=True)
     for task in plan.tasks:
-        if force and (task.directory / "config.yaml").is_file():  # nothing but a run is ever removed
-            shutil.rmtree(task.directory)
+        if force and (task.directory / "config.yaml").is_file():
+            with only_writer(task.directory):
+                RunDirectory(task.directory).remove()
     path = plan.out / RECIPE_FILE
     write_atomically(path, to_yaml(plan.config, _RECIPE_HEADER.format(path=path)).encode())
 

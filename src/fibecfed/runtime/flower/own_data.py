@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from fibecfed.config import Config
-from fibecfed.data import Columns, FederatedData, Partition, Rows, hold_out, label_list, read_rows, tokenize
+from fibecfed.data import Columns, FederatedData, Partition, Rows, data_print, hold_out, label_list, read_rows, tokenize
 from fibecfed.data.apart import check_files_apart, check_rows_apart
 from fibecfed.errors import InputError
 from fibecfed.runtime import Learner
@@ -64,6 +64,7 @@ def _data(
     learner: Learner, train: Rows, held_out: Rows, validation: Rows, device: int | None, origin: str
 ) -> FederatedData:
     config, pretrained = learner.config, learner.pretrained
+    devices = _belonging_to(device, len(train), config.federation.device_count)
     as_tokens = partial(
         tokenize,
         tokenizer=pretrained.tokenizer,
@@ -73,13 +74,14 @@ def _data(
     return FederatedData(
         task=Classification(train.label_names),
         train=as_tokens(train),
-        devices=_belonging_to(device, len(train), config.federation.device_count),
+        devices=devices,
         held_out=as_tokens(held_out),
         held_out_owners=_belonging_to(device, len(held_out), config.federation.device_count),
         validation_rows=validation,
         origin=origin,
         judged_on=config.evaluation.split,
         tokenize=as_tokens,
+        fingerprint=data_print({}, train, validation, held_out, devices),
     )
 
 

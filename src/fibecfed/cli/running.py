@@ -9,8 +9,9 @@ from typing import Any
 from rich.console import Console
 
 from fibecfed.callbacks import Callback, Record, TensorBoard, Trackio
+from fibecfed.cli.dry_run import assumptions, estimate_table, traffic_table
 from fibecfed.cli.progress import RunProgress
-from fibecfed.cli.tables import decision_lines, estimate_table, partition_table, summary_table
+from fibecfed.cli.tables import decision_lines, partition_table, summary_table
 from fibecfed.config import Config
 from fibecfed.errors import InputError
 from fibecfed.estimate import Round, estimate, ordinary_round
@@ -81,7 +82,10 @@ def _show(result: RunResult, console: Console) -> None:
 
 def dry(config: Config, console: Console) -> None:
     """What a run would take."""
-    console.print(estimate_table(estimate(assemble(config))))
+    found = estimate(assemble(config))
+    console.print(estimate_table(found), traffic_table(found))
+    for line in assumptions(found):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def rounds_of_methods(config: Config) -> dict[str, Round | str]:

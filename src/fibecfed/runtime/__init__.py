@@ -4,6 +4,7 @@ from fibecfed.runtime.assembly import Evaluator, Experiment, Learner, assemble, 
 from fibecfed.runtime.evaluation import Evaluation, ResidentEvaluator, worst_tenth
 from fibecfed.runtime.handshake import Description, describe, differences
 from fibecfed.runtime.in_process import InProcessTransport
+from fibecfed.runtime.rehearsal import Rehearsed, rehearse
 
 __all__ = [
     "Description",
@@ -12,10 +13,12 @@ __all__ = [
     "Experiment",
     "InProcessTransport",
     "Learner",
+    "Rehearsed",
     "ResidentEvaluator",
     "assemble",
     "describe",
     "differences",
     "learner_of",
+    "rehearse",
     "worst_tenth",
 ]

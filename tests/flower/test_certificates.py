@@ -186,5 +186,6 @@ def test_on_the_command_line(tmp_path: Path) -> None:
 
 def test_certificates_take_no_torch() -> None:
     """Its import took seven seconds of each call."""
-    code = "import sys, fibecfed.runtime.flower.certificates, fibecfed.runtime.flower.processes; print('torch' in sys.modules)"
+    modules = "fibecfed.runtime.flower.certificates, fibecfed.runtime.flower.processes"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

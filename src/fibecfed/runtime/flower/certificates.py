@@ -198,8 +198,8 @@ def _general_name(host: str) -> x509.GeneralName:
         pass
     if not _HOST.fullmatch(host):
         raise InputError(
-            f"'{host}' is no name or address of a machine: give it without port or protocol, and a name with other than "
-            "ASCII letters in its xn-- form."
+            f"'{host}' is no name or address of a machine: give it without port or protocol, and a name with other "
+            "than ASCII letters in its xn-- form."
         )
     return x509.DNSName(host)
 

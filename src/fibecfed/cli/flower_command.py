@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from fibecfed.cli.explaining import explained, read_arguments
+from fibecfed.cli.plain_output import plain_output
 from fibecfed.errors import FibecFedError, InputError, RunFailed
 
 app = typer.Typer(help="A run over many machines, through Flower (extra `flower`).", no_args_is_help=True)
@@ -77,7 +78,7 @@ def server(
     insecure: Insecure = False,
 ) -> None:
     """Start Flower's server and let the devices connect, until it is stopped."""
-    with explained():
+    with explained(), plain_output():
         from fibecfed.runtime.flower import processes
 
         processes.check_flower()
@@ -120,7 +121,7 @@ def device(
     insecure: Insecure = False,
 ) -> None:
     """Take part as one device, with text that stays here, until it is stopped."""
-    with explained():
+    with explained(), plain_output():
         from fibecfed.runtime.flower import processes
 
         processes.check_flower()
@@ -151,7 +152,7 @@ def run(
     server: Server = Path("server"),
 ) -> None:
     """Train over the devices that are connected; on the server's machine."""
-    with explained():
+    with explained(), plain_output():
         from fibecfed.runtime.flower import processes
 
         processes.check_flower()

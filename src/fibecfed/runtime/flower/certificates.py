@@ -102,6 +102,25 @@ def renew_certificate(folder: Path, hosts: Sequence[str] = ()) -> Renewed:
     return Renewed(names, leaf.not_valid_after_utc, ended)
 
 
+def check_keys(keys: Sequence[Path]) -> None:
+    """Raise InputError for a file that is no public key of a device, or the same key as another."""
+    seen: dict[bytes, Path] = {}
+    for path in keys:
+        words = path.read_bytes().split()
+        try:
+            public = serialization.load_ssh_public_key(b" ".join(words[:2]))
+        except (ValueError, UnsupportedAlgorithm):
+            public = None
+        if not isinstance(public, ec.EllipticCurvePublicKey):
+            raise InputError(
+                f"'{path}' is no public key of an elliptic curve; a device makes one with: "
+                'ssh-keygen -t ecdsa -b 384 -N "" -f device.key'
+            )
+        earlier = seen.setdefault(words[1], path)
+        if earlier != path:
+            raise InputError(f"'{path}' is the same key as '{earlier}'; every device needs a key of its own.")
+
+
 def _write_device(folder: Path, number: int) -> None:
     bundle = folder / "devices" / str(number)
     bundle.mkdir(parents=True)

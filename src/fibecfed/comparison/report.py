@@ -98,8 +98,10 @@ def _accuracy(found: Findings) -> Table:
         "Mean ± sample standard deviation over seeds. global: the server's model on all test examples; personalized: "
         "each device's own model on its part; worst tenth: mean over the worst tenth of devices."
     ]
-    if any(map(found.no_claim, found.spec.settings())):
-        notes.append(f"Carries no claim: there {RIDGE} is within 2 points of {CENTRALIZED}.")
+    without = [s for s in found.spec.settings() if found.no_claim(s)]
+    if without:
+        which = "; ".join(f"{s.title} ({found.no_claim_reason(s)})" for s in without)
+        notes.append(f"Carries no claim, since {RIDGE} is at most 2 points below {CENTRALIZED}, or above it: {which}.")
     return Table("accuracy", "Final accuracy", columns, rows, notes)
 
 

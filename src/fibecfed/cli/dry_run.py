@@ -47,6 +47,8 @@ def assumptions(found: Estimate) -> list[str]:
         taken.append(f"the warm-up takes the {_rounds(traffic.warm_up)} it may (a good model ends it sooner)")
     if isinstance(config.sharing.count, str) and any(stage.name == "count layers" for stage in traffic.stages):
         taken.append(f"half of the layers are shared (sharing.count={config.sharing.count} decides in the run)")
+    if config.method == "adalora":
+        taken.append("triplets are pruned at random (importance decides in the run: a few percent more or less)")
     lines = [f"Bytes are those that summary.json of a run on one machine counts. Assumed: {'; '.join(taken)}."]
     if traffic.met < traffic.devices:
         lines.append(f"{traffic.met} of the {traffic.devices} devices are sampled at least once.")

@@ -53,7 +53,8 @@ def rehearse(experiment: Experiment) -> Iterator[Rehearsed]:
 
     Assumed: every device answers, no round is left out, a warm-up takes as many rounds as it may, and half of the
     layers are shared where devices decide on their number. The few digits of numbers that only work gives (loss,
-    operations) may be more or fewer; with safetensors' alignment that is at most 16 bytes a message.
+    operations) may be more or fewer; with safetensors' alignment that is at most 16 bytes a message. Which triplets
+    adalora prunes is drawn at random, which is right to a few percent.
     """
     method, state = _with_means(experiment), experiment.start
     sizes = EncodedSizes()
@@ -62,7 +63,7 @@ def rehearse(experiment: Experiment) -> Iterator[Rehearsed]:
         chosen = cohort(experiment.config.seed, phase, experiment.data.devices.devices)
         accumulator, specs = method.accumulator(state, phase), method.expected(state, phase)
         info = method.expected_info(state, phase)
-        versions, down, up = dict(state.device_versions), 0, 0
+        versions, down, up, made_up = dict(state.device_versions), 0, 0, dict[str, Tensor]()
         for device in chosen:
             version = versions.get(device, 0)
             asked = Address(experiment.server.run_name, phase.round, phase.name, device, 0, version)
@@ -70,15 +71,15 @@ def rehearse(experiment: Experiment) -> Iterator[Rehearsed]:
             if _keeps_state(method, request):
                 versions[device] = version + 1
             answered = Address(asked.run, asked.round, asked.phase, device, 0, versions.get(device, 0))
-            tensors = {
-                name: _made_up(name, spec.shape, spec.dtype, request, counts[device]) for name, spec in specs.items()
-            }
+            if not phase.is_round or device == chosen[0]:
+                made_up = {name: _made_up(name, *spec, request, counts[device]) for name, spec in specs.items()}
             said = _said(method, phase, info, int(counts[device].sum()))
             down += sizes(request)
-            up += sizes(Reply(answered, tensors, said))
+            reply = Reply(answered, made_up, said)
+            up += sizes(reply)
             if phase.is_round and device != chosen[0]:  # would not change the mean of what comes back as it was sent
-                tensors, said = {}, {**said, "examples": 0}
-            method.fold(accumulator, Reply(answered, tensors, said))
+                reply = Reply(answered, {}, {**said, "examples": 0})
+            method.fold(accumulator, reply)
         state = method.finish(state, phase, accumulator).replace(device_versions=versions)
         yield Rehearsed(phase, chosen, down, up, state)
 

@@ -1,19 +1,25 @@
 """What a run will train, send, take and need, before it starts."""
 
+import dataclasses
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from fibecfed.config import Config
 from fibecfed.federation import Device, Reply, Request, cohort, encode
 from fibecfed.federation.messages import Address
 from fibecfed.results import peak_memory_bytes
-from fibecfed.runtime import Experiment
+from fibecfed.runtime import Experiment, rehearse
 from fibecfed.training import TrainJob
+from fibecfed.training.operations import OperationCounter
 from fibecfed.tuning import Layout
 
-_STEPS = 3  # optimizer steps that are timed
+_STEPS = 2  # optimizer steps that are timed
+_JUDGED = 32  # held-out examples that are timed
 
 
 @dataclass(frozen=True)
@@ -29,16 +35,64 @@ class Round:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """Phases of one kind in a row: the warm-up's rounds, an initialization, the rounds after it."""
+
+    name: str  # of its phases
+    rounds: tuple[int, int] | None  # the first and the last; None: they are no rounds
+    devices: int  # that take part in a phase
+    bytes_down: int  # of all its messages
+    bytes_up: int
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What all devices of a whole run receive and send. What is assumed of the run: see ``rehearse``."""
+
+    stages: tuple[Stage, ...]
+    warm_up: int  # rounds, the most it may take
+    devices: int  # in the federation
+    met: int  # that take part at least once
+
+    @property
+    def bytes_down(self) -> int:
+        """To all devices."""
+        return sum(stage.bytes_down for stage in self.stages)
+
+    @property
+    def bytes_up(self) -> int:
+        """From all devices."""
+        return sum(stage.bytes_up for stage in self.stages)
+
+
+@dataclass(frozen=True)
 class Estimate:
     """The answer of ``--dry-run``. Times and memory are measured on a few real steps and scaled."""
 
+    config: Config
     round: Round
+    traffic: Traffic
     seconds: float
     memory_bytes: int
 
 
+class _Uncounted(OperationCounter):
+    """Says 0: counting takes seconds, and an estimate shows no operations."""
+
+    def _total(self, *arguments: object) -> float:
+        return 0.0
+
+
 def ordinary_round(experiment: Experiment) -> Round:
-    """What one device trains, receives and returns in a round in mid-run, encoded as it would be."""
+    """What one device trains, receives and returns in a round in mid-run, encoded as it would be.
+
+    The device has a few of its examples only: scoring all of them takes seconds and changes no size.
+    """
+    with _not_counting(experiment):
+        return _ordinary_round(experiment)
+
+
+def _ordinary_round(experiment: Experiment) -> Round:
     config, method = experiment.config, experiment.site.method
     state = method.midway(experiment.start)
     phase = method.next_phase(state)
@@ -47,7 +101,9 @@ def ordinary_round(experiment: Experiment) -> Round:
     chosen = cohort(config.seed, phase, experiment.data.devices.devices)
     tensors, info = method.request(state, phase, chosen[0])
     request = Request(Address("dry run", phase.round, phase.name, chosen[0]), tensors, info)
-    job = Device(experiment.site, chosen[0], 0).prepare(request)
+    device = Device(experiment.site, chosen[0], 0)
+    device.indices = _usual(device.indices, experiment.data.train.lengths, _STEPS * config.training.batch_size)
+    job = device.prepare(request)
     assert isinstance(job, TrainJob)  # a round is one in which devices train
     back = {name: torch.zeros(spec.shape, dtype=spec.dtype) for name, spec in method.expected(state, phase).items()}
     return Round(
@@ -60,28 +116,74 @@ def ordinary_round(experiment: Experiment) -> Round:
     )
 
 
+def traffic(experiment: Experiment) -> Traffic:
+    """The bytes of a whole run, from its first phase to its last."""
+    stages: list[Stage] = []
+    warm_up, before, met = 0, 0, set[int]()
+    for done in rehearse(experiment):
+        phase, met = done.phase, met | set(done.cohort)
+        last = stages[-1] if stages else None
+        number = phase.round if phase.is_round else None
+        if last is not None and last.rounds and number and last.name == phase.name and warm_up == before:
+            stages[-1] = dataclasses.replace(
+                last,
+                rounds=(last.rounds[0], number),
+                bytes_down=last.bytes_down + done.bytes_down,
+                bytes_up=last.bytes_up + done.bytes_up,
+            )
+        else:
+            span = (number, number) if number else None
+            stages.append(Stage(phase.name, span, len(done.cohort), done.bytes_down, done.bytes_up))
+        before, warm_up = warm_up, done.after.info.get("warm_up", 0)
+    return Traffic(tuple(stages), warm_up, experiment.data.devices.devices, len(met))
+
+
 def estimate(experiment: Experiment) -> Estimate:
-    """Time a few steps of a round's first device and scale by the examples of all rounds."""
+    """Time a few steps of a round's first device and scale by the examples of all rounds; rehearse the messages."""
+    with _not_counting(experiment):
+        found = _ordinary_round(experiment)
+        seconds = _seconds(experiment, found)
+    return Estimate(experiment.config, found, traffic(experiment), seconds, peak_memory_bytes())
+
+
+@contextmanager
+def _not_counting(experiment: Experiment) -> Iterator[None]:
+    executor = experiment.site.executor
+    counter = executor.operations
+    executor.operations = _Uncounted(executor.model, executor.task, executor.device)
+    try:
+        yield
+    finally:
+        executor.operations = counter
+
+
+def _seconds(experiment: Experiment, found: Round) -> float:
     config, executor = experiment.config, experiment.site.executor
-    found = ordinary_round(experiment)
     seconds = 0.0
     if found.job is not None:
-        few = TrainJob(**{**found.job.__dict__, "batches": found.job.batches[:_STEPS]})
-        list(executor.train([few]))  # the first pass also counts operations
+        job = dataclasses.replace(found.job, batches=found.job.batches[:_STEPS])
+        list(executor.train([dataclasses.replace(job, batches=job.batches[:1])]))  # the first one is slower
         started = time.perf_counter()
-        (result,) = executor.train([few])
+        (result,) = executor.train([job])
         per_example = (time.perf_counter() - started) / max(1, result.examples)
         work = found.devices * config.federation.rounds
         examples = experiment.data.devices.sizes.mean() * config.training.local_epochs * work
         if config.training.local_steps is not None:
             examples = min(examples, config.training.local_steps * config.training.batch_size * work)
         seconds = per_example * float(examples)
-    held_out = np.arange(len(experiment.data.held_out))[: config.evaluation.batch_size]
+    held_out = experiment.data.held_out
+    judged = _usual(np.arange(len(held_out)), held_out.lengths, min(config.evaluation.batch_size, _JUDGED))
     started = time.perf_counter()
-    executor.counts(experiment.start.tensors, experiment.data.held_out, held_out)
+    executor.counts(experiment.start.tensors, held_out, judged)
     evaluations = -(-config.federation.rounds // config.evaluation.every) if found.job is not None else 1
-    seconds += (time.perf_counter() - started) * len(experiment.data.held_out) / len(held_out) * evaluations
-    return Estimate(found, seconds, peak_memory_bytes())
+    return seconds + (time.perf_counter() - started) * len(held_out) / len(judged) * evaluations
+
+
+def _usual(indices: np.ndarray, lengths: np.ndarray, most: int) -> np.ndarray:
+    """So many of the examples, ascending: those in the middle by length, whose time is the mean one."""
+    order = indices[np.argsort(lengths[indices], kind="stable")]
+    start = max(0, (len(order) - most) // 2)
+    return np.sort(order[start : start + most])
 
 
 def _trained(job: TrainJob, layout: Layout) -> int:

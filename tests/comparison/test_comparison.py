@@ -152,8 +152,13 @@ def test_report_needs_records_alone(out: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_more_seeds_only_add_runs(tmp_path: Path, out: Path, content: dict[str, Any]) -> None:
-    names = compared(written(tmp_path, content | {"seeds": [0, 1, 2]}), out).names
+@pytest.mark.parametrize("where", ["file", "command line"])
+def test_more_seeds_only_add_runs(tmp_path: Path, out: Path, content: dict[str, Any], where: str) -> None:
+    if where == "file":
+        names = compared(written(tmp_path, content | {"seeds": [0, 1, 2]}), out).names
+    else:
+        names = compared(written(tmp_path, content), out, ["seeds=[0,1,2]"]).names
+        assert "3 seeds" in tables(out)["report.md"].decode()
     assert sorted(names) == ["messages--base--fedavg-lora--seed-2", "messages--base--rank-4--seed-2"]
 
 

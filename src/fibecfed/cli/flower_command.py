@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from fibecfed.cli.explaining import explained, read_arguments
+from fibecfed.cli.plain_output import plain_output
 from fibecfed.errors import FibecFedError, InputError, RunFailed
 
 app = typer.Typer(help="A run over many machines, through Flower (extra `flower`).", no_args_is_help=True)
@@ -21,20 +22,52 @@ Insecure = Annotated[bool, typer.Option("--insecure", help="Plain text and no ke
 
 @app.command()
 def certificates(
-    hosts: Annotated[list[str], typer.Argument(help="Names and addresses under which devices reach the server.")],
-    devices: Annotated[int, typer.Option(min=1, help="How many devices; each gets a folder to be handed over.")],
+    hosts: Annotated[
+        list[str] | None, typer.Argument(help="Names and addresses under which devices reach the server.")
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="How many devices; each gets a folder to be handed over.")
+    ] = None,
+    add: Annotated[int | None, typer.Option(min=1, help="So many more devices, in a folder that exists.")] = None,
+    renew: Annotated[bool, typer.Option("--renew", help="A new server certificate, in a folder that exists.")] = False,
     server: Server = Path("server"),
 ) -> None:
-    """Make the server's certificates and a key for each device."""
+    """Make the server's certificates and a key for each device; later add devices, or renew the certificate."""
     with explained():
         from fibecfed.runtime.flower.processes import check_flower
 
         check_flower()
-        from fibecfed.runtime.flower.certificates import VALID_DAYS, write_certificates
+        if (devices is not None) + (add is not None) + renew != 1:
+            raise InputError("Give one of --devices N (a new folder), --add N (more devices) and --renew.")
+        if add is not None and hosts:
+            raise InputError("--add changes no certificate; leave the host names out, or give them to --renew.")
+        if devices is not None and not hosts:
+            raise InputError("Say under which names and addresses devices reach the server: HOST ... --devices N.")
+        _certify(server, hosts or [], devices, add)
 
-        write_certificates(server, hosts, devices)
-        _say(f"Valid for {VALID_DAYS} days, in '{server}'. Keep ca.key offline and server.key on the server.")
-        _say(f"Hand {server}/devices/N to device N, over a channel you trust, and delete it here.")
+
+def _certify(folder: Path, hosts: list[str], devices: int | None, more: int | None) -> None:
+    from fibecfed.runtime.flower import certificates as made
+
+    if devices is not None:
+        made.write_certificates(folder, hosts, devices)
+        _say(f"Valid for {made.VALID_DAYS} days, in '{folder}'. Keep ca.key offline and server.key on the server.")
+        _say(f"Hand {folder}/devices/N to device N, over a channel you trust, and delete it here.")
+    elif more is not None:
+        added = made.add_devices(folder, more)
+        which = f"{folder}/devices/{added[0]}" + (f" to {added[-1]}" if len(added) > 1 else "")
+        _say(
+            f"Hand {which} over as the others, and delete it here. The server knows new keys once it is started again."
+        )
+    else:
+        renewed = made.renew_certificate(folder, hosts)
+        _say(f"'{folder}/server.crt' is valid until {renewed.until:%Y-%m-%d} for {', '.join(renewed.names)}.")
+        if renewed.authority_ended is not None:
+            _say(
+                f"The authority's certificate is new, too: give {folder}/ca.crt to every device before "
+                f"{renewed.authority_ended:%Y-%m-%d}, when the one it has ends. Keys stay as they are."
+            )
+        _say("The server uses it once it is started again.")
 
 
 @app.command()
@@ -45,7 +78,7 @@ def server(
     insecure: Insecure = False,
 ) -> None:
     """Start Flower's server and let the devices connect, until it is stopped."""
-    with explained():
+    with explained(), plain_output():
         from fibecfed.runtime.flower import processes
 
         processes.check_flower()
@@ -88,7 +121,7 @@ def device(
     insecure: Insecure = False,
 ) -> None:
     """Take part as one device, with text that stays here, until it is stopped."""
-    with explained():
+    with explained(), plain_output():
         from fibecfed.runtime.flower import processes
 
         processes.check_flower()
@@ -119,7 +152,7 @@ def run(
     server: Server = Path("server"),
 ) -> None:
     """Train over the devices that are connected; on the server's machine."""
-    with explained():
+    with explained(), plain_output():
         from fibecfed.runtime.flower import processes
 
         processes.check_flower()

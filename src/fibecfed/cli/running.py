@@ -10,8 +10,9 @@ from rich.console import Console
 
 from fibecfed.callbacks import Callback, Record, TensorBoard, Trackio
 from fibecfed.cli.data_notes import say_notes
+from fibecfed.cli.dry_run import assumptions, estimate_table, traffic_table
 from fibecfed.cli.progress import RunProgress
-from fibecfed.cli.tables import decision_lines, estimate_table, partition_table, summary_table
+from fibecfed.cli.tables import decision_lines, partition_table, summary_table
 from fibecfed.config import Config
 from fibecfed.errors import InputError
 from fibecfed.estimate import Round, estimate, ordinary_round
@@ -89,7 +90,10 @@ def dry(config: Config, console: Console) -> None:
     """What a run would take."""
     experiment = assemble(config)
     say_notes(experiment.data.notes, console)
-    console.print(estimate_table(estimate(experiment)))
+    found = estimate(experiment)
+    console.print(estimate_table(found), traffic_table(found))
+    for line in assumptions(found):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def rounds_of_methods(config: Config) -> dict[str, Round | str]:

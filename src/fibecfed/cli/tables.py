@@ -12,7 +12,7 @@ from rich.text import Text
 
 from fibecfed.config import keys
 from fibecfed.data import Partition
-from fibecfed.estimate import Estimate, Round
+from fibecfed.estimate import Round
 from fibecfed.methods import METHODS
 from fibecfed.results import global_name
 
@@ -163,20 +163,6 @@ def decision_lines(decided: dict[str, Any]) -> list[str]:
         cut, trained = sum(decided["tokens_cut"]), sum(decided["tokens_trained"])
         lines.append(f"Tokens cut to begin with short texts: {cut:,}, {cut / max(1, cut + trained):.1%} of all.")
     return lines + [f"Warning: {warning}" for warning in decided.get("warnings", [])]
-
-
-def estimate_table(found: Estimate) -> Table:
-    """What a dry run found."""
-    table = Table(title="Dry run: nothing was trained or written", show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    table.add_row("parameters trained on a device", f"{found.round.parameters_trained:,}")
-    table.add_row("parameters sent to a device", f"{found.round.parameters_sent:,}")
-    table.add_row("bytes down a round, all devices", f"{found.round.bytes_down * found.round.devices:,}")
-    table.add_row("bytes up a round, all devices", f"{found.round.bytes_up * found.round.devices:,}")
-    table.add_row("estimated time", f"{found.seconds:.0f} s")
-    table.add_row("estimated memory", f"{found.memory_bytes / 1e6:.0f} MB")
-    return table
 
 
 def methods_table(rounds: Mapping[str, Round | str] | None = None) -> Table:

@@ -67,8 +67,16 @@ class Findings:
         return float(np.mean(values)) if values else None
 
     def no_claim(self, setting: Setting) -> bool:
-        """Whether ridge-head is within two points of centralized-lora there (global accuracy)."""
+        """Whether ridge-head is at most two points below centralized-lora there, or above it (global accuracy)."""
         return carries_no_claim(self.mean(setting, RIDGE), self.mean(setting, CENTRALIZED))
+
+    def no_claim_reason(self, setting: Setting) -> str:
+        """How far ridge-head is above or below centralized-lora, where both have run."""
+        ridge, centralized = self.mean(setting, RIDGE), self.mean(setting, CENTRALIZED)
+        assert ridge is not None
+        assert centralized is not None
+        points = round(100 * (ridge - centralized), 1)
+        return f"{points} points above" if points > 0 else f"{-points} points below" if points else "level"
 
     def target(self, setting: Setting) -> float | None:
         """The accuracy to reach; None if none is given, or its method has no run yet."""

@@ -113,8 +113,10 @@ def _accuracy(found: Findings) -> Table:
         notes.append(
             "Those are final accuracies, means of each run's last evaluations; saved model: the last evaluation's."
         )
-    if any(map(found.no_claim, found.spec.settings())):
-        notes.append(f"Carries no claim: there {RIDGE} is within 2 points of {CENTRALIZED}.")
+    without = [s for s in found.spec.settings() if found.no_claim(s)]
+    if without:
+        which = "; ".join(f"{s.title} ({found.no_claim_reason(s)})" for s in without)
+        notes.append(f"Carries no claim, since {RIDGE} is at most 2 points below {CENTRALIZED}, or above it: {which}.")
     return Table("accuracy", "Final accuracy", columns, rows, notes)
 
 

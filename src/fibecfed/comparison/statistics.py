@@ -89,5 +89,5 @@ def ratio(value: float | None, reference: float | None) -> float | None:
 
 
 def carries_no_claim(ridge: float | None, centralized: float | None) -> bool:
-    """Whether a closed-form head comes within two points of centralized training: nothing was left to learn."""
+    """Whether a closed-form head is at most two points below centralized training: nothing was left to learn."""
     return ridge is not None and centralized is not None and centralized - ridge <= NO_CLAIM + 1e-12

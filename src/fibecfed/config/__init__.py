@@ -33,6 +33,7 @@ from fibecfed.config.loading import (
     to_dict,
     to_yaml,
 )
+from fibecfed.config.not_offered import not_offered
 from fibecfed.config.parts import CurriculumConfig, SharingConfig, WarmUpConfig
 from fibecfed.config.schema import (
     Config,
@@ -89,6 +90,7 @@ __all__ = [
     "load_device_config",
     "merge",
     "nearest_hint",
+    "not_offered",
     "read_yaml",
     "refusal",
     "settle",

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from fibecfed.config.not_offered import not_offered
 from fibecfed.config.schema import Config
 from fibecfed.config.sites import may_name_sites, settle
 from fibecfed.errors import InputError
@@ -166,7 +167,8 @@ def build_config(content: Mapping[str, Any]) -> Config:
         first = error.errors(include_url=False)[0]
         location = ".".join(str(part) for part in first["loc"] if isinstance(part, str))
         name = next((k.name for k in keys() if location == k.name or location.startswith(k.name + ".")), location)
-        raise InputError(f"Key '{name}' cannot be {first['input']!r}: {first['msg']}.") from None
+        hint = not_offered(first["input"]) if isinstance(first["input"], str) else ""
+        raise InputError(f"Key '{name}' cannot be {first['input']!r}: {first['msg']}.{hint}") from None
 
 
 def check_keys(content: Mapping[str, Any], cls: type, prefix: str = "", root: type | None = None) -> None:
@@ -177,7 +179,8 @@ def check_keys(content: Mapping[str, Any], cls: type, prefix: str = "", root: ty
     for key, value in content.items():
         name = f"{prefix}{key}"
         if key not in known:
-            raise InputError(f"Unknown key '{name}'.{nearest_hint(name, [k.name for k in keys(root)])}")
+            hint = not_offered(key) or nearest_hint(name, [k.name for k in keys(root)])
+            raise InputError(f"Unknown key '{name}'.{hint}")
         if key in sections:
             if not isinstance(value, Mapping):
                 raise InputError(f"Key '{name}' is a section with keys of its own, not the value {value!r}.")

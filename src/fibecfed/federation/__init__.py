@@ -1,7 +1,7 @@
 """Messages, devices, the server, and what each remembers."""
 
 from fibecfed.federation.aggregation import AGGREGATORS, Aggregator, CoordinateMedian, Sum, WeightedMean, in_order
-from fibecfed.federation.codec import Undecodable, decode, encode
+from fibecfed.federation.codec import EncodedSizes, Undecodable, decode, encode
 from fibecfed.federation.device import Device, Site, answer
 from fibecfed.federation.messages import Address, Delivery, Failure, Reply, Request
 from fibecfed.federation.method import Method, Phase, Transport
@@ -36,6 +36,7 @@ __all__ = [
     "DeviceState",
     "DeviceStore",
     "DiskStore",
+    "EncodedSizes",
     "Failure",
     "InfoSpec",
     "MemoryStore",

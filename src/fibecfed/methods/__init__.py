@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from fibecfed.config import Config, build_config, merge, nearest_hint, to_dict
+from fibecfed.config import Config, build_config, merge, nearest_hint, not_offered, to_dict
 from fibecfed.errors import InputError
 from fibecfed.methods.adalora import AdaLora
 from fibecfed.methods.adapter import Adapter
@@ -85,7 +85,7 @@ METHODS: dict[str, type[FederatedAveraging]] = {
 def method_class(name: str) -> type[FederatedAveraging]:
     """The method of that name. Raises InputError naming the nearest known one."""
     if name not in METHODS:
-        hint = nearest_hint(name, METHODS)
+        hint = not_offered(name) + nearest_hint(name, METHODS)
         raise InputError(f"Unknown method '{name}' (key 'method').{hint} Known: {', '.join(METHODS)}.")
     return METHODS[name]
 

@@ -112,20 +112,24 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes], what: str) -> Non
 def register(folder: Path, home: Path) -> int:
     """Make the public keys in ``folder``/keys known to the server; returns how many there are.
 
-    Raises RunFailed if a key cannot be registered for another reason than that it is known already.
+    Raises InputError for a file that is no key or the same key as another, RunFailed if the server takes one not.
     """
+    from fibecfed.runtime.flower.certificates import check_keys  # needs the extra, which may be missing here
+
     keys = sorted((folder / "keys").glob("*.pub"))
-    for key in keys:
-        command = flwr("supernode", "register", str(key.resolve()), CONNECTION, "--name", key.stem)
-        try:
-            done = subprocess.run(
-                command, env=environment(home), capture_output=True, text=True, timeout=_START_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise RunFailed(f"Flower did not register the key '{key}' within {_START_SECONDS:.0f} s.") from None
-        said = done.stdout + done.stderr
-        if done.returncode and "already" not in said.lower():
-            raise RunFailed(f"The key '{key}' could not be registered: {' '.join(said.split())[-400:]}")
+    check_keys(keys)
+    script = Path(__file__).with_name("registering.py")
+    command = [sys.executable, "-P", str(script), CONNECTION, *(str(key.resolve()) for key in keys)]
+    seconds = _START_SECONDS + len(keys)
+    try:
+        done = subprocess.run(
+            command, env=environment(home), capture_output=True, text=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise RunFailed(f"Flower did not register the keys in '{folder}/keys' within {seconds:.0f} s.") from None
+    if done.returncode:
+        said = " ".join((done.stdout + done.stderr).split())[-400:]
+        raise RunFailed(f"The keys in '{folder}/keys' could not be registered: {said}")
     return len(keys)
 
 

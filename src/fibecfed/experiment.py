@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from fibecfed.callbacks import Callback, EarlyStopping
+from fibecfed.commands import command_line
 from fibecfed.config import Config, to_yaml
 from fibecfed.errors import InputError
 from fibecfed.federation import AGGREGATORS, Costs, DeviceStore, MemoryStore, PhaseDone, ServerState
@@ -33,8 +34,6 @@ NO_GLOBAL_MODEL = """
 This method has no global model: `adapter/` is the average of the devices' adapters, and the accuracy
 below is the mean over the devices' models.
 """
-HEADER = "Written by fibecfed. Run it again with: fibecfed run {path} --out NEW_DIR"
-
 Assembly = Callable[[Config, DeviceStore], Experiment]
 
 
@@ -103,7 +102,8 @@ def run(
     directory = None
     if out is not None:
         path = Path(out)
-        directory = RunDirectory.create(path, config, HEADER.format(path=path / "config.yaml"), force)
+        again = command_line("run", path / "config.yaml", "--out", "NEW_DIR")
+        directory = RunDirectory.create(path, config, f"Written by fibecfed. Run it again with: {again}", force)
         directory.write_json("partition.json", experiment.partition())
     return _go_on(experiment, experiment.start, _Progress(), directory, callbacks)
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fibecfed.commands import going_on
 from fibecfed.config import Config
 from fibecfed.data import Rows, evaluation_batches, tokenize
 from fibecfed.errors import InputError
@@ -75,7 +76,7 @@ def load(directory: Path | str, device: int | None = None) -> Classifier:
                 f"'{directory}' has no adapter of device {device}: only devices that were sampled by a method with "
                 "local models have one (see its folder adapters/)."
             )
-        raise InputError(f"'{directory}' has no adapter yet; finish the run with: fibecfed run --resume {directory}")
+        raise InputError(f"'{directory}' has no adapter yet; finish the run with: {going_on(directory)}")
     description = read_description(folder)
     labels = tuple(description["labels"])
     torch.set_num_threads(config.runtime.threads)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from fibecfed.cli.explaining import explained, read_arguments
 from fibecfed.cli.flower_command import app as flower_app
+from fibecfed.commands import command_line
 from fibecfed.errors import InputError
 
 app = typer.Typer(
@@ -164,7 +165,8 @@ def methods(arguments: Arguments = None) -> None:
         if not arguments:
             console.print(methods_table())
             console.print(
-                "For parameters and bytes a round, name a model: fibecfed methods model.name=minilm", highlight=False
+                f"For parameters and bytes a round, name a model: {command_line('methods', 'model.name=minilm')}",
+                highlight=False,
             )
             return
         from fibecfed.cli.running import rounds_of_methods

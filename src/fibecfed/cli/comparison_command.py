@@ -1,7 +1,6 @@
 """What `compare` and `report` show: the runs as they go with the time left, and the tables."""
 
 import os
-import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from fibecfed.commands import command_line
 from fibecfed.comparison import Comparison, Outcome, build_report, write_report
 from fibecfed.errors import InputError, RunFailed
 from fibecfed.side_by_side import Task
@@ -26,7 +26,7 @@ def compare(
     """
     comparison = Comparison.begin(path, out, overrides)
     watcher = ComparisonProgress(console, jobs or _usual_jobs(comparison))
-    again = shlex.join(["fibecfed", "compare", str(path), *overrides, "--out", str(out)])
+    again = command_line("compare", path, *overrides, "--out", out)
     try:
         outcome = comparison.run(watcher.jobs, hours, watcher)
     except KeyboardInterrupt:

@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
+from fibecfed.commands import at_a_shell, command_line
 from fibecfed.config import Config, load_config
 from fibecfed.errors import FibecFedError, InputError
 
@@ -19,18 +20,18 @@ INTERRUPTED = 130
 def explained(directory: Path | None = None) -> Iterator[None]:
     """Turn the errors a user can cause into one sentence and an exit code; Ctrl-C into where things stand."""
     try:
-        yield
+        with at_a_shell():
+            yield
     except FibecFedError as error:
         errors.print(f"Error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         if directory is not None and error.exit_code == 1 and (directory / "config.yaml").is_file():
-            errors.print(
-                f"What was done is kept; go on with: fibecfed run --resume {directory}", markup=False, soft_wrap=True
-            )
+            again = command_line("run", "--resume", directory)
+            errors.print(f"What was done is kept; go on with: {again}", markup=False, soft_wrap=True)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         message = "Interrupted."
         if directory is not None and (directory / "config.yaml").is_file():
-            message += f" Go on with: fibecfed run --resume {directory}"
+            message += f" Go on with: {command_line('run', '--resume', directory)}"
         errors.print(message, markup=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from fibecfed.callbacks import Callback, Record, TensorBoard, Trackio
 from fibecfed.cli.progress import RunProgress
 from fibecfed.cli.tables import decision_lines, estimate_table, partition_table, summary_table
+from fibecfed.commands import command_line
 from fibecfed.config import Config
 from fibecfed.errors import InputError
 from fibecfed.estimate import Round, estimate, ordinary_round
@@ -73,8 +74,9 @@ def _show(result: RunResult, console: Console) -> None:
         for line in decision_lines(json.loads(decided.read_text())):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(
-        f'Results in {where}; the adapter in {where}/adapter. Try: fibecfed predict {where} "a text"',
+        f"Results in {where}; the adapter in {where}/adapter. Try: {command_line('predict', where or '', 'a text')}",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
 

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from fibecfed.commands import command_line
 from fibecfed.comparison import Comparison, Outcome, build_report, write_report
+from fibecfed.config import split_arguments
 from fibecfed.errors import InputError, RunFailed
 from fibecfed.side_by_side import Task
 
@@ -147,11 +148,11 @@ class ComparisonProgress:
 
 def read_spec_arguments(arguments: Sequence[str]) -> tuple[Path, list[str]]:
     """The spec file and the overrides of its base. Raises InputError unless there is exactly one file."""
-    files = [a for a in arguments if "=" not in a]
+    files, settings = split_arguments(arguments)
     if len(files) != 1:
         given = f", not {', '.join(files)}" if files else ""
         raise InputError(f"Give one file that says what to compare{given}; see experiments/ for examples.")
-    return Path(files[0]), [a for a in arguments if "=" in a]
+    return Path(files[0]), settings
 
 
 def _say(console: Console, text: str) -> None:

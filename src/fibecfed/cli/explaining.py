@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from fibecfed.commands import at_a_shell, command_line
-from fibecfed.config import Config, load_config
+from fibecfed.config import Config, load_config, split_arguments
 from fibecfed.errors import FibecFedError, InputError
 
 errors = Console(stderr=True)
@@ -38,9 +38,9 @@ def explained(directory: Path | None = None) -> Iterator[None]:
 
 def read_arguments(arguments: list[str]) -> Config:
     """The configuration of ``[CONFIG.yaml] [KEY=VALUE ...]``."""
-    files = [a for a in arguments if "=" not in a]
+    files, settings = split_arguments(arguments)
     if len(files) > 1:
         raise InputError(
             f"Only one configuration file can be given, not {', '.join(files)}; overrides have the form KEY=VALUE."
         )
-    return load_config(files[0] if files else None, [a for a in arguments if "=" in a])
+    return load_config(files[0] if files else None, settings)

@@ -27,6 +27,7 @@ from fibecfed.config.loading import (
     merge,
     nearest_hint,
     read_yaml,
+    split_arguments,
     to_dict,
     to_yaml,
 )
@@ -82,6 +83,7 @@ __all__ = [
     "nearest_hint",
     "read_yaml",
     "shared_settings",
+    "split_arguments",
     "to_dict",
     "to_yaml",
 ]

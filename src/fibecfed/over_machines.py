@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fibecfed.callbacks import Callback
 from fibecfed.config import Config
-from fibecfed.errors import FibecFedError
+from fibecfed.errors import FibecFedError, in_sentences
 from fibecfed.experiment import RunResult, resume
 from fibecfed.federation import DeviceStore
 from fibecfed.results import RunDirectory
@@ -44,9 +44,10 @@ def serve(
         return made[0]
 
     try:
-        result = resume(out, callbacks, assemble)
-        for failure in made[0].save_on_devices(result.state):
-            report(f"Device {failure.device} has not saved its adapter: {failure.reason}")
+        with in_sentences():
+            result = resume(out, callbacks, assemble)
+            for failure in made[0].save_on_devices(result.state):
+                report(f"Device {failure.device} has not saved its adapter: {failure.reason}")
     except FibecFedError as error:
         directory.write_json(STOPPED, {"reason": str(error), "exit_code": error.exit_code})
         raise

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from fibecfed.cli.explaining import explained, read_arguments
 from fibecfed.cli.flower_command import app as flower_app
 from fibecfed.commands import command_line
 from fibecfed.errors import InputError
+from fibecfed.screen import plain_console
 
 app = typer.Typer(
     help="Federated fine-tuning of language models on text that may not leave its sites.",
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-console = Console()
+console = plain_console()
 
 Arguments = Annotated[list[str] | None, typer.Argument(metavar="[CONFIG.yaml] [KEY=VALUE ...]", show_default=False)]
 RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a run.")]
@@ -234,9 +234,10 @@ def doctor(
 @app.command()
 def config() -> None:
     """Print every configuration key with its default and meaning."""
-    from fibecfed.cli.tables import print_config_keys
+    with explained():
+        from fibecfed.cli.tables import print_config_keys
 
-    print_config_keys(console)
+        print_config_keys(console)
 
 
 app.add_typer(flower_app, name="flower")

@@ -103,8 +103,8 @@ class ComparisonProgress:
         _say(self._console, f"{len(tasks)} {word}{before}, {self.jobs} at a time.")
         if self._console.is_terminal and waiting:
             self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(),
-                TextColumn("{task.fields[status]}"), console=self._console,
+                TextColumn("{task.description}", markup=False), BarColumn(bar_width=30), MofNCompleteColumn(),
+                TextColumn("{task.fields[status]}", markup=False), console=self._console,
             )  # fmt: skip
             self._line = self._bar.add_task(stage, total=len(tasks), completed=self._ended, status="")
             self._bar.start()

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from fibecfed.cli.explaining import explained, read_arguments
 from fibecfed.commands import command_line
 from fibecfed.errors import FibecFedError, InputError, RunFailed
+from fibecfed.screen import plain_console
 
 app = typer.Typer(help="A run over many machines, through Flower (extra `flower`).", no_args_is_help=True)
-console = Console()
+console = plain_console()
 
 Server = Annotated[Path, typer.Option(metavar="DIR", help="The server's folder, made by `certificates`.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Plain text and no keys; for tests on one machine.")]

@@ -29,8 +29,9 @@ class RunProgress(Callback):
         self._started = time.perf_counter()
         if self.console.is_terminal:
             self._bar = Progress(
-                TextColumn("round"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[status]}"),
-                TextColumn("left"), TimeRemainingColumn(), console=self.console,
+                TextColumn("round"), MofNCompleteColumn(), BarColumn(),
+                TextColumn("{task.fields[status]}", markup=False), TextColumn("left"), TimeRemainingColumn(),
+                console=self.console,
             )  # fmt: skip
             self._task = self._bar.add_task("", total=self._rounds, completed=state.round, status="")
             self._bar.start()

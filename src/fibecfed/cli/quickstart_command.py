@@ -94,7 +94,7 @@ class QuickstartProgress:
         if console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("round"), MofNCompleteColumn(),
-                TimeElapsedColumn(), TextColumn("{task.fields[status]}"), console=console,
+                TimeElapsedColumn(), TextColumn("{task.fields[status]}", markup=False), console=console,
             )  # fmt: skip
             self._bar.start()
         for task in planned.tasks:

@@ -191,5 +191,5 @@ def print_config_keys(console: Console) -> None:
     """Every key as `key = default`, with choices and meaning."""
     for key in keys():
         choices = f"  ({key.choices})" if key.choices else ""
-        console.print(f"[bold]{key.name}[/bold] = {key.default}{choices}", highlight=False)
-        console.print(f"    {key.meaning}", highlight=False, markup=False)
+        console.print(Text(key.name, "bold") + Text(f" = {key.default}{choices}"))
+        console.print(Text(f"    {key.meaning}"))

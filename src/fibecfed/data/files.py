@@ -12,7 +12,7 @@ import numpy as np
 from fibecfed.data.columns import Columns
 from fibecfed.data.formats import SUFFIXES, Table, read_table
 from fibecfed.data.rows import Rows
-from fibecfed.errors import InputError
+from fibecfed.errors import InputError, half_character
 
 _MOST_LABELS = 1000
 _FEW_ROWS = 20  # below this many, every row may well have a label of its own
@@ -112,6 +112,8 @@ def _column(table: Table, column: str) -> list[str]:
         if not isinstance(value, str) and isinstance(value, bytes | Mapping | Sequence | np.ndarray):
             kind = type(value).__name__
             raise InputError(f"{table.place(row)} has a {kind} as '{column}'; one text or number is needed.")
+        if isinstance(value, str) and (half := half_character(value)) is not None:
+            raise InputError(f"{table.place(row)} has {half}, in '{column}'; remove it, or write the whole character.")
     return [_text(value) for value in cells]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fibecfed.data.rows import Rows
-from fibecfed.errors import InputError
+from fibecfed.errors import InputError, half_character
 from fibecfed.tasks import Batch
 
 if TYPE_CHECKING:
@@ -117,10 +117,19 @@ def _longest_first(first: np.ndarray, second: np.ndarray, room: int) -> tuple[np
     return np.where(swapped, new_long, new_short), np.where(swapped, new_short, new_long)
 
 
+def _check_characters(texts: Sequence[str], start: int, count: int) -> None:
+    """``count`` texts, and again as many where they are pairs; the first is number ``start``, from 0."""
+    for position, text in enumerate(texts):
+        if (half := half_character(text)) is not None:
+            raise InputError(
+                f"Text {start + position % count + 1} has {half}; remove it, or write the whole character."
+            )
+
+
 def tokenize(rows: Rows, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> TokenizedSet:
     """Every row as token ids, cut to ``max_length`` (the longer text of a pair first), with what was cut counted.
 
-    Raises InputError if a text has no token at all, naming its position.
+    Raises InputError if a text has no token at all, or half a character, naming its position.
     """
     ids: list[np.ndarray] = []
     types: list[np.ndarray] = []
@@ -131,6 +140,7 @@ def tokenize(rows: Rows, tokenizer: "PreTrainedTokenizerBase", max_length: int) 
     for start in range(0, len(rows), _CHUNK):
         texts = list(rows.texts[start : start + _CHUNK])
         pairs = None if rows.pairs is None else list(rows.pairs[start : start + _CHUNK])
+        _check_characters([*texts, *(pairs or ())], start, len(texts))
         encoded = tokenizer(texts, pairs, truncation=True, max_length=limit)
         full = [i for i, sequence in enumerate(encoded["input_ids"]) if len(sequence) >= limit]
         if full:

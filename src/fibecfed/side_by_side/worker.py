@@ -11,7 +11,7 @@ from typing import Any
 from fibecfed.callbacks import Callback, Record
 from fibecfed.commands import at_a_shell
 from fibecfed.config import build_config
-from fibecfed.errors import FibecFedError
+from fibecfed.errors import FibecFedError, in_sentences
 from fibecfed.experiment import resume, run
 from fibecfed.federation import PhaseDone, ServerState
 from fibecfed.runtime import Experiment
@@ -47,7 +47,7 @@ class _Teller(Callback):
 def carry_out(order: Mapping[str, Any], parent: Connection) -> None:
     """Run or resume what ``order`` says; ends with the exit code of `fibecfed run`, its error told before."""
     try:
-        with at_a_shell():
+        with at_a_shell(), in_sentences():
             if order["resume"]:
                 resume(order["directory"], [_Teller(parent)])
             else:

@@ -3,11 +3,10 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fibecfed.errors import FibecFedError, InputError, RunFailed
-
 if TYPE_CHECKING:
     from fibecfed.callbacks import Callback, EarlyStopping, TensorBoard, Trackio
     from fibecfed.config import Config, load_config
+    from fibecfed.errors import FibecFedError, InputError, RunFailed
     from fibecfed.evaluating import evaluate_run
     from fibecfed.experiment import RunResult, resume, run
     from fibecfed.prediction import Classifier, Prediction, load
@@ -38,6 +37,7 @@ __all__ = [
 _WHERE = {
     **dict.fromkeys(("Config", "load_config"), "config"),
     **dict.fromkeys(("Callback", "EarlyStopping", "TensorBoard", "Trackio"), "callbacks"),
+    **dict.fromkeys(("FibecFedError", "InputError", "RunFailed"), "errors"),
     "evaluate_run": "evaluating",
     **dict.fromkeys(("RunResult", "resume", "run"), "experiment"),
     **dict.fromkeys(("Classifier", "Prediction", "load"), "prediction"),

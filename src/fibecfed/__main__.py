@@ -6,7 +6,10 @@ import sys
 def main() -> None:
     """Entry point of the ``fibecfed`` command; Ctrl-C while it still loads is one line, too."""
     try:
-        from fibecfed.cli.app import main as carry_out
+        from fibecfed.interruption import interruptible
+
+        with interruptible():
+            from fibecfed.cli.app import main as carry_out
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         sys.exit(130)  # as of a command that a shell saw interrupted

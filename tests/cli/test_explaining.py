@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -193,6 +194,22 @@ def test_every_console_shows_text_as_it_is() -> None:
     makers = [path.name for path in source.rglob("*.py") if " Console(" in path.read_text()]
     assert makers == ["screen.py"]
     assert isinstance(plain_console(), Console)
+
+
+def test_what_a_library_makes_of_an_interruption_is_one(capfd: pytest.CaptureFixture[str]) -> None:
+    def load() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ModuleNotFoundError("Could not import module") from None
+
+    with pytest.raises(typer.Exit) as ended, explained():
+        load()
+    assert ended.value.exit_code == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert capfd.readouterr().err == "Interrupted.\n"
+    with pytest.raises(ModuleNotFoundError), explained():
+        raise ModuleNotFoundError("a mistake of ours")
 
 
 @pytest.mark.parametrize("seconds", [0.15, 0.4, 0.8])

@@ -10,6 +10,7 @@ import typer
 from fibecfed.commands import at_a_shell, command_line
 from fibecfed.config import Config, load_config, split_arguments
 from fibecfed.errors import FibecFedError, InputError, in_sentences
+from fibecfed.interruption import interruptible
 from fibecfed.screen import flush_output, plain_console, say, show_any_character
 
 errors = plain_console(stderr=True)
@@ -25,7 +26,7 @@ def explained(directory: Path | None = None) -> Iterator[None]:
     """
     show_any_character()
     try:
-        with at_a_shell(), in_sentences():
+        with interruptible(), at_a_shell(), in_sentences():
             try:
                 yield
             finally:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fibecfed.callbacks import Callback, EarlyStopping
+from fibecfed.callbacks import Callback, EarlyStopping, RunProgress
 from fibecfed.commands import command_line
 from fibecfed.config import Config, to_yaml
 from fibecfed.errors import InputError
@@ -28,6 +28,7 @@ from fibecfed.results import (
     summarize,
 )
 from fibecfed.runtime import Evaluation, Experiment, assemble
+from fibecfed.screen import plain_console
 from fibecfed.tuning import put_tensors, save_adapter
 
 NO_GLOBAL_MODEL = """
@@ -37,7 +38,7 @@ below is the mean over the devices' models.
 Assembly = Callable[[Config, DeviceStore], Experiment]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunResult:
     """What ``run`` returns. ``directory`` is None when nothing was written."""
 
@@ -45,6 +46,20 @@ class RunResult:
     metrics: list[dict[str, Any]]
     state: ServerState
     directory: Path | None
+
+    def __repr__(self) -> str:
+        """What matters, in a few lines: tensors and records would be pages."""
+        about, sent, saved = self.summary, self.summary["bytes"], self.directory
+        accuracy = ", ".join(f"{name} {value:.4f}" for name, value in about["accuracy"].items())
+        lines = [
+            f"RunResult of {about['method']} on {about['dataset']} ({about['evaluated_on']} set)",
+            f"  accuracy: {accuracy}, worst tenth of devices {about['worst_tenth']:.4f}",
+            f"  {about['rounds']} rounds, {len(self.metrics)} evaluations, {about['seconds']['wall']:.0f} s, "
+            f"{(sent['up'] + sent['down']) / 1e6:.1f} MB sent",
+            f"  saved: fibecfed.load({str(saved)!r})" if saved else "  not saved: run was given no out",
+            "  fields: summary, metrics, state, directory",
+        ]
+        return "\n".join(lines)
 
 
 @dataclass
@@ -90,8 +105,12 @@ def run(
     *,
     force: bool = False,
     callbacks: Sequence[Callback] = (),
+    progress: bool | None = None,
 ) -> RunResult:
     """Train and evaluate what the configuration says; with ``out``, write the run's directory.
+
+    ``progress`` shows rounds, accuracy and the time left on the error output; None: where a terminal or a notebook
+    shows it.
 
     Raises InputError for a mistake in configuration or data, RunFailed if training cannot go on
     (the directory can then be resumed).
@@ -105,29 +124,41 @@ def run(
         again = command_line("run", path / "config.yaml", "--out", "NEW_DIR")
         directory = RunDirectory.create(path, config, f"Written by fibecfed. Run it again with: {again}", force)
         directory.write_json("partition.json", experiment.partition())
-    return _go_on(experiment, experiment.start, _Progress(), directory, callbacks)
+    return _go_on(experiment, experiment.start, _Progress(), directory, _watching(callbacks, progress))
 
 
-def resume(out: Path | str, callbacks: Sequence[Callback] = (), assemble: Assembly = assemble) -> RunResult:
+def _watching(callbacks: Sequence[Callback], progress: bool | None) -> list[Callback]:
+    console = plain_console(stderr=True)
+    shown = (console.is_terminal or console.is_jupyter) if progress is None else progress
+    return [*callbacks, *([RunProgress(console)] if shown else [])]
+
+
+def resume(
+    out: Path | str,
+    callbacks: Sequence[Callback] = (),
+    assemble: Assembly = assemble,
+    *,
+    progress: bool | None = None,
+) -> RunResult:
     """Go on with a run that was stopped, or not begun; its result is bit-identical to an uninterrupted one.
 
-    ``assemble`` says where the devices are; by default in this process. Raises InputError if the directory is no run,
-    or kept its device states in memory only.
+    ``assemble`` says where the devices are; by default in this process. ``progress`` is as for ``run``.
+    Raises InputError if the directory is no run, or kept its device states in memory only.
     """
     directory = RunDirectory.open(Path(out))
     config = directory.config()
     experiment = assemble(config, directory.states())
     loaded = directory.load_checkpoint()
-    state, progress = experiment.start, _Progress()
+    state, done = experiment.start, _Progress()
     if loaded is not None:
-        state, progress = _checked(experiment, directory, *loaded)
+        state, done = _checked(experiment, directory, *loaded)
     if experiment.devices_here and state.device_versions and config.runtime.device_states == "memory":
         raise InputError(
             f"'{directory.path}' cannot be resumed: its devices kept their states in memory "
             "(runtime.device_states=memory), and they are gone. Start again with device_states=auto."
         )
     directory.write_json("partition.json", experiment.partition())
-    return _go_on(experiment, state, progress, directory, callbacks)
+    return _go_on(experiment, state, done, directory, _watching(callbacks, progress))
 
 
 def _checked(

@@ -45,7 +45,7 @@ def serve(
 
     try:
         with in_sentences():
-            result = resume(out, callbacks, assemble)
+            result = resume(out, callbacks, assemble, progress=False)
             for failure in made[0].save_on_devices(result.state):
                 report(f"Device {failure.device} has not saved its adapter: {failure.reason}")
     except FibecFedError as error:

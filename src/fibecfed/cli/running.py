@@ -8,8 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fibecfed.callbacks import Callback, Record, TensorBoard, Trackio
-from fibecfed.cli.progress import RunProgress
+from fibecfed.callbacks import Callback, Record, RunProgress, TensorBoard, Trackio
 from fibecfed.cli.tables import decision_lines, estimate_table, partition_table, summary_table
 from fibecfed.commands import command_line
 from fibecfed.config import Config
@@ -48,12 +47,14 @@ class _Introduction(Callback):
 
 def start(config: Config, out: Path, force: bool, loggers: Sequence[Callback], console: Console) -> None:
     """A new run, shown as it goes."""
-    _show(run(config, out, force=force, callbacks=[_Introduction(console), RunProgress(console), *loggers]), console)
+    watching = [_Introduction(console), RunProgress(console), *loggers]
+    _show(run(config, out, force=force, callbacks=watching, progress=False), console)
 
 
 def go_on(directory: Path, loggers: Sequence[Callback], console: Console) -> None:
     """A stopped run, continued."""
-    _show(resume(directory, [_Introduction(console), RunProgress(console), *loggers]), console)
+    watching = [_Introduction(console), RunProgress(console), *loggers]
+    _show(resume(directory, watching, progress=False), console)
 
 
 def loggers_of(tensorboard: Path | None, trackio: str | None) -> list[Callback]:

@@ -1,6 +1,6 @@
 """Tables that the commands print."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from fibecfed.config import keys
 from fibecfed.data import Partition
-from fibecfed.estimate import Estimate, Round
-from fibecfed.methods import METHODS
+from fibecfed.estimate import Estimate
 
 _MOST_DEVICES = 20
 _MOST_LABELS = 4
@@ -166,30 +164,3 @@ def estimate_table(found: Estimate) -> Table:
     table.add_row("estimated time", f"{found.seconds:.0f} s")
     table.add_row("estimated memory", f"{found.memory_bytes / 1e6:.0f} MB")
     return table
-
-
-def methods_table(rounds: Mapping[str, Round | str] | None = None) -> Table:
-    """The registry; with ``rounds``, what a round of each takes, or why the method cannot be had."""
-    table = Table(title="Methods")
-    for column in ("method", "source", "trains", "sends"):
-        table.add_column(column)
-    for column in ("parameters\ntrained", "parameters\nsent", "bytes down", "bytes up") if rounds else ():
-        table.add_column(column, justify="right")
-    for name, method in METHODS.items():
-        found = None if rounds is None else rounds[name]
-        cells = [method.paper, method.trains, method.sends]
-        if isinstance(found, str):
-            cells[1] = found
-        elif found is not None:
-            numbers = (found.parameters_trained, found.parameters_sent, found.bytes_down, found.bytes_up)
-            cells += [f"{number:,}" for number in numbers]
-        table.add_row(name, *cells)
-    return table
-
-
-def print_config_keys(console: Console) -> None:
-    """Every key as `key = default`, with choices and meaning."""
-    for key in keys():
-        choices = f"  ({key.choices})" if key.choices else ""
-        console.print(Text(key.name, "bold") + Text(f" = {key.default}{choices}"))
-        console.print(Text(f"    {key.meaning}"))

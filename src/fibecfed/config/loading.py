@@ -59,6 +59,15 @@ def keys(cls: type = Config, prefix: str = "") -> Iterator[Key]:
             )
 
 
+def section_meanings(cls: type = Config, prefix: str = "") -> dict[str, str]:
+    """What each section, by dotted name, is about."""
+    found: dict[str, str] = {}
+    for name, section in _sections(cls).items():
+        found[prefix + name] = (section.__doc__ or "").splitlines()[0]
+        found |= section_meanings(section, f"{prefix}{name}.")
+    return found
+
+
 def _choices(annotation: Any) -> str:
     """The words a key may be, also where it may be a number or None instead."""
     if typing.get_origin(annotation) is typing.Literal:

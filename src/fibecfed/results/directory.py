@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fibecfed.commands import advice, going_on
 from fibecfed.config import Config, load_config, to_yaml
 from fibecfed.errors import InputError
 from fibecfed.federation import DiskStore, ServerState, Undecodable, write_atomically
@@ -37,14 +38,16 @@ class RunDirectory:
         """
         if path.exists():
             if not path.is_dir():
-                raise InputError(f"'{path}' is a file; --out must name a directory.")
+                raise InputError(f"'{path}' is a file; {advice('--out', 'out')} must name a directory.")
             earlier = (path / "config.yaml").is_file()
             if any(path.iterdir()) and not force:
-                advice = f"--resume {path} to go on with it, --force to replace it" if earlier else "another --out"
-                raise InputError(f"'{path}' already exists; use {advice}.")
+                way_out = f"go on with it ({going_on(path)}), or replace it ({advice('--force', 'force=True')})"
+                another = f"use another {advice('--out', 'out')}"
+                raise InputError(f"'{path}' already exists; {way_out if earlier else another}.")
             if any(path.iterdir()) and not earlier:
                 raise InputError(
-                    f"'{path}' holds something other than a run; --force will not delete it. Use another --out."
+                    f"'{path}' holds something other than a run; {advice('--force', 'force=True')} will not delete it. "
+                    f"Use another {advice('--out', 'out')}."
                 )
             shutil.rmtree(path)
         path.mkdir(parents=True)

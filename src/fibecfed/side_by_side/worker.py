@@ -49,9 +49,9 @@ def carry_out(order: Mapping[str, Any], parent: Connection) -> None:
     try:
         with at_a_shell(), in_sentences():
             if order["resume"]:
-                resume(order["directory"], [_Teller(parent)])
+                resume(order["directory"], [_Teller(parent)], progress=False)
             else:
-                run(build_config(order["config"]), order["directory"], callbacks=[_Teller(parent)])
+                run(build_config(order["config"]), order["directory"], callbacks=[_Teller(parent)], progress=False)
     except FibecFedError as error:
         parent.send({"error": str(error)})
         sys.exit(error.exit_code)

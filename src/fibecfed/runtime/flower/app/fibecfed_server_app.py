@@ -14,7 +14,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Raises what stops the run; Flower then marks it as failed."""
-    from fibecfed.cli.progress import RunProgress
+    from fibecfed.callbacks import RunProgress
     from fibecfed.over_machines import serve
     from fibecfed.screen import log_console
 

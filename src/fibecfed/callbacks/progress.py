@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fibecfed.callbacks import Callback, Record
+from fibecfed.callbacks.protocol import Callback, Record
 from fibecfed.federation import PhaseDone, ServerState
 from fibecfed.runtime import Experiment
 

@@ -14,7 +14,7 @@ from fibecfed.screen import say
 
 _WIDTH = 110  # of a comment
 _RULES = (
-    f"A number is {NUMBER_RULE}.",
+    f"Where a number is wanted: {NUMBER_RULE}.",
     "A key that holds text takes what is written; elements of a list that look like numbers or truths are quoted.",
 )
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from fibecfed.commands import going_on
 from fibecfed.config import build_config, merge, to_dict
 from fibecfed.errors import InputError
 from fibecfed.methods import tuning
@@ -29,9 +30,7 @@ def evaluate_run(directory: Path, split: str | None = None) -> dict[str, Any]:
         config = build_config(merge(to_dict(config), {"evaluation": {"split": split}}))
     loaded = run.load_checkpoint()
     if loaded is None:
-        raise InputError(
-            f"'{directory}' has no finished round to evaluate; go on with: fibecfed run --resume {directory}"
-        )
+        raise InputError(f"'{directory}' has no finished round to evaluate; go on with: {going_on(directory)}")
     state = loaded[0]
     experiment = assemble(config, run.states())
     check_judged(run, experiment, config.evaluation.split)

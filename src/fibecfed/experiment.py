@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fibecfed.callbacks import Callback, EarlyStopping
+from fibecfed.callbacks import Callback, EarlyStopping, RunProgress
+from fibecfed.commands import command_line
 from fibecfed.config import ROUNDS, Change, Config, expanded, to_yaml
 from fibecfed.errors import InputError
 from fibecfed.federation import AGGREGATORS, Costs, DeviceStore, MemoryStore, PhaseDone, ServerState
@@ -33,18 +34,17 @@ from fibecfed.results import (
     warn,
 )
 from fibecfed.runtime import Evaluation, Experiment, assemble
+from fibecfed.screen import plain_console
 from fibecfed.tuning import put_tensors, save_adapter
 
 NO_GLOBAL_MODEL = """
 This method has no global model: `adapter/` is the average of the devices' adapters, and the accuracy
 below is the mean over the devices' models.
 """
-HEADER = "Written by fibecfed. Run it again with: fibecfed run {path} --out NEW_DIR"
-
 Assembly = Callable[[Config, DeviceStore], Experiment]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunResult:
     """What ``run`` returns. ``directory`` is None when nothing was written."""
 
@@ -52,6 +52,20 @@ class RunResult:
     metrics: list[dict[str, Any]]
     state: ServerState
     directory: Path | None
+
+    def __repr__(self) -> str:
+        """What matters, in a few lines: tensors and records would be pages."""
+        about, sent, saved = self.summary, self.summary["bytes"], self.directory
+        accuracy = ", ".join(f"{name} {value:.4f}" for name, value in about["accuracy"].items())
+        lines = [
+            f"RunResult of {about['method']} on {about['dataset']} ({about['evaluated_on']} set)",
+            f"  accuracy: {accuracy}, worst tenth of devices {about['worst_tenth']:.4f}",
+            f"  {about['rounds']} rounds, {len(self.metrics)} evaluations, {about['seconds']['wall']:.0f} s, "
+            f"{(sent['up'] + sent['down']) / 1e6:.1f} MB sent",
+            f"  saved: fibecfed.load({str(saved)!r})" if saved else "  not saved: run was given no out",
+            "  fields: summary, metrics, state, directory",
+        ]
+        return "\n".join(lines)
 
 
 @dataclass
@@ -97,8 +111,12 @@ def run(
     *,
     force: bool = False,
     callbacks: Sequence[Callback] = (),
+    progress: bool | None = None,
 ) -> RunResult:
     """Train and evaluate what the configuration says; with ``out``, write the run's directory.
+
+    ``progress`` shows rounds, accuracy and the time left on the error output; None: where a terminal or a notebook
+    shows it.
 
     Raises InputError for a mistake in configuration or data, RunFailed if training cannot go on
     (the directory can then be resumed).
@@ -109,13 +127,21 @@ def run(
     in_memory = path is None or config.runtime.device_states == "memory"
     store = MemoryStore() if path is None or in_memory else device_states(path, to_yaml(config))
     experiment = assemble(config, store)
+    shown = _watching(callbacks, progress)
     if path is None:
-        return _go_on(experiment, experiment.start, _Progress(), None, callbacks)
+        return _go_on(experiment, experiment.start, _Progress(), None, shown)
     with only_writer(path):
-        directory = RunDirectory.create(path, config, HEADER.format(path=path / "config.yaml"), force)
+        again = command_line("run", path / "config.yaml", "--out", "NEW_DIR")
+        directory = RunDirectory.create(path, config, f"Written by fibecfed. Run it again with: {again}", force)
         remember(directory, experiment)
         directory.write_json("partition.json", experiment.partition())
-        return _go_on(experiment, experiment.start, _Progress(), directory, callbacks)
+        return _go_on(experiment, experiment.start, _Progress(), directory, shown)
+
+
+def _watching(callbacks: Sequence[Callback], progress: bool | None) -> list[Callback]:
+    console = plain_console(stderr=True)
+    shown = (console.is_terminal or console.is_jupyter) if progress is None else progress
+    return [*callbacks, *([RunProgress(console)] if shown else [])]
 
 
 def resume(
@@ -125,13 +151,14 @@ def resume(
     *,
     changes: Mapping[str, Any] | None = None,
     report: Callable[[str], None] = warn,
+    progress: bool | None = None,
 ) -> RunResult:
     """Go on with a run that was stopped, or not begun; its result is bit-identical to an uninterrupted one.
 
     ``changes`` are nested settings to go on with, such as ``{"federation": {"rounds": 40}}``; only some may change.
     ``assemble`` says where the devices are; by default in this process. ``report`` is told what differs from how the
-    run began. Raises InputError if the directory is no run, another process is writing it, its data, model or
-    settings are not those it began with, or it kept its device states in memory only.
+    run began; ``progress`` is as for ``run``. Raises InputError if the directory is no run, another process is
+    writing it, its data, model or settings are not those it began with, or it kept its device states in memory only.
     """
     directory = RunDirectory.open(Path(out))
     with only_writer(directory.path):
@@ -140,14 +167,14 @@ def resume(
         experiment = assemble(config, directory.states())
         check_found(directory, experiment, report)
         loaded = directory.load_checkpoint()
-        state, progress = experiment.start, _Progress()
+        state, done = experiment.start, _Progress()
         if loaded is not None:
-            state, progress = _checked(experiment, directory, *loaded)
+            state, done = _checked(experiment, directory, *loaded)
         _check_can_go_on(experiment, state, directory, changed)
         go_on_with(directory, config, changed, report)
         remember(directory, experiment)
         directory.write_json("partition.json", experiment.partition())
-        return _go_on(experiment, state, progress, directory, callbacks, report)
+        return _go_on(experiment, state, done, directory, _watching(callbacks, progress), report)
 
 
 def _check_can_go_on(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fibecfed.callbacks import Callback
 from fibecfed.config import Config
-from fibecfed.errors import FibecFedError
+from fibecfed.errors import FibecFedError, in_sentences
 from fibecfed.experiment import RunResult, resume
 from fibecfed.federation import DeviceStore
 from fibecfed.results import RunDirectory, only_writer
@@ -46,9 +46,10 @@ def serve(
     with only_writer(directory.path):  # before stopped.json, which belongs to the one process that writes there
         (directory.path / STOPPED).unlink(missing_ok=True)
         try:
-            result = resume(directory.path, callbacks, assemble, changes=changes, report=report)
-            for failure in made[0].save_on_devices(result.state):
-                report(f"Device {failure.device} has not saved its adapter: {failure.reason}")
+            with in_sentences():
+                result = resume(directory.path, callbacks, assemble, changes=changes, report=report, progress=False)
+                for failure in made[0].save_on_devices(result.state):
+                    report(f"Device {failure.device} has not saved its adapter: {failure.reason}")
         except FibecFedError as error:
             directory.write_json(STOPPED, {"reason": str(error), "exit_code": error.exit_code})
             raise

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fibecfed.commands import going_on
 from fibecfed.config import Config, nearest_hint
 from fibecfed.data import Rows, columns_of, evaluation_batches, tokenize
 from fibecfed.errors import InputError
@@ -129,7 +130,7 @@ def load(directory: Path | str, device: int | str | None = None) -> Classifier:
                 f"'{directory}' has no adapter of device {device}: only devices that were sampled by a method with "
                 "local models have one (see its folder adapters/)."
             )
-        raise InputError(f"'{directory}' has no adapter yet; finish the run with: fibecfed run --resume {directory}")
+        raise InputError(f"'{directory}' has no adapter yet; finish the run with: {going_on(directory)}")
     description = read_description(folder)
     labels = tuple(description["labels"])
     run.check_labels(labels)

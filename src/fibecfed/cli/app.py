@@ -5,26 +5,42 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from fibecfed import __version__
 from fibecfed.cli.explaining import errors, explained, read_arguments
 from fibecfed.cli.flower_command import app as flower_app
 from fibecfed.cli.texts import TextsCommand
+from fibecfed.commands import command_line
 from fibecfed.config import expanded
 from fibecfed.config.loading import parse_overrides
 from fibecfed.errors import InputError
+from fibecfed.screen import plain_console
 
 app = typer.Typer(
-    help="Federated fine-tuning of language models on text that may not leave its sites.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-console = Console()
+console = plain_console()
 
 Arguments = Annotated[list[str] | None, typer.Argument(metavar="[CONFIG.yaml] [KEY=VALUE ...]", show_default=False)]
 RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a run.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fibecfed {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Federated fine-tuning of language models on text that may not leave its sites."""
 
 
 @app.command()
@@ -171,18 +187,16 @@ def report(
 def methods(arguments: Arguments = None) -> None:
     """List the methods; with settings (such as model.name=minilm) also what a round of each takes on one device."""
     with explained():
-        from fibecfed.cli.tables import methods_table
+        from fibecfed.cli.methods_command import show_methods
 
         if not arguments:
-            console.print(methods_table())
-            console.print(
-                "For parameters and bytes a round, name a model: fibecfed methods model.name=minilm", highlight=False
-            )
+            example = command_line("methods", "model.name=minilm")
+            show_methods(None, f"For parameters and bytes a round, name a model: {example}", console, errors)
             return
         from fibecfed.cli.running import rounds_of_methods
 
-        console.print(methods_table(rounds_of_methods(read_arguments(arguments))))
-        console.print("Of one device in a round in mid-run; 0 where there are no rounds.", highlight=False)
+        rounds = rounds_of_methods(read_arguments(arguments))
+        show_methods(rounds, "Of one device in a round in mid-run; 0 where there are no rounds.", console, errors)
 
 
 @app.command()
@@ -246,11 +260,16 @@ def doctor(
 
 
 @app.command()
-def config() -> None:
-    """Print every configuration key with its default and meaning."""
-    from fibecfed.cli.tables import print_config_keys
+def config(
+    section: Annotated[
+        str | None, typer.Argument(metavar="[SECTION]", help="Only this one, such as data or lora.", show_default=False)
+    ] = None,
+) -> None:
+    """Print every configuration key with its default and meaning; redirected, as a YAML file."""
+    with explained():
+        from fibecfed.cli.config_command import show_config
 
-    print_config_keys(console)
+        show_config(section, console)
 
 
 app.add_typer(flower_app, name="flower")

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from fibecfed.cli.explaining import explained, read_arguments
 from fibecfed.cli.plain_output import plain_output
+from fibecfed.commands import command_line
 from fibecfed.errors import FibecFedError, InputError, RunFailed
+from fibecfed.screen import plain_console
 
 app = typer.Typer(help="A run over many machines, through Flower (extra `flower`).", no_args_is_help=True)
-console = Console()
+console = plain_console()
 
 Server = Annotated[Path, typer.Option(metavar="DIR", help="The server's folder, made by `certificates`.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Plain text and no keys; for tests on one machine.")]
@@ -85,7 +86,7 @@ def server(
         from fibecfed.runtime.flower.gate import open_gate
 
         if not insecure and not (server / "server.crt").is_file():
-            raise InputError(f"'{server}' holds no server.crt; make it with: fibecfed flower certificates")
+            raise InputError(f"'{server}' holds no server.crt; make it with: {_how_to_make_keys()}")
         processes.stop_when_terminated()
         server.mkdir(parents=True, exist_ok=True)
         inner = processes.free_port()
@@ -134,7 +135,7 @@ def device(
         folder = None if insecure else (keys or config.parent)
         for name in ("ca.crt", "device.key") if folder else ():
             if not (folder / name).is_file():  # type: ignore[operator]
-                raise InputError(f"'{folder}' holds no {name}; it comes from: fibecfed flower certificates")
+                raise InputError(f"'{folder}' holds no {name}; it comes from: {_how_to_make_keys()}")
         if not Path(own.data.file).exists():
             raise InputError(f"Data file '{own.data.file}' does not exist (data.file in '{config}').")
         with answering(DeviceServer(own, _say)) as channel:
@@ -160,7 +161,8 @@ def run(
         from fibecfed.runtime.flower.server import check_settings
 
         if not (server / "flwr" / "config.toml").is_file():
-            raise InputError(f"No server was started in '{server}'; start it with: fibecfed flower server")
+            start = command_line("flower", "server", "--server", server)
+            raise InputError(f"No server was started in '{server}'; start it with: {start}")
         if resume is not None:
             if arguments or out is not None or force:
                 raise InputError("--resume takes everything from its directory; give nothing else but --server.")
@@ -172,7 +174,7 @@ def run(
             settings = read_arguments(arguments or [])
             check_settings(settings)
             RunDirectory.check(out, force)
-            header = f"Written by fibecfed. Go on with: fibecfed flower run --resume {out}"
+            header = f"Written by fibecfed. Go on with: {command_line('flower', 'run', '--resume', out)}"
             with only_writer(out):
                 directory = RunDirectory.create(out, settings, header, force)
         _carry_out(directory, server)
@@ -196,11 +198,15 @@ def _carry_out(directory: Any, server: Path) -> None:
         raise _of_code(int(stopped["exit_code"]))(f"{stopped['reason']} {_how_to_go_on(directory.path)}")
     if directory.summary() is None:
         raise RunFailed(f"The server's process ended (flwr: exit code {code}). {_how_to_go_on(directory.path)}")
-    _say(f'Results in {directory.path}. Try: fibecfed predict {directory.path} "a text"')
+    _say(f"Results in {directory.path}. Try: {command_line('predict', directory.path, 'a text')}")
 
 
 def _how_to_go_on(path: Path) -> str:
-    return f"What was done is kept; go on with: fibecfed flower run --resume {path}"
+    return f"What was done is kept; go on with: {command_line('flower', 'run', '--resume', path)}"
+
+
+def _how_to_make_keys() -> str:
+    return command_line("flower", "certificates", "HOST", "--devices", "N")
 
 
 def _of_code(code: int) -> type[FibecFedError]:

@@ -8,11 +8,11 @@ from typing import Any
 
 from rich.console import Console
 
-from fibecfed.callbacks import Callback, Record, TensorBoard, Trackio
+from fibecfed.callbacks import Callback, Record, RunProgress, TensorBoard, Trackio
 from fibecfed.cli.data_notes import say_notes
 from fibecfed.cli.dry_run import assumptions, estimate_table, traffic_table
-from fibecfed.cli.progress import RunProgress
 from fibecfed.cli.tables import decision_lines, partition_table, summary_table
+from fibecfed.commands import command_line
 from fibecfed.config import Config
 from fibecfed.errors import InputError
 from fibecfed.estimate import Round, estimate, ordinary_round
@@ -49,7 +49,8 @@ class _Introduction(Callback):
 
 def start(config: Config, out: Path, force: bool, loggers: Sequence[Callback], console: Console) -> None:
     """A new run, shown as it goes."""
-    _show(run(config, out, force=force, callbacks=[_Introduction(console), RunProgress(console), *loggers]), console)
+    watching = [_Introduction(console), RunProgress(console), *loggers]
+    _show(run(config, out, force=force, callbacks=watching, progress=False), console)
 
 
 def go_on(directory: Path, wanted: Mapping[str, Any], loggers: Sequence[Callback], console: Console) -> None:
@@ -59,7 +60,7 @@ def go_on(directory: Path, wanted: Mapping[str, Any], loggers: Sequence[Callback
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     watching = [_Introduction(console), RunProgress(console), *loggers]
-    _show(resume(directory, watching, changes=wanted, report=say), console)
+    _show(resume(directory, watching, changes=wanted, report=say, progress=False), console)
 
 
 def loggers_of(tensorboard: Path | None, trackio: str | None) -> list[Callback]:
@@ -80,8 +81,9 @@ def _show(result: RunResult, console: Console) -> None:
         for line in decision_lines(json.loads(decided.read_text())):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(
-        f'Results in {where}; the adapter in {where}/adapter. Try: fibecfed predict {where} "a text"',
+        f"Results in {where}; the adapter in {where}/adapter. Try: {command_line('predict', where or '', 'a text')}",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
 

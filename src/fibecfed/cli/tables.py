@@ -10,17 +10,13 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from fibecfed.config import keys
 from fibecfed.data import Partition
-from fibecfed.estimate import Round
-from fibecfed.methods import METHODS
 from fibecfed.results import global_name
 
 _MOST_DEVICES = 20
 _MOST_LABELS = 4
 _NARROWEST = 4  # a column of one digit, its margins and its border
 _WIDEST = 10_000  # columns; room enough to see how wide a table would like to be
-_MARKS = "[P]: the paper's; [L]: its group's earlier work; [D]: decided by this project."
 
 
 @dataclass(frozen=True)
@@ -163,31 +159,3 @@ def decision_lines(decided: dict[str, Any]) -> list[str]:
         cut, trained = sum(decided["tokens_cut"]), sum(decided["tokens_trained"])
         lines.append(f"Tokens cut to begin with short texts: {cut:,}, {cut / max(1, cut + trained):.1%} of all.")
     return lines + [f"Warning: {warning}" for warning in decided.get("warnings", [])]
-
-
-def methods_table(rounds: Mapping[str, Round | str] | None = None) -> Table:
-    """The registry; with ``rounds``, what a round of each takes, or why the method cannot be had."""
-    table = Table(title="Methods")
-    for column in ("method", "source", "trains", "sends"):
-        table.add_column(column)
-    for column in ("parameters\ntrained", "parameters\nsent", "bytes down", "bytes up") if rounds else ():
-        table.add_column(column, justify="right")
-    for name, method in METHODS.items():
-        found = None if rounds is None else rounds[name]
-        cells = [method.paper, method.trains, method.sends]
-        if isinstance(found, str):
-            cells[1] = found
-        elif found is not None:
-            numbers = (found.parameters_trained, found.parameters_sent, found.bytes_down, found.bytes_up)
-            cells += [f"{number:,}" for number in numbers]
-        table.add_row(name, *cells)
-    return table
-
-
-def print_config_keys(console: Console) -> None:
-    """Every key as `key = default`, with choices and meaning; first, what the marks in a meaning say."""
-    console.print(_MARKS, highlight=False, markup=False)
-    for key in keys():
-        choices = f"  ({key.choices})" if key.choices else ""
-        console.print(f"[bold]{key.name}[/bold] = {key.default}{choices}", highlight=False)
-        console.print(f"    {key.meaning}", highlight=False, markup=False)

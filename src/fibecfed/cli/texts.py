@@ -1,9 +1,9 @@
 """A command whose arguments are texts, which may begin with "-"."""
 
-import shlex
-
 import click
 from typer.core import TyperCommand
+
+from fibecfed.commands import command_line
 
 
 class TextsCommand(TyperCommand):
@@ -21,6 +21,6 @@ class TextsCommand(TyperCommand):
                 raise
             raise click.UsageError(
                 f"{error.format_message()} A text that begins with '-' goes behind '--': "
-                f"fibecfed predict DIR -- {shlex.quote(text)}",
+                command_line('predict', 'DIR', '--', text),
                 ctx,
             ) from None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fibecfed.commands import command_line
 from fibecfed.comparison.records import Record, check_same_data, chosen_rates, differing_version, read_record
 from fibecfed.comparison.spec import MethodEntry, PlannedRun, Setting, Spec, final_runs, tuning_runs
 from fibecfed.comparison.statistics import (
@@ -32,7 +33,8 @@ class Findings:
         self.tuning = _ended(out, tuning_runs(spec))
         self.final = _ended(out, final_runs(spec, self.rates))
         if not self.final:
-            raise InputError(f"'{out}' has no run yet that has ended; run fibecfed compare first.")
+            begin = command_line("compare", "SPEC.yaml", "--out", out)
+            raise InputError(f"'{out}' has no run yet that has ended; first run: {begin}")
         for record in (*self.tuning, *self.final):
             differs = differing_version(self.final[0].made_with, record.made_with)
             if differs:

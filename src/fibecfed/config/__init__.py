@@ -12,7 +12,6 @@ from fibecfed.config.baselines import (
 from fibecfed.config.continuing import ROUNDS, WHERE, Change, changes, dotted, refusal
 from fibecfed.config.device import DeviceConfig, load_device_config, shared_settings
 from fibecfed.config.federation import FederationConfig
-from fibecfed.config.folders import expanded
 from fibecfed.config.kinds import (
     AdapterConfig,
     AttentivePromptConfig,
@@ -30,11 +29,14 @@ from fibecfed.config.loading import (
     merge,
     nearest_hint,
     read_yaml,
+    section_meanings,
+    split_arguments,
     to_dict,
     to_yaml,
 )
 from fibecfed.config.not_offered import not_offered
 from fibecfed.config.parts import CurriculumConfig, SharingConfig, WarmUpConfig
+from fibecfed.config.paths import expanded
 from fibecfed.config.schema import (
     Config,
     CostConfig,
@@ -93,8 +95,10 @@ __all__ = [
     "not_offered",
     "read_yaml",
     "refusal",
+    "section_meanings",
     "settle",
     "shared_settings",
+    "split_arguments",
     "to_dict",
     "to_yaml",
 ]

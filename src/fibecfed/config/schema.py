@@ -31,6 +31,7 @@ from fibecfed.config.kinds import (
     TuningName,
 )
 from fibecfed.config.parts import CurriculumConfig, SharingConfig, WarmUpConfig
+from fibecfed.config.paths import HOME, from_home
 from fibecfed.errors import InputError
 
 _STRICT_KEYS = ConfigDict(extra="forbid")
@@ -39,7 +40,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 def _default_data_dir() -> str:
-    return os.environ.get("FIBECFED_DATA_DIR", "data")
+    return from_home(os.environ.get("FIBECFED_DATA_DIR", "data"))
 
 
 @dataclass(config=_STRICT_KEYS, frozen=True)
@@ -70,12 +71,13 @@ class DataConfig:
         str,
         Field(description="A data set by name (`fibecfed datasets` lists them). Ignored when data.file is set."),
     ] = "support"
-    dir: str = Field(
+    dir: Annotated[str, HOME] = Field(
         default_factory=_default_data_dir,
         description="Folder with one sub-folder per named data set. Default: $FIBECFED_DATA_DIR, else ./data.",
     )
     file: Annotated[
         str | None,
+        HOME,
         Field(
             description="Your own training data: a CSV, TSV, JSONL or Parquet file, a folder saved by `datasets`, or a "
             "folder or glob with one file per device."
@@ -83,6 +85,7 @@ class DataConfig:
     ] = None
     test_file: Annotated[
         str | None,
+        HOME,
         Field(
             description="Test data in the same columns (but for data.device), or one file per device, named as in "
             "data.file. None: a stratified part of data.file."
@@ -135,7 +138,7 @@ class ModelConfig:
     """The frozen pretrained model and the head on it."""
 
     name: Annotated[
-        str, Field(description="`minilm` (from the extra of that name), a folder, or a Hugging Face model name.")
+        str, HOME, Field(description="`minilm` (from the extra of that name), a folder, or a Hugging Face model name.")
     ] = "minilm"
     head: Annotated[
         Literal["pooled", "native"],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from fibecfed.commands import advice
 from fibecfed.errors import InputError
 
 _SEPARATORS = (",", ";", "\t", "|")
@@ -73,6 +74,11 @@ def setting(key: str, value: str) -> str:
     return shlex.quote(f"{key}={value}")
 
 
+def _as_settings(values: dict[str, str]) -> str:
+    """Keys of the section data as the reader sets them: arguments of a command, or of ``load_config``."""
+    return advice(" ".join(setting(f"data.{key}", value) for key, value in values.items()), f"data={values}")
+
+
 def _listed(names: Sequence[str]) -> str:
     shown = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..." for name in names[:_MOST_NAMES]]
     return ", ".join(shown) + (f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else "")
@@ -88,18 +94,18 @@ def _other_separator(path: Path, present: Sequence[str], columns: Columns) -> st
     if other is None:
         return ""
     found = _matches(columns.keys, [name.strip().strip('"') for name in present[0].split(other)])
-    settings = [setting("data.separator", other)]
-    settings += [setting(f"data.{key}", name) for key, name in found.items() if name != columns.keys[key]]
+    settings = {"separator": other} | {key: name for key, name in found.items() if name != columns.keys[key]}
     rename = " give it the ending .csv and" if suffix == ".tsv" else ""
-    return f" The file seems to be separated by {other!r}:{rename} set {' '.join(settings)}"
+    return f" The file seems to be separated by {other!r}:{rename} set {_as_settings(settings)}"
 
 
 def _renamed(path: Path, present: Sequence[str], missing: dict[str, str]) -> str:
     found = _matches(missing, present)
     if found:
-        return f" Set {' '.join(setting(f'data.{key}', name) for key, name in found.items())}"
+        return f" Set {_as_settings(found)}"
+    which = advice(" ".join(f"data.{key}=COLUMN" for key in missing), f"data={dict.fromkeys(missing, 'COLUMN')}")
     first_line = " (its first line must name them)" if path.suffix.lower() in (".csv", ".tsv") else ""
-    return f" Say which of them{first_line} to use: {' '.join(f'data.{key}=COLUMN' for key in missing)}"
+    return f" Say which of them{first_line} to use: {which}"
 
 
 def _matches(wanted: dict[str, str], present: Sequence[str]) -> dict[str, str]:

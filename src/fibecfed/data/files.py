@@ -12,7 +12,7 @@ from fibecfed.data.formats import Table, read_table
 from fibecfed.data.labels import disagreement, label_name, meaning, number_text
 from fibecfed.data.locations import find_files
 from fibecfed.data.rows import Rows
-from fibecfed.errors import InputError
+from fibecfed.errors import InputError, half_character
 
 _MOST_LABELS = 1000
 FEW_ROWS = 20  # below this many, every row may well have a label of its own
@@ -101,9 +101,9 @@ def _column(table: Table, column: str) -> list[str]:
         if not isinstance(value, str) and isinstance(value, bytes | Mapping | Sequence | np.ndarray):
             kind = type(value).__name__
             raise InputError(f"{table.place(row)} has a {kind} as '{column}'; one text or number is needed.")
-    texts = [cell_text(value) for value in cells]
-    _check_encodable(table, column, texts)
-    return texts
+        if isinstance(value, str) and (half := half_character(value)) is not None:
+            raise InputError(f"{table.place(row)} has {half}, in '{column}'; remove it, or write the whole character.")
+    return [cell_text(value) for value in cells]
 
 
 def is_empty(value: object) -> bool:
@@ -114,17 +114,6 @@ def is_empty(value: object) -> bool:
 def cell_text(value: object) -> str:
     """A cell as text; 1.0, which a format without gaps in whole numbers makes of 1, is "1"."""
     return number_text(value) if isinstance(value, float) else str(value)
-
-
-def _check_encodable(table: Table, column: str, texts: Sequence[str]) -> None:
-    try:
-        "".join(texts).encode()
-    except UnicodeEncodeError:
-        row = next(row for row, text in enumerate(texts) if re.search("[\ud800-\udfff]", text))
-        raise InputError(
-            f"{table.place(row)} has half a character in '{column}' (a \\ud... escape without its other half, as of an "
-            "emoji that was cut); write the whole character or remove it."
-        ) from None
 
 
 def _sorted_labels(labels: set[str]) -> tuple[str, ...]:

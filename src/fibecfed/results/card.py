@@ -120,7 +120,7 @@ tags: [federated-learning, {kind}, fibecfed]
 
 # {config.method} on {config.dataset}
 
-Fine-tuned with [fibecfed](https://pypi.org/project/fibecfed/) over {config.federation.devices} devices,
+Fine-tuned with fibecfed over {config.federation.devices} devices,
 {config.federation.sampled} a round, {summary["rounds"]} rounds, seed {config.seed}.
 {note}
 {_numbers(config, summary)}

@@ -12,6 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from fibecfed.commands import advice, going_on
 from fibecfed.config import Config, expanded, load_config, refusal, to_yaml
 from fibecfed.data import label_difference
 from fibecfed.errors import InputError, RunFailed
@@ -64,25 +65,29 @@ class RunDirectory:
         A folder that is empty, but for hidden files and lost+found, may be one. Raises InputError for anything else
         that exists, unless ``force`` is given and it is an earlier run, and where nothing can be written.
         """
+        wanted = advice("--out", "out")
         try:
             if path.exists() and not path.is_dir():
-                raise InputError(f"'{path}' is a file; --out must name a directory.")
+                raise InputError(f"'{path}' is a file; {wanted} must name a directory.")
             existing = next(p for p in (path, *path.absolute().parents) if p.exists())
             if not existing.is_dir():
-                raise InputError(f"'{existing}' is a file, so '{path}' cannot be made; use another --out.")
+                raise InputError(f"'{existing}' is a file, so '{path}' cannot be made; use another {wanted}.")
             if path.is_symlink() and not path.exists():
-                raise InputError(f"'{path}' is a link to '{path.readlink()}', which does not exist; use another --out.")
+                raise InputError(
+                    f"'{path}' is a link to '{path.readlink()}', which does not exist; use another {wanted}."
+                )
             present = _present(path) if path.is_dir() else []
         except OSError as error:
-            raise InputError(f"'{path}' cannot be used as --out: {error.strerror}.") from None
+            raise InputError(f"'{path}' cannot be used as {wanted}: {error.strerror}.") from None
         if not os.access(existing, os.W_OK | os.X_OK):
-            raise InputError(f"Nothing can be written in '{existing}', so '{path}' cannot be used as --out.")
+            raise InputError(f"Nothing can be written in '{existing}', so '{path}' cannot be used as {wanted}.")
         if present and not force:
-            advice = f"--resume {path} to go on with it, --force to replace it" if _is_run(path) else "another --out"
-            raise InputError(f"'{path}' already exists; use {advice}.")
+            way_out = f"go on with it ({going_on(path)}), or replace it ({advice('--force', 'force=True')})"
+            raise InputError(f"'{path}' already exists; {way_out if _is_run(path) else f'use another {wanted}'}.")
         if present and not _is_run(path):
             raise InputError(
-                f"'{path}' holds something other than a run; --force will not delete it. Use another --out."
+                f"'{path}' holds something other than a run; {advice('--force', 'force=True')} will not delete it. "
+                f"Use another {wanted}."
             )
 
     @staticmethod

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from fibecfed.commands import command_line
 from fibecfed.config import ROUNDS, Change, Config, build_config, merge, refusal, to_dict, to_yaml
 from fibecfed.data import label_difference
 from fibecfed.errors import InputError
@@ -92,7 +93,7 @@ def check_judged(directory: RunDirectory, experiment: Experiment, split: str) ->
         raise InputError(
             f"The data of '{directory.path}' is not what the run began with: {'; '.join(differ)}. Its {split} part may "
             "hold what was trained on, so it is not judged on that; put the data back. For other text there is: "
-            f"fibecfed predict {directory.path} --file FILE"
+            + command_line("predict", directory.path, "--file", "FILE")
         )
     if then is not None and (differ := model_differences(then, now)):
         raise InputError(f"'{directory.path}' was trained on another model: {'; '.join(differ)}.")

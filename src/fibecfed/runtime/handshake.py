@@ -91,8 +91,8 @@ def differences(server: Description, site: Description) -> list[str]:
     """
     if server.version != site.version:
         return [
-            f"The server runs fibecfed {server.version}, this site {site.version}; install the server's version: "
-            f"pip install fibecfed=={server.version}."
+            f"The server runs fibecfed {server.version}, this site {site.version}; install the server's version here, "
+            "from the same checkout."
         ]
     found = [*_settings(server, site), *_model(server, site), *_labels(server.labels, site.labels)]
     if not found:

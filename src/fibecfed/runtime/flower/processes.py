@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fibecfed.commands import extra_install
 from fibecfed.config import DeviceConfig
 from fibecfed.errors import InputError, RunFailed
 
@@ -28,9 +29,9 @@ def check_flower() -> None:
     try:
         found = version("flwr")
     except PackageNotFoundError:
-        raise InputError("Runs over machines need the extra `flower`: pip install 'fibecfed[flower]'.") from None
+        raise InputError(f"Runs over machines need the extra `flower`: {extra_install('flower')}") from None
     if not found.startswith(_FLOWER):
-        raise InputError(f"Flower {found} is installed, {_FLOWER}x is needed: pip install 'fibecfed[flower]'.")
+        raise InputError(f"Flower {found} is installed, {_FLOWER}x is needed: {extra_install('flower')}")
 
 
 def environment(home: Path) -> dict[str, str]:

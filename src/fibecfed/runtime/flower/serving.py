@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from fibecfed.commands import command_line
 from fibecfed.config import Config, DeviceConfig, build_config, to_yaml
 from fibecfed.errors import FibecFedError
 from fibecfed.federation import (
@@ -140,4 +141,4 @@ class DeviceServer:
         fresh.rename(folder / "adapter")
         text = to_yaml(self._settings(request.address.run), "Written by fibecfed: this device's settings in a run.")
         write_atomically(folder / "config.yaml", text.encode())
-        self._report(f'The run has ended; this device has an adapter. Try: fibecfed predict {folder} "a text"')
+        self._report(f"The run has ended; this device has an adapter. Try: {command_line('predict', folder, 'a text')}")

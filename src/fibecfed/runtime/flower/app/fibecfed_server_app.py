@@ -14,14 +14,12 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Raises what stops the run; Flower then marks it as failed."""
-    from rich.console import Console
-
-    from fibecfed.cli.progress import RunProgress
+    from fibecfed.callbacks import RunProgress
     from fibecfed.over_machines import serve
+    from fibecfed.screen import log_console
 
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-    console = Console(width=120, soft_wrap=True, force_terminal=False)
-    serve(grid, Path(str(context.run_config["out"])), [RunProgress(console)], report=_say)
+    serve(grid, Path(str(context.run_config["out"])), [RunProgress(log_console())], report=_say)
 
 
 def _end_with_parent(parent: int) -> None:

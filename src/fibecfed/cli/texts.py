@@ -21,6 +21,6 @@ class TextsCommand(TyperCommand):
                 raise
             raise click.UsageError(
                 f"{error.format_message()} A text that begins with '-' goes behind '--': "
-                command_line('predict', 'DIR', '--', text),
+                + command_line("predict", "DIR", "--", text),
                 ctx,
             ) from None

@@ -49,31 +49,35 @@ def server(
         from fibecfed.runtime.flower import processes
 
         processes.check_flower()
-        from fibecfed.runtime.flower.gate import open_gate
+        from fibecfed.doctor import certificate_problem
+        from fibecfed.runtime.flower.gate import listening, open_gate
+        from fibecfed.runtime.flower.locks import only_one
 
         if not insecure and not (server / "server.crt").is_file():
             raise InputError(f"'{server}' holds no server.crt; make it with: fibecfed flower certificates")
+        problem = None if insecure else certificate_problem(server)
+        if problem is not None:
+            raise InputError(f"{problem.text}; {problem.fix}.")
         processes.stop_when_terminated()
-        server.mkdir(parents=True, exist_ok=True)
-        inner = processes.free_port()
-        home = processes.write_connection(server, inner, insecure)
-        with processes.running(processes.superlink_command(server, inner, insecure), home) as superlink:
-            processes.wait_for_port(inner, superlink, "Flower's SuperLink")
-            if not insecure:
-                _say(f"{processes.register(server, home)} devices may connect (the keys in '{server}/keys').")
-            gate = open_gate(
-                host, port, f"http{'' if insecure else 's'}://127.0.0.1:{inner}", None if insecure else server
-            )
+        with only_one(server, "a server") as lock, listening(host, port) as socket:
+            inner = processes.free_port()
+            home = processes.write_connection(server, inner, insecure)
+            with processes.running(processes.superlink_command(server, inner, insecure), home, [lock]) as superlink:
+                processes.wait_for_port(inner, superlink, "Flower's SuperLink")
+                if not insecure:
+                    _say(f"{processes.register(server, home)} devices may connect (the keys in '{server}/keys').")
+                inside = f"http{'' if insecure else 's'}://127.0.0.1:{inner}"
+                gate = open_gate(inside, None if insecure else server)
 
-            def close_when_it_ends() -> None:
-                superlink.wait()
-                gate.should_exit = True
+                def close_when_it_ends() -> None:
+                    superlink.wait()
+                    gate.should_exit = True
 
-            threading.Thread(target=close_when_it_ends, daemon=True).start()
-            _say(f"Listening on {host}:{port}.")
-            gate.run()
-            if superlink.poll() is not None:
-                raise RunFailed(f"Flower's SuperLink ended with exit code {superlink.returncode}; see above.")
+                threading.Thread(target=close_when_it_ends, daemon=True).start()
+                _say(f"Listening on {host}:{port}.")
+                gate.run([socket])
+                if superlink.poll() is not None:
+                    raise RunFailed(f"Flower's SuperLink ended with exit code {superlink.returncode}; see above.")
 
 
 @app.command()
@@ -86,6 +90,15 @@ def device(
         typer.Option(metavar="DIR", help="Folder with ca.crt and device.key. Default: where DEVICE.yaml is."),
     ] = None,
     insecure: Insecure = False,
+    wait: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            metavar="SECONDS",
+            help="How long to wait for a server that does not answer, before giving up.",
+            show_default="60 for one that never did, 600 for one that did",
+        ),
+    ] = None,
 ) -> None:
     """Take part as one device, with text that stays here, until it is stopped."""
     with explained():
@@ -95,6 +108,7 @@ def device(
         from fibecfed.config import load_device_config
         from fibecfed.runtime.flower.resident import answering
         from fibecfed.runtime.flower.serving import DeviceServer
+        from fibecfed.runtime.flower.staying import stay_connected
 
         processes.stop_when_terminated()
         own = load_device_config(config, overrides or [])
@@ -105,7 +119,7 @@ def device(
         if not Path(own.data.file).exists():
             raise InputError(f"Data file '{own.data.file}' does not exist (data.file in '{config}').")
         with answering(DeviceServer(own, _say)) as channel:
-            processes.stay_connected(own, server, folder, channel)
+            stay_connected(own, server, folder, channel, wait, _say)
 
 
 @app.command()

@@ -1,8 +1,8 @@
 """`fibecfed flower`: certificates, server, device, run."""
 
 import json
-import subprocess
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -128,7 +128,10 @@ def run(
         list[str] | None, typer.Argument(metavar="[CONFIG.yaml] [KEY=VALUE ...]", show_default=False)
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Directory for the results, on this machine.")] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with a run that was stopped.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Go on with a run that was stopped; KEY=VALUE changes what may change."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier run in --out.")] = False,
     server: Server = Path("server"),
 ) -> None:
@@ -137,16 +140,20 @@ def run(
         from fibecfed.runtime.flower import processes
 
         processes.check_flower()
+        from fibecfed.over_machines import change_settings, runs_folder
         from fibecfed.results import RunDirectory
+        from fibecfed.runtime.flower.locks import at_work
         from fibecfed.runtime.flower.server import check_settings
 
         if not (server / "flwr" / "config.toml").is_file():
             raise InputError(f"No server was started in '{server}'; start it with: fibecfed flower server")
         if resume is not None:
-            if arguments or out is not None or force:
-                raise InputError("--resume takes everything from its directory; give nothing else but --server.")
+            if out is not None or force or any("=" not in word for word in arguments or []):
+                raise InputError("--resume takes its settings from its directory; give only --server and KEY=VALUE.")
             directory = RunDirectory.open(resume)
-            check_settings(directory.config())
+            if str(resume.resolve()) in at_work(runs_folder(server / "flwr")):
+                raise InputError(f"The run in '{resume}' is going on already on this server.")
+            check_settings(change_settings(directory, arguments or []))
         elif out is None:
             raise InputError("Say where the results go: --out DIR.")
         else:
@@ -159,6 +166,7 @@ def run(
 
 def _carry_out(directory: Any, server: Path) -> None:
     """Hand the run to Flower, show its log, and say how it ended. Raises what ended it."""
+    from fibecfed.cli.running import show_results
     from fibecfed.over_machines import STOPPED
     from fibecfed.runtime.flower import processes
 
@@ -167,13 +175,28 @@ def _carry_out(directory: Any, server: Path) -> None:
         (where / old).unlink(missing_ok=True)
     setting = f"out={json.dumps(str(where))}"
     command = processes.flwr("run", str(processes.APP), processes.CONNECTION, "--stream", "--run-config", setting)
-    code = subprocess.run(command, env=processes.environment(server / "flwr"), check=False).returncode
+    with processes.running(command, server / "flwr") as shown:
+        code = shown.wait()
     if (where / STOPPED).is_file():
         stopped = json.loads((where / STOPPED).read_text())
         raise _of_code(int(stopped["exit_code"]))(f"{stopped['reason']} {_how_to_go_on(directory.path)}")
-    if directory.summary() is None:
+    summary = directory.summary()
+    if summary is None:
         raise RunFailed(f"The server's process ended (flwr: exit code {code}). {_how_to_go_on(directory.path)}")
-    _say(f'Results in {directory.path}. Try: fibecfed predict {directory.path} "a text"')
+    show_results(summary, directory.path, console)
+    _say(_traffic_line(summary["traffic"]))
+
+
+def _traffic_line(traffic: Mapping[str, Mapping[str, int]]) -> str:
+    """What crossed the network; the bytes in the table are those of the method, as in a run in one process."""
+    crossed = ", ".join(
+        f"{name} {(counts['down'] + counts['up']) / 1e6:.1f}" for name, counts in traffic.items() if name != "all"
+    )
+    total = traffic["all"]
+    return (
+        f"Messages over the network: {total['messages']}, {(total['down'] + total['up']) / 1e6:.1f} MB ({crossed}). "
+        "Flower's own asking for work comes on top."
+    )
 
 
 def _how_to_go_on(path: Path) -> str:

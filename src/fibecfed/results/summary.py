@@ -89,7 +89,7 @@ def summarize(
     ]
     return {
         "method": config.method,
-        "dataset": config.dataset,
+        "dataset": data.get("dataset", config.dataset),
         "seed": config.seed,
         "rounds": last["round"],
         "evaluated_on": config.evaluation.split,

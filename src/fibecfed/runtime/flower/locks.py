@@ -1,4 +1,4 @@
-"""A folder that one process works in: the locks die with the processes that hold them."""
+"""Who is at work on what: the locks die with the processes that hold them."""
 
 import fcntl
 import os
@@ -47,3 +47,43 @@ def _locked(path: Path, seconds: float, what: str) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def announced(folder: Path, what: str) -> Iterator[list[str]]:
+    """Say in ``folder`` that this process is at work on ``what``; yields what others are at work on.
+
+    A process that was killed is not among them, and what it left is removed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    own = folder / f"{os.getpid()}"
+    descriptor = os.open(own, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.write(descriptor, what.encode())
+        yield [found for path in sorted(folder.iterdir()) if path != own and (found := _holder(path)) is not None]
+    finally:
+        own.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def at_work(folder: Path) -> list[str]:
+    """What processes are at work on, as they ``announced`` it in ``folder``."""
+    if not folder.is_dir():
+        return []
+    return [found for path in sorted(folder.iterdir()) if (found := _holder(path)) is not None]
+
+
+def _holder(path: Path) -> str | None:
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:  # it has ended since it was listed
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return path.read_text(encoding="utf-8")
+    finally:
+        os.close(descriptor)
+    return None

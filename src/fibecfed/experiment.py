@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,21 +10,27 @@ from typing import Any
 from torch import Tensor
 
 from fibecfed.callbacks import Callback, EarlyStopping
-from fibecfed.config import Config, to_yaml
+from fibecfed.config import ROUNDS, Change, Config, expanded, to_yaml
 from fibecfed.errors import InputError
 from fibecfed.federation import AGGREGATORS, Costs, DeviceStore, MemoryStore, PhaseDone, ServerState
 from fibecfed.methods import tuning
 from fibecfed.results import (
     RunDirectory,
+    check_found,
     curves_png,
     decisions_png,
     device_states,
     failures_of,
+    go_on_with,
     losses_of,
     metrics_record,
     model_card,
+    only_writer,
     peak_memory_bytes,
+    remember,
+    settings_to_go_on_with,
     summarize,
+    warn,
 )
 from fibecfed.runtime import Evaluation, Experiment, assemble
 from fibecfed.tuning import put_tensors, save_adapter
@@ -97,37 +103,68 @@ def run(
     Raises InputError for a mistake in configuration or data, RunFailed if training cannot go on
     (the directory can then be resumed).
     """
-    in_memory = out is None or config.runtime.device_states == "memory"
-    store = MemoryStore() if in_memory else device_states(Path(str(out)), to_yaml(config))
+    path = None if out is None else expanded(out)
+    if path is not None:
+        RunDirectory.check(path, force)  # before anything that takes long
+    in_memory = path is None or config.runtime.device_states == "memory"
+    store = MemoryStore() if path is None or in_memory else device_states(path, to_yaml(config))
     experiment = assemble(config, store)
-    directory = None
-    if out is not None:
-        path = Path(out)
+    if path is None:
+        return _go_on(experiment, experiment.start, _Progress(), None, callbacks)
+    with only_writer(path):
         directory = RunDirectory.create(path, config, HEADER.format(path=path / "config.yaml"), force)
+        remember(directory, experiment)
         directory.write_json("partition.json", experiment.partition())
-    return _go_on(experiment, experiment.start, _Progress(), directory, callbacks)
+        return _go_on(experiment, experiment.start, _Progress(), directory, callbacks)
 
 
-def resume(out: Path | str, callbacks: Sequence[Callback] = (), assemble: Assembly = assemble) -> RunResult:
+def resume(
+    out: Path | str,
+    callbacks: Sequence[Callback] = (),
+    assemble: Assembly = assemble,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    report: Callable[[str], None] = warn,
+) -> RunResult:
     """Go on with a run that was stopped, or not begun; its result is bit-identical to an uninterrupted one.
 
-    ``assemble`` says where the devices are; by default in this process. Raises InputError if the directory is no run,
-    or kept its device states in memory only.
+    ``changes`` are nested settings to go on with, such as ``{"federation": {"rounds": 40}}``; only some may change.
+    ``assemble`` says where the devices are; by default in this process. ``report`` is told what differs from how the
+    run began. Raises InputError if the directory is no run, another process is writing it, its data, model or
+    settings are not those it began with, or it kept its device states in memory only.
     """
     directory = RunDirectory.open(Path(out))
-    config = directory.config()
-    experiment = assemble(config, directory.states())
-    loaded = directory.load_checkpoint()
-    state, progress = experiment.start, _Progress()
-    if loaded is not None:
-        state, progress = _checked(experiment, directory, *loaded)
-    if experiment.devices_here and state.device_versions and config.runtime.device_states == "memory":
+    with only_writer(directory.path):
+        directory.clear_leftovers()
+        config, changed = settings_to_go_on_with(directory, changes or {})
+        experiment = assemble(config, directory.states())
+        check_found(directory, experiment, report)
+        loaded = directory.load_checkpoint()
+        state, progress = experiment.start, _Progress()
+        if loaded is not None:
+            state, progress = _checked(experiment, directory, *loaded)
+        _check_can_go_on(experiment, state, directory, changed)
+        go_on_with(directory, config, changed, report)
+        remember(directory, experiment)
+        directory.write_json("partition.json", experiment.partition())
+        return _go_on(experiment, state, progress, directory, callbacks, report)
+
+
+def _check_can_go_on(
+    experiment: Experiment, state: ServerState, directory: RunDirectory, changed: Sequence[Change]
+) -> None:
+    """Raise InputError where device states are gone, or no round can follow."""
+    was = next((change.was for change in changed if change.key == "runtime.device_states"), None)
+    if experiment.devices_here and state.device_versions and "memory" in (was, experiment.config.runtime.device_states):
         raise InputError(
             f"'{directory.path}' cannot be resumed: its devices kept their states in memory "
             "(runtime.device_states=memory), and they are gone. Start again with device_states=auto."
         )
-    directory.write_json("partition.json", experiment.partition())
-    return _go_on(experiment, state, progress, directory, callbacks)
+    if any(change.key == ROUNDS for change in changed) and experiment.site.method.is_closed(state):
+        raise InputError(
+            f"'{directory.path}' can be given no more rounds: method={experiment.config.method} has done what it does "
+            "after the last one. Start another run with more rounds."
+        )
 
 
 def _checked(
@@ -149,6 +186,7 @@ def _go_on(
     progress: _Progress,
     directory: RunDirectory | None,
     callbacks: Sequence[Callback],
+    report: Callable[[str], None] = warn,
 ) -> RunResult:
     patience = experiment.config.evaluation.patience
     stopping = None if patience is None else EarlyStopping(patience)
@@ -160,13 +198,18 @@ def _go_on(
             directory.write_metrics(progress.records)
         if stopping is None or not stopping.exhausted:  # a run that was stopped stays so when it is resumed
             state = _train(experiment, state, progress, directory, watching)
+        elif state.round < experiment.config.federation.rounds:
+            report(f"Stopped after round {state.round} by evaluation.patience={patience}; null there lets it go on.")
     finally:
         for callback in watching:
             callback.ended()
     config, data = experiment.config, experiment.data_summary()
     summary = summarize(config, progress.records, progress.wall_seconds, progress.peak_memory, data)
     summary["phases"] = progress.phases
+    summary["data_print"] = experiment.data.fingerprint.to_content()
     if directory is not None:
+        kept = directory.fingerprint()
+        summary["changed_on_the_way"] = list(kept.history) if kept is not None else []
         _write_results(experiment, state, progress, summary, directory)
     return RunResult(summary, progress.records, state, directory.path if directory else None)
 

@@ -67,7 +67,7 @@ def load(directory: Path | str, device: int | None = None) -> Classifier:
     Raises InputError if the run has not ended, has no such device's adapter, or the base weights differ.
     """
     run = RunDirectory.open(Path(directory))
-    config = resolve(run.config())
+    config = resolve(run.checked_config())
     folder = run.adapter if device is None else run.device_adapter(device)
     if not folder.is_dir():
         if device is not None and run.adapter.is_dir():

@@ -113,7 +113,7 @@ def test_a_directory_that_is_no_run(command: str, tmp_path: Path) -> None:
 
 
 def test_resume_takes_nothing_else(base: list[str], tmp_path: Path) -> None:
-    code, output = fibecfed("run", "--resume", str(tmp_path), "seed=3")
+    code, output = fibecfed("run", "--resume", str(tmp_path), "config.yaml")
     assert code == 2
     assert "--resume takes everything from its directory" in output
 

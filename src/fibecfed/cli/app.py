@@ -10,6 +10,8 @@ from rich.console import Console
 
 from fibecfed.cli.explaining import explained, read_arguments
 from fibecfed.cli.flower_command import app as flower_app
+from fibecfed.config import expanded
+from fibecfed.config.loading import parse_overrides
 from fibecfed.errors import InputError
 
 app = typer.Typer(
@@ -30,7 +32,9 @@ def run(
     arguments: Arguments = None,
     out: Annotated[Path | None, typer.Option(help="Directory for the results.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier run in --out.")] = False,
-    resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with a run that was stopped.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Go on with a run that was stopped, or with KEY=VALUE.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be trained and sent, and what it takes.")
     ] = False,
@@ -42,15 +46,18 @@ def run(
     ] = None,
 ) -> None:
     """Fine-tune one model over all devices."""
+    out, resume = (None if path is None else expanded(path) for path in (out, resume))
     with explained(resume or out):
         if resume is not None:
-            if arguments or out is not None or force or dry_run:
+            if any("=" not in a for a in arguments or []) or out is not None or force or dry_run:
                 raise InputError(
-                    "--resume takes everything from its directory; give no configuration, --out, --force or --dry-run."
+                    "--resume takes everything from its directory; give no configuration, --out, --force or --dry-run, "
+                    "only settings that may change, as federation.rounds=40."
                 )
+            wanted = parse_overrides(arguments or [])
             from fibecfed.cli.running import go_on, loggers_of
 
-            go_on(resume, loggers_of(tensorboard, trackio), console)
+            go_on(resume, wanted, loggers_of(tensorboard, trackio), console)
             return
         config = read_arguments(arguments or [])
         from fibecfed.cli.running import dry, loggers_of, start  # takes seconds, which a mistake need not

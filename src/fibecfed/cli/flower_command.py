@@ -140,9 +140,8 @@ def run(
         from fibecfed.runtime.flower import processes
 
         processes.check_flower()
-        from fibecfed.over_machines import change_settings, runs_folder
-        from fibecfed.results import RunDirectory
-        from fibecfed.runtime.flower.locks import at_work
+        from fibecfed.config.loading import parse_overrides
+        from fibecfed.results import RunDirectory, only_writer, settings_to_go_on_with
         from fibecfed.runtime.flower.server import check_settings
 
         if not (server / "flwr" / "config.toml").is_file():
@@ -150,29 +149,33 @@ def run(
         if resume is not None:
             if out is not None or force or any("=" not in word for word in arguments or []):
                 raise InputError("--resume takes its settings from its directory; give only --server and KEY=VALUE.")
-            directory = RunDirectory.open(resume)
-            if str(resume.resolve()) in at_work(runs_folder(server / "flwr")):
-                raise InputError(f"The run in '{resume}' is going on already on this server.")
-            check_settings(change_settings(directory, arguments or []))
+            directory, changes = RunDirectory.open(resume), parse_overrides(arguments or [])
+            check_settings(settings_to_go_on_with(directory, changes)[0])
         elif out is None:
             raise InputError("Say where the results go: --out DIR.")
         else:
             settings = read_arguments(arguments or [])
             check_settings(settings)
+            RunDirectory.check(out, force)
             header = f"Written by fibecfed. Go on with: fibecfed flower run --resume {out}"
-            directory = RunDirectory.create(out, settings, header, force)
-        _carry_out(directory, server)
+            with only_writer(out):
+                directory = RunDirectory.create(out, settings, header, force)
+            changes = {}
+        _carry_out(directory, changes, server)
 
 
-def _carry_out(directory: Any, server: Path) -> None:
+def _carry_out(directory: Any, changes: Mapping[str, Any], server: Path) -> None:
     """Hand the run to Flower, show its log, and say how it ended. Raises what ended it."""
     from fibecfed.cli.running import show_results
-    from fibecfed.over_machines import STOPPED
+    from fibecfed.over_machines import CHANGES, STOPPED
+    from fibecfed.results import only_writer
     from fibecfed.runtime.flower import processes
 
     where = directory.path.resolve()
-    for old in (STOPPED, "summary.json"):
-        (where / old).unlink(missing_ok=True)
+    with only_writer(where):
+        for old in (STOPPED, "summary.json"):
+            (where / old).unlink(missing_ok=True)
+        directory.write_json(CHANGES, changes)
     setting = f"out={json.dumps(str(where))}"
     command = processes.flwr("run", str(processes.APP), processes.CONNECTION, "--stream", "--run-config", setting)
     with processes.running(command, server / "flwr") as shown:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,14 @@ def start(config: Config, out: Path, force: bool, loggers: Sequence[Callback], c
     _show(run(config, out, force=force, callbacks=[_Introduction(console), RunProgress(console), *loggers]), console)
 
 
-def go_on(directory: Path, loggers: Sequence[Callback], console: Console) -> None:
-    """A stopped run, continued."""
-    _show(resume(directory, [_Introduction(console), RunProgress(console), *loggers]), console)
+def go_on(directory: Path, wanted: Mapping[str, Any], loggers: Sequence[Callback], console: Console) -> None:
+    """A stopped run, continued; ``wanted`` are nested settings that change."""
+
+    def say(sentence: str) -> None:
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+    watching = [_Introduction(console), RunProgress(console), *loggers]
+    _show(resume(directory, watching, changes=wanted, report=say), console)
 
 
 def loggers_of(tensorboard: Path | None, trackio: str | None) -> list[Callback]:

@@ -14,6 +14,7 @@ from fibecfed.config import keys
 from fibecfed.data import Partition
 from fibecfed.estimate import Estimate, Round
 from fibecfed.methods import METHODS
+from fibecfed.results import global_name
 
 _MOST_DEVICES = 20
 _MOST_LABELS = 4
@@ -105,10 +106,10 @@ def summary_table(summary: dict[str, Any]) -> Table:
     )
     table.add_column()
     table.add_column(justify="right")
-    rows = {
-        "accuracy, global model": f"{summary['accuracy']['global']:.4f}",
-        "accuracy, each device's model on its own data": f"{summary['accuracy']['personalized']:.4f}",
-        "the same, worst tenth of devices": f"{summary['worst_tenth']:.4f}",
+    rows = _accuracies("saved model", summary, summary["method"])
+    if (count := summary["mean"]["evaluations"]) > 1:
+        rows |= _accuracies(f"mean of the last {count} evaluations", summary["mean"], summary["method"])
+    rows |= {
         "sent up / down": f"{summary['bytes']['up'] / 1e6:.2f} / {summary['bytes']['down'] / 1e6:.2f} MB",
         "examples trained / scored": f"{summary['examples_trained']} / {summary['examples_scored']}",
         "CPU / simulated seconds": f"{summary['seconds']['cpu']:.1f} / {summary['seconds']['simulated']:.1f}",
@@ -121,6 +122,15 @@ def summary_table(summary: dict[str, Any]) -> Table:
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def _accuracies(whose: str, numbers: Mapping[str, Any], method: str) -> dict[str, str]:
+    """The lines of the saved model, or of the mean that comparisons use; ``whose`` says which."""
+    return {
+        f"{whose}: accuracy of {global_name(method)}": f"{numbers['accuracy']['global']:.4f}",
+        f"{whose}: each device's own on its own data": f"{numbers['accuracy']['personalized']:.4f}",
+        f"{whose}: the same, worst tenth of devices": f"{numbers['worst_tenth']:.4f}",
+    }
 
 
 def decision_lines(decided: dict[str, Any]) -> list[str]:

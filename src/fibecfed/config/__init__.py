@@ -9,7 +9,9 @@ from fibecfed.config.baselines import (
     ServerConfig,
     SparseConfig,
 )
+from fibecfed.config.continuing import ROUNDS, WHERE, Change, changes, dotted, refusal
 from fibecfed.config.device import DeviceConfig, load_device_config, shared_settings
+from fibecfed.config.folders import expanded
 from fibecfed.config.kinds import (
     AdapterConfig,
     AttentivePromptConfig,
@@ -45,9 +47,12 @@ from fibecfed.config.schema import (
 )
 
 __all__ = [
+    "ROUNDS",
+    "WHERE",
     "AdaLoraConfig",
     "AdapterConfig",
     "AttentivePromptConfig",
+    "Change",
     "Config",
     "CostConfig",
     "CurriculumConfig",
@@ -74,13 +79,17 @@ __all__ = [
     "TrainingConfig",
     "WarmUpConfig",
     "build_config",
+    "changes",
     "config_hash",
+    "dotted",
+    "expanded",
     "keys",
     "load_config",
     "load_device_config",
     "merge",
     "nearest_hint",
     "read_yaml",
+    "refusal",
     "shared_settings",
     "to_dict",
     "to_yaml",

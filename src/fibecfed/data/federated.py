@@ -1,15 +1,16 @@
 """The data of one run: tokenised splits and who holds what."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from fibecfed.config import Config, nearest_hint
 from fibecfed.data.columns import Columns
 from fibecfed.data.files import read_rows
+from fibecfed.data.fingerprint import DataPrint, data_print, rows_print
 from fibecfed.data.named import DATASETS, SUPPORT, dataset_names, read_named
 from fibecfed.data.partition import Partition, partition, partition_like
 from fibecfed.data.rows import Rows, draw, flip_labels, hold_out
@@ -31,6 +32,7 @@ class Splits:
     test: Rows
     origin: str
     extra_metrics: tuple[str, ...] = ()
+    source: Mapping[str, Any] = field(default_factory=dict)  # what the rows were as they were read, before any draw
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class FederatedData:
     origin: str
     judged_on: Literal["test", "validation"]
     tokenize: Callable[[Rows], TokenizedSet]
+    fingerprint: DataPrint
 
     @cached_property
     def validation(self) -> TokenizedSet:
@@ -81,6 +84,7 @@ def load_splits(config: Config) -> Splits:
             f"Unknown data set '{data.name}' (data.name).{nearest_hint(data.name, dataset_names())} "
             f"Known: {', '.join(dataset_names())}; for your own file set data.file."
         )
+    source = {"train": rows_print(train), "test": rows_print(test)}
     if test is None:
         total = round(data.test_fraction * len(train))
         test, train = hold_out(train, total, stream(seed, "test split"), by_device)
@@ -99,7 +103,7 @@ def load_splits(config: Config) -> Splits:
     train = draw(train, data.train_examples, "train_examples", stream(seed, "training draw"), by_device)
     test = draw(test, data.test_examples, "test_examples", stream(seed, "test draw"), by_device)
     train = flip_labels(train, data.label_noise, stream(seed, "label noise"))
-    return Splits(train, validation, test, origin, extra)
+    return Splits(train, validation, test, origin, extra, source)
 
 
 def _read_files(config: Config) -> tuple[Rows, Rows | None, str]:
@@ -170,4 +174,5 @@ def build_data(
         origin=splits.origin,
         judged_on=judged_on,
         tokenize=as_tokens,
+        fingerprint=data_print(splits.source, splits.train, splits.validation, splits.test, devices),
     )

@@ -55,6 +55,9 @@ class Method(Protocol):
     def next_phase(self, state: ServerState) -> Phase | None:
         """What to do next; None when the run is over."""
 
+    def is_closed(self, state: ServerState) -> bool:
+        """Whether a phase after the last round is done, so that no further round can follow."""
+
     def request(self, state: ServerState, phase: Phase, device: int) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
         """Tensors and info to send to one device."""
 

@@ -116,8 +116,12 @@ def _sha256(tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> str:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a crash leaves the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # on a full disk it would take up room
+        raise

@@ -38,6 +38,7 @@ from fibecfed.methods.prompts import (
     PromptTuning,
     PTuningV2,
 )
+from fibecfed.methods.rounds import settled_by_rounds
 from fibecfed.methods.short_first import SequenceLengthWarmUp, Shortformer
 from fibecfed.methods.slora import SLora
 from fibecfed.methods.voc import Voc
@@ -137,4 +138,4 @@ def _refuse_unused(name: str, content: Mapping[str, Any]) -> None:
             raise InputError(f"method={name} does not use {section}.{changed[0]}; it is a setting of {users}.")
 
 
-__all__ = ["METHODS", "FederatedAveraging", "in_use", "method_class", "resolve", "tuning"]
+__all__ = ["METHODS", "FederatedAveraging", "in_use", "method_class", "resolve", "settled_by_rounds", "tuning"]

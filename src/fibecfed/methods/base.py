@@ -97,6 +97,10 @@ class FederatedAveraging:
             return None
         return Phase(TRAIN, state.round + 1, self.config.federation.sampled)
 
+    def is_closed(self, state: ServerState) -> bool:
+        """Rounds can always follow."""
+        return False
+
     def request(self, state: ServerState, phase: Phase, device: int) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
         """The shared parameters; nothing for the statistics, which are taken of the model all start with."""
         if phase.name == STATISTICS:

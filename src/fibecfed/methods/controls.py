@@ -135,6 +135,10 @@ class FedavgFinetune(FederatedAveraging):
             return Phase(FINETUNE, state.round, self.config.federation.devices, is_round=False, judged=True)
         return phase
 
+    def is_closed(self, state: ServerState) -> bool:
+        """Once devices have their own copies."""
+        return bool(state.info.get("finetuned"))
+
     def expected(self, state: ServerState, phase: Phase) -> Mapping[str, TensorSpec]:
         return {} if phase.name == FINETUNE else super().expected(state, phase)
 

@@ -127,6 +127,10 @@ class FibecFed(FederatedAveraging):
             return Phase(INITIALIZE, phase.round, devices, is_round=False)
         return Phase(COUNT, phase.round, devices, is_round=False)
 
+    def is_closed(self, state: ServerState) -> bool:
+        """Once the local layers are merged."""
+        return bool(state.info.get("merged"))
+
     def _warm(self, state: ServerState) -> bool:
         """Whether the warm-up is over."""
         return self._most_warm_up() == 0 or "warm_up" in state.info

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fibecfed.config import Config
+from fibecfed.methods import METHODS
 
 _POOLING = {
     "mean": 'mask = batch["attention_mask"].unsqueeze(-1)\nvector = (hidden * mask).sum(1) / mask.sum(1)',
@@ -110,7 +111,7 @@ def loading_code(description: Mapping[str, Any]) -> str:
 
 def model_card(config: Config, summary: Mapping[str, Any], description: Mapping[str, Any], note: str = "") -> str:
     """README.md of a run directory, with the metadata block that model hubs read."""
-    accuracy, kind = summary["accuracy"], description["tuning"]
+    kind = description["tuning"]
     return f"""---
 library_name: {"peft" if kind in _IN_PEFT else "fibecfed"}
 base_model: {description["base_model"]}
@@ -122,13 +123,9 @@ tags: [federated-learning, {kind}, fibecfed]
 Fine-tuned with [fibecfed](https://pypi.org/project/fibecfed/) over {config.federation.devices} devices,
 {config.federation.sampled} a round, {summary["rounds"]} rounds, seed {config.seed}.
 {note}
-| | {summary["evaluated_on"]} |
-|---|---|
-| accuracy of the global model | {accuracy["global"]:.4f} |
-| accuracy of each device's own model on its own examples | {accuracy["personalized"]:.4f} |
-| the same, worst tenth of devices | {summary["worst_tenth"]:.4f} |
+{_numbers(config, summary)}
 
-Means over the last evaluations; `summary.json` has the rest, `config.yaml` repeats the run.
+`summary.json` has the rest, `config.yaml` repeats the run.
 Labels: {", ".join(description["labels"])}.
 
 ## Load it
@@ -136,3 +133,27 @@ Labels: {", ".join(description["labels"])}.
 ```python
 {loading_code(description)}```
 """
+
+
+def _numbers(config: Config, summary: Mapping[str, Any]) -> str:
+    """What the saved model reaches, and the mean that comparisons use where it covers more than one evaluation."""
+    mean = summary["mean"]
+    columns = [("saved model", summary)]
+    if mean["evaluations"] > 1:
+        columns.append((f"mean of the last {mean['evaluations']} evaluations", mean))
+    rows: dict[str, list[str]] = {
+        f"accuracy of {global_name(config.method)}": [f"{of['accuracy']['global']:.4f}" for _, of in columns],
+        "accuracy of each device's own model on its own examples": [
+            f"{of['accuracy']['personalized']:.4f}" for _, of in columns
+        ],
+        "the same, worst tenth of devices": [f"{of['worst_tenth']:.4f}" for _, of in columns],
+    }
+    lines = [("", *(f"{summary['evaluated_on']}, {name}" for name, _ in columns)), ("---",) * (len(columns) + 1)]
+    lines += [(name, *cells) for name, cells in rows.items()]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def global_name(method: str) -> str:
+    """What the number called ``global`` is the accuracy of."""
+    mean = method in METHODS and METHODS[method].global_is_mean_of_devices
+    return "the devices' models on all examples, in the mean" if mean else "the global model"

@@ -2,7 +2,7 @@
 
 from fibecfed.runtime.assembly import Evaluator, Experiment, Learner, assemble, learner_of
 from fibecfed.runtime.evaluation import Evaluation, ResidentEvaluator, worst_tenth
-from fibecfed.runtime.handshake import Description, describe, differences
+from fibecfed.runtime.handshake import Description, describe, differences, tokenizer_sha256
 from fibecfed.runtime.in_process import InProcessTransport
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "describe",
     "differences",
     "learner_of",
+    "tokenizer_sha256",
     "worst_tenth",
 ]

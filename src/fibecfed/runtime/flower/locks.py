@@ -67,13 +67,6 @@ def announced(folder: Path, what: str) -> Iterator[list[str]]:
         os.close(descriptor)
 
 
-def at_work(folder: Path) -> list[str]:
-    """What processes are at work on, as they ``announced`` it in ``folder``."""
-    if not folder.is_dir():
-        return []
-    return [found for path in sorted(folder.iterdir()) if (found := _holder(path)) is not None]
-
-
 def _holder(path: Path) -> str | None:
     try:
         descriptor = os.open(path, os.O_RDWR)

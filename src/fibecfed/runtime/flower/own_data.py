@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from fibecfed.config import Config
-from fibecfed.data import Columns, FederatedData, Partition, Rows, hold_out, read_rows, tokenize
+from fibecfed.data import Columns, FederatedData, Partition, Rows, data_print, hold_out, read_rows, tokenize
 from fibecfed.errors import InputError
 from fibecfed.runtime import Learner
 from fibecfed.seeding import stream
@@ -84,17 +84,19 @@ def _data(
     learner: Learner, train: Rows, held_out: Rows, validation: Rows, device: int | None, origin: str
 ) -> FederatedData:
     config, tokenizer = learner.config, learner.pretrained.tokenizer
+    devices = _belonging_to(device, len(train), config.federation.devices)
     as_tokens = partial(tokenize, tokenizer=tokenizer, max_length=config.data.max_length)
     return FederatedData(
         task=Classification(train.label_names),
         train=as_tokens(train),
-        devices=_belonging_to(device, len(train), config.federation.devices),
+        devices=devices,
         held_out=as_tokens(held_out),
         held_out_owners=_belonging_to(device, len(held_out), config.federation.devices),
         validation_rows=validation,
         origin=origin,
         judged_on=config.evaluation.split,
         tokenize=as_tokens,
+        fingerprint=data_print({}, train, validation, held_out, devices),
     )
 
 

@@ -66,7 +66,7 @@ class Held:
         self._latest: dict[str, dict[str, Tensor]] = {}  # by kind of message, then by digest
 
     def completed(self, kind: str, request: Request) -> Request:
-        """The request as it was before it was shortened, bit for bit and in the same order. Raises Lacking."""
+        """The request as it was before it was shortened, bit for bit. Raises Lacking."""
         info: dict[str, Any] = dict(request.info)
         named = info.pop(_NAMED, {})
         known = {**self._initial, **{d: t for tensors in self._latest.values() for d, t in tensors.items()}}

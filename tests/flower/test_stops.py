@@ -1,5 +1,6 @@
 """How a run over machines ends is said in sentences, and so is what else the server is doing."""
 
+import fcntl
 import importlib.util
 import logging
 from pathlib import Path
@@ -31,3 +32,9 @@ def test_runs_of_one_server_know_of_each_other(tmp_path: Path) -> None:
     with announced(tmp_path, "a") as others:
         assert others == []
     assert list(tmp_path.iterdir()) == []
+    with (tmp_path / "12345").open("w") as other:  # as another process has it while its run goes on
+        other.write("/runs/first")
+        other.flush()
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with announced(tmp_path, "/runs/second") as others:
+            assert others == ["/runs/first"]

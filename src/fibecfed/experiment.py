@@ -304,7 +304,7 @@ def _write_results(
     _write_adapter(experiment, directory.adapter, tensors, description, directory)
     directory.write_metrics(progress.records)
     directory.write_bytes(
-        "curves.png", curves_png(progress.records, f"{experiment.config.method} on {experiment.config.dataset}")
+        "curves.png", curves_png(progress.records, f"{experiment.config.method} on {summary['dataset']}")
     )
     directory.write_text("README.md", model_card(experiment.config, summary, description, note))
     directory.write_json("summary.json", summary)

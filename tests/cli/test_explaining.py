@@ -176,9 +176,11 @@ def test_names_are_shown_as_they_are() -> None:
     screen.width = 200
     owned = Partition(np.arange(len(NAMES)), np.arange(len(NAMES) + 1), NAMES)
     screen.print(partition_table(owned, np.arange(len(NAMES)), NAMES))
+    accuracies = {"accuracy": {"global": 0.5, "personalized": 1}, "worst_tenth": 0}
     summary = {
-        "method": "fibecfed", "dataset": "[/x]", "evaluated_on": "test", "accuracy": {"global": 0.5, "personalized": 1},
-        "worst_tenth": 0, "bytes": {"up": 0, "down": 0}, "examples_trained": 1, "examples_scored": 1,
+        "method": "fibecfed", "dataset": "[/x]", "evaluated_on": "test", **accuracies,
+        "mean": {"evaluations": 1, **accuracies},
+        "bytes": {"up": 0, "down": 0}, "examples_trained": 1, "examples_scored": 1,
         "seconds": {"cpu": 1, "simulated": 1}, "lost": {"replies": 1, "by_kind": {"[red]": 1}, "states": []},
     }  # fmt: skip
     screen.print(summary_table(summary))
@@ -220,4 +222,6 @@ def test_interrupted_while_it_loads_is_one_line(seconds: float) -> None:
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (130, "Interrupted.\n")
+    assert said == "Interrupted.\n"
+    # A shell shows both as 130; Python takes the second where the interrupt passed through an exec() of a library.
+    assert process.returncode in (130, -signal.SIGINT)

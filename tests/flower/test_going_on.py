@@ -10,7 +10,7 @@ pytest.importorskip("flwr", reason="needs the extra `flower`")
 import fibecfed
 from fibecfed import Config, InputError
 from fibecfed.config import DeviceConfig, build_config, merge, to_dict
-from fibecfed.over_machines import serve
+from fibecfed.over_machines import CHANGES, serve
 from fibecfed.results import RunDirectory
 from fibecfed.runtime.flower.serving import DeviceServer
 from flower_grid import Nodes
@@ -52,8 +52,8 @@ def test_more_rounds_are_those_of_a_run_in_one_process(small: Config, sites: Pat
     serve(nodes(sites, own, config.model.name), out, [], quiet, poll_seconds=0.01)
     heard: list[str] = []
     wanted = {"federation": {"rounds": 3, "deadline_seconds": 60.0}}
-    again = nodes(sites, own, config.model.name)
-    result = serve(again, out, [], heard.append, poll_seconds=0.01, changes=wanted)
+    RunDirectory(out).write_json(CHANGES, wanted)
+    result = serve(nodes(sites, own, config.model.name), out, [], heard.append, poll_seconds=0.01)
     assert result.summary["rounds"] == 3
     assert result.summary["lost"]["states"] == []
     assert "federation.rounds was 2, now 3" in " ".join(said)

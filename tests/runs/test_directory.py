@@ -143,7 +143,7 @@ def test_out_is_checked_before_anything_is_loaded(
         raise AssertionError("it was loaded first")
 
     monkeypatch.setattr("fibecfed.experiment.assemble", loaded)
-    with pytest.raises(InputError, match=r"another --out|must name a directory|cannot be used as --out"):
+    with pytest.raises(InputError, match=r"another out|must name a directory|cannot be used as out"):
         fibecfed.run(one, make(tmp_path), force=force)  # type: ignore[operator]
 
 

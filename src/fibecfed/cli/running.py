@@ -74,8 +74,12 @@ def loggers_of(tensorboard: Path | None, trackio: str | None) -> list[Callback]:
 
 
 def _show(result: RunResult, console: Console) -> None:
-    console.print(summary_table(result.summary))
-    where = result.directory
+    show_results(result.summary, result.directory, console)
+
+
+def show_results(summary: dict[str, Any], where: Path | None, console: Console) -> None:
+    """What a run came to, and what can be done with it."""
+    console.print(summary_table(summary))
     decided = where / "method.json" if where else None
     if decided is not None and decided.is_file():
         for line in decision_lines(json.loads(decided.read_text())):

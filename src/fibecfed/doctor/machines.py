@@ -10,7 +10,7 @@ from fibecfed.config import Config, DeviceConfig, load_config, settle
 from fibecfed.data import Columns, read_rows
 from fibecfed.data.locations import find_files, skipped_sentence
 from fibecfed.doctor.finding import Finding
-from fibecfed.doctor.network import check_certificate, check_secret, check_tls
+from fibecfed.doctor.network import INSIDE, certificate_problem, check_certificate, check_secret, check_tls
 from fibecfed.doctor.run import check_model, check_output
 from fibecfed.errors import InputError
 
@@ -39,7 +39,11 @@ def check_server(folder: Path, host: str | None, config: Config) -> Iterator[Fin
     if not folder.is_dir():
         yield Finding("server", f"'{folder}' does not exist", f"make it: {make}")
         return
-    yield from check_certificate(folder / "server.crt", folder / "server.key", folder / "ca.crt", host)
+    found = list(check_certificate(folder / "server.crt", folder / "server.key", folder / "ca.crt", host))
+    yield from found
+    inside = certificate_problem(folder)
+    if inside is not None and not any(finding.fix for finding in found):
+        yield Finding("certificate", inside.text, f"{inside.fix}; the server's own parts connect to {INSIDE}")
     keys, devices = len(list((folder / "keys").glob("*.pub"))), settle(config).federation.device_count
     fix = None if keys >= devices else "add the missing devices' public keys, or lower federation.devices"
     yield Finding("keys", f"{keys} devices may connect; the run has {devices}", fix)

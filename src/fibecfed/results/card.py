@@ -118,7 +118,7 @@ base_model: {description["base_model"]}
 tags: [federated-learning, {kind}, fibecfed]
 ---
 
-# {config.method} on {config.dataset}
+# {config.method} on {summary["dataset"]}
 
 Fine-tuned with fibecfed over {config.federation.devices} devices,
 {config.federation.sampled} a round, {summary["rounds"]} rounds, seed {config.seed}.

@@ -25,7 +25,8 @@ CONFIG_FILE, PARTITION_FILE, NAME_FILE, CHECKPOINT_FILE = (
 )  # fmt: skip
 _OF_A_RUN = (
     CONFIG_FILE, FINGERPRINT_FILE, PARTITION_FILE, NAME_FILE, CHECKPOINT_FILE, "metrics.jsonl", "summary.json",
-    "method.json", "method.png", "curves.png", "README.md", "stopped.json", "adapter", "adapters", "devices",
+    "method.json", "method.png", "curves.png", "README.md", "stopped.json", "changes.json", "traffic.json",
+    "adapter", "adapters", "devices",
 )  # fmt: skip
 _ONLY_OF_RUNS = {name for name in _OF_A_RUN if "." in name} - {"README.md"}
 _LEFTOVER = re.compile(r"\..+\.\d+\.tmp")  # what write_atomically and replace_folder make and a killed process leaves

@@ -1,5 +1,6 @@
 """A device's own text on its own machine, in the form that devices have in one process."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -13,21 +14,29 @@ from fibecfed.seeding import stream
 from fibecfed.tasks import Classification
 
 
+class UnknownLabels(InputError):
+    """``count`` labels of a site's text are not among those of the run."""
+
+    def __init__(self, message: str, count: int) -> None:
+        super().__init__(message)
+        self.count = count
+
+
 def own_data(learner: Learner, device: int) -> FederatedData:
     """The text of one device of K; the others hold nothing here.
 
     What no test file says is held out by a seeded draw of the device's own. In one process the draw is over all
     devices, so that numbers equal those of one process only with test files and data.validation_fraction=0.
-    Raises InputError.
+    Raises InputError, as UnknownLabels where that is why.
     """
     config, labels = learner.config, labels_of(learner.config)
     data, seed = config.data, config.seed
     columns = Columns(data.text, data.text_pair, data.label, None, data.separator)
     assert data.file is not None
-    train = read_rows(data.file, columns, labels)
+    train = _rows(data.file, columns, labels)
     if data.test_file is not None:
         check_files_apart(data.file, data.test_file)
-        test = read_rows(data.test_file, columns, labels)
+        test = _rows(data.test_file, columns, labels)
         check_rows_apart(train, test, data.file, data.test_file)
     else:
         test, train = hold_out(train, round(data.test_fraction * len(train)), stream(seed, "test split", device))
@@ -38,6 +47,20 @@ def own_data(learner: Learner, device: int) -> FederatedData:
         raise InputError(f"'{data.file}' leaves {len(train)} training examples; {data.partition.minimum} are needed.")
     held_out = validation if config.evaluation.split == "validation" else test
     return _data(learner, train, held_out, validation, device, data.file)
+
+
+def _rows(location: str, columns: Columns, labels: Sequence[str]) -> Rows:
+    try:
+        return read_rows(location, columns, labels)
+    except InputError as error:
+        try:
+            found = read_rows(location, columns, fewest_labels=1).label_names
+        except InputError:
+            raise error from None
+        unknown = len(set(found) - set(labels))
+        if unknown:
+            raise UnknownLabels(str(error), unknown) from None
+        raise
 
 
 def server_data(learner: Learner) -> FederatedData:

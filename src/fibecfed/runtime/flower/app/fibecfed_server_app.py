@@ -1,5 +1,6 @@
 """Flower's server process: goes on with the run in the directory that the run configuration names."""
 
+import logging
 import os
 import threading
 import time
@@ -19,7 +20,18 @@ def main(grid: Grid, context: Context) -> None:
     from fibecfed.screen import log_console
 
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    logging.getLogger("flwr").addFilter(_without_traceback)
     serve(grid, Path(str(context.run_config["out"])), [RunProgress(log_console())], report=_say)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """A stop that a sentence explains is no fault of the program."""
+    from fibecfed.errors import FibecFedError
+
+    error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+    if isinstance(error, FibecFedError):
+        record.msg, record.args, record.exc_info = f"The run stopped: {error}", (), None
+    return True
 
 
 def _end_with_parent(parent: int) -> None:

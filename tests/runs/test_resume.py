@@ -99,9 +99,9 @@ def test_ctrl_c_leaves_a_directory_that_can_be_resumed(small: Config, tmp_path: 
     config = longer(small, "fedavg-lora", federation={"rounds": 400})
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     process = start([str(tmp_path / "config.yaml"), "--out", str(tmp_path / "run")])
-    while not (tmp_path / "run" / "metrics.jsonl").is_file() and process.poll() is None:
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not (metrics.is_file() and metrics.read_text()) and process.poll() is None:
         time.sleep(0.02)
-    time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output

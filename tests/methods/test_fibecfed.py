@@ -13,6 +13,7 @@ from fibecfed.callbacks import Callback
 from fibecfed.config import build_config, merge, to_dict
 from fibecfed.federation import Reply, Request, ServerState, Site
 from fibecfed.runtime import Experiment, assemble, in_process
+from golden.cases import SWITCHES
 from run_content import content
 
 OFF = {
@@ -156,60 +157,14 @@ def test_personalized_differs_from_global_and_never_sampled_devices_have_the_ser
     assert all(torch.equal(Device(site, never, 0).model(shared)[n], t) for n, t in shared.items())
 
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "defaults": {},
-    "auto warm-up": {"warm_up": {"rounds": None}},
-    "gain, gaussian": {"sharing": {"layers": "gain", "noise": "gaussian"}},
-    "consensus": {"sharing": {"layers": "consensus"}},
-    "reset loss": {"sharing": {"layers": "reset_loss"}},
-    "first": {"sharing": {"layers": "first", "count": 1}},
-    "last, functional": {"sharing": {"layers": "last", "count": "functional"}},
-    "random": {"sharing": {"layers": "random"}},
-    "functional": {"sharing": {"count": "functional"}},
-    "lossless": {"sharing": {"count": "lossless", "lanczos_steps": 5, "lanczos_examples": 8}},
-    "plateau": {"sharing": {"count": "plateau", "lanczos_steps": 5, "lanczos_examples": 8}},
-    "random rows": {"sharing": {"rows": "random"}},
-    "no rows": {"sharing": {"rows": "none"}},
-    "dense rows": {"sharing": {"rows": "dense"}},
-    "local head": {"sharing": {"head": "local"}},
-    "local head, off": {"sharing": {"layers": "all", "head": "local"}, "curriculum": {"score": "none"}},
-    "frozen A": {"sharing": {"freeze_a": True}},
-    "averaged at the end": {"sharing": {"average_local": True}},
-    "curriculum only": {"sharing": {"layers": "all"}},
-    "model fisher": {"curriculum": {"score": "fisher-model"}},
-    "loss order": {"curriculum": {"score": "loss", "pacing": "sqrt"}},
-    "length": {"curriculum": {"score": "length", "stratified": False}},
-    "rarity": {"curriculum": {"score": "rarity", "pacing": "exp"}},
-    "random pace": {"curriculum": {"score": "random"}},
-    "random subset": {"curriculum": {"score": "random", "fresh": True}},
-    "batches": {"curriculum": {"unit": "batch"}},
-    "capped": {"curriculum": {"cap": 0.5}},
-    "refreshed": {"curriculum": {"refresh": True}},
-    "importance": {"curriculum": {"importance": True, "full_at": 0.2}},
-    "prior corrected": {"training": {"loss": "prior_corrected"}},
-    "ridge head": {"model": {"head_init": "ridge"}, "warm_up": {"rounds": None}},
-    "class means": {"model": {"head_init": "class_means"}, "warm_up": {"rounds": None}},
-    "kept optimizer": {"training": {"keep_optimizer": True}},
-}
-
-
 RESUMED = ("auto warm-up", "functional", "consensus", "refreshed", "importance", "averaged at the end", "ridge head",
            "local head", "kept optimizer")  # fmt: skip
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_switch_works(base: Config, variant: str) -> None:
-    config = changed(base, federation={"rounds": 4}, evaluation={"every": 4})
-    result = fibecfed.run(changed(config, **VARIANTS[variant]))
-    assert result.summary["rounds"] == 4
-    assert 0 <= result.summary["accuracy"]["global"] <= 1
-    assert all(tensor.isfinite().all() for tensor in result.state.tensors.values())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", RESUMED)
 def test_resuming_after_every_kind_of_phase_changes_no_bit(base: Config, tmp_path: Path, variant: str) -> None:
-    config = changed(base, federation={"rounds": 4}, **VARIANTS[variant])
+    config = changed(base, federation={"rounds": 4}, **SWITCHES[variant])
     fibecfed.run(config, tmp_path / "whole")
     with pytest.raises(Crash):
         fibecfed.run(config, tmp_path / "cut", callbacks=[CrashAt(1)])

@@ -3,11 +3,10 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fibecfed.config import Config, load_config
-from fibecfed.errors import FibecFedError, InputError, RunFailed
-
 if TYPE_CHECKING:
     from fibecfed.callbacks import Callback, EarlyStopping, TensorBoard, Trackio
+    from fibecfed.config import Config, load_config
+    from fibecfed.errors import FibecFedError, InputError, RunFailed
     from fibecfed.evaluating import evaluate_run
     from fibecfed.experiment import RunResult, resume, run
     from fibecfed.prediction import Classifier, Prediction, load
@@ -34,9 +33,11 @@ __all__ = [
     "run",
 ]
 
-# What imports torch and transformers (seconds) is imported when it is first used.
+# What takes long to import (torch and transformers seconds, pydantic a part of one) is imported when it is first used.
 _WHERE = {
+    **dict.fromkeys(("Config", "load_config"), "config"),
     **dict.fromkeys(("Callback", "EarlyStopping", "TensorBoard", "Trackio"), "callbacks"),
+    **dict.fromkeys(("FibecFedError", "InputError", "RunFailed"), "errors"),
     "evaluate_run": "evaluating",
     **dict.fromkeys(("RunResult", "resume", "run"), "experiment"),
     **dict.fromkeys(("Classifier", "Prediction", "load"), "prediction"),

@@ -1,5 +1,20 @@
-"""``python -m fibecfed``."""
+"""``fibecfed`` and ``python -m fibecfed``."""
 
-from fibecfed.cli.app import main
+import sys
 
-main()
+
+def main() -> None:
+    """Entry point of the ``fibecfed`` command; Ctrl-C while it still loads is one line, too."""
+    try:
+        from fibecfed.interruption import interruptible
+
+        with interruptible():
+            from fibecfed.cli.app import main as carry_out
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted.\n")
+        sys.exit(130)  # as of a command that a shell saw interrupted
+    carry_out()
+
+
+if __name__ == "__main__":
+    main()

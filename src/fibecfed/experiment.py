@@ -2,43 +2,49 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from fibecfed.callbacks import Callback, EarlyStopping
-from fibecfed.config import Config, to_yaml
+from fibecfed.callbacks import Callback, EarlyStopping, RunProgress
+from fibecfed.commands import command_line
+from fibecfed.config import ROUNDS, Change, Config, expanded, to_yaml
 from fibecfed.errors import InputError
-from fibecfed.federation import AGGREGATORS, Costs, DeviceStore, MemoryStore, ServerState, StageDone
+from fibecfed.federation import AGGREGATORS, Costs, DeviceStore, MemoryStore, ServerState, StageDone, next_stage
 from fibecfed.methods import tuning
 from fibecfed.results import (
     RunDirectory,
+    check_found,
     curves_png,
     decisions_png,
     device_states,
     failures_of,
+    go_on_with,
     losses_of,
     metrics_record,
     model_card,
+    only_writer,
     peak_memory_bytes,
+    remember,
+    settings_to_go_on_with,
     summarize,
+    warn,
 )
 from fibecfed.runtime import Evaluation, Experiment, assemble
+from fibecfed.screen import plain_console
 from fibecfed.tuning import put_tensors, save_adapter
 
 NO_GLOBAL_MODEL = """
 This method has no global model: `adapter/` is the average of the devices' adapters, and the accuracy
 below is the mean over the devices' models.
 """
-HEADER = "Written by fibecfed. Run it again with: fibecfed run {path} --out NEW_DIR"
-
 Assembly = Callable[[Config, DeviceStore], Experiment]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunResult:
     """What ``run`` returns. ``directory`` is None when nothing was written."""
 
@@ -46,6 +52,20 @@ class RunResult:
     metrics: list[dict[str, Any]]
     state: ServerState
     directory: Path | None
+
+    def __repr__(self) -> str:
+        """What matters, in a few lines: tensors and records would be pages."""
+        about, sent, saved = self.summary, self.summary["bytes"], self.directory
+        accuracy = ", ".join(f"{name} {value:.4f}" for name, value in about["accuracy"].items())
+        lines = [
+            f"RunResult of {about['method']} on {about['dataset']} ({about['evaluated_on']} set)",
+            f"  accuracy: {accuracy}, worst tenth of devices {about['worst_tenth']:.4f}",
+            f"  {about['rounds']} rounds, {len(self.metrics)} evaluations, {about['seconds']['wall']:.0f} s, "
+            f"{(sent['up'] + sent['down']) / 1e6:.1f} MB sent",
+            f"  saved: fibecfed.load({str(saved)!r})" if saved else "  not saved: run was given no out",
+            "  fields: summary, metrics, state, directory",
+        ]
+        return "\n".join(lines)
 
 
 @dataclass
@@ -91,43 +111,89 @@ def run(
     *,
     force: bool = False,
     callbacks: Sequence[Callback] = (),
+    progress: bool | None = None,
 ) -> RunResult:
     """Train and evaluate what the configuration says; with ``out``, write the run's directory.
+
+    ``progress`` shows rounds, accuracy and the time left on the error output; None: where a terminal or a notebook
+    shows it.
 
     Raises InputError for a mistake in configuration or data, RunFailed if training cannot go on
     (the directory can then be resumed).
     """
-    in_memory = out is None or config.runtime.device_states == "memory"
-    store = MemoryStore() if in_memory else device_states(Path(str(out)), to_yaml(config))
+    path = None if out is None else expanded(out)
+    if path is not None:
+        RunDirectory.check(path, force)  # before anything that takes long
+    in_memory = path is None or config.runtime.device_states == "memory"
+    store = MemoryStore() if path is None or in_memory else device_states(path, to_yaml(config))
     experiment = assemble(config, store)
-    directory = None
-    if out is not None:
-        path = Path(out)
-        directory = RunDirectory.create(path, config, HEADER.format(path=path / "config.yaml"), force)
+    shown = _watching(callbacks, progress)
+    if path is None:
+        return _go_on(experiment, experiment.start, _Progress(), None, shown)
+    with only_writer(path):
+        again = command_line("run", path / "config.yaml", "--out", "NEW_DIR")
+        directory = RunDirectory.create(path, config, f"Written by fibecfed. Run it again with: {again}", force)
+        remember(directory, experiment)
         directory.write_json("partition.json", experiment.partition())
-    return _go_on(experiment, experiment.start, _Progress(), directory, callbacks)
+        return _go_on(experiment, experiment.start, _Progress(), directory, shown)
 
 
-def resume(out: Path | str, callbacks: Sequence[Callback] = (), assemble: Assembly = assemble) -> RunResult:
+def _watching(callbacks: Sequence[Callback], progress: bool | None) -> list[Callback]:
+    console = plain_console(stderr=True)
+    shown = (console.is_terminal or console.is_jupyter) if progress is None else progress
+    return [*callbacks, *([RunProgress(console)] if shown else [])]
+
+
+def resume(
+    out: Path | str,
+    callbacks: Sequence[Callback] = (),
+    assemble: Assembly = assemble,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    report: Callable[[str], None] = warn,
+    progress: bool | None = None,
+) -> RunResult:
     """Go on with a run that was stopped, or not begun; its result is bit-identical to an uninterrupted one.
 
-    ``assemble`` says where the devices are; by default in this process. Raises InputError if the directory is no run,
-    or kept its device states in memory only.
+    ``changes`` are nested settings to go on with, such as ``{"federation": {"rounds": 40}}``; only some may change.
+    ``assemble`` says where the devices are; by default in this process. ``report`` is told what differs from how the
+    run began; ``progress`` is as for ``run``. Raises InputError if the directory is no run, another process is
+    writing it, its data, model or settings are not those it began with, or it kept its device states in memory only.
     """
     directory = RunDirectory.open(Path(out))
-    config = directory.config()
-    experiment = assemble(config, directory.states())
-    loaded = directory.load_checkpoint()
-    state, progress = experiment.start, _Progress()
-    if loaded is not None:
-        state, progress = _checked(experiment, directory, *loaded)
-    if experiment.devices_here and state.device_versions and config.runtime.device_states == "memory":
+    with only_writer(directory.path):
+        directory.clear_leftovers()
+        config, changed = settings_to_go_on_with(directory, changes or {})
+        experiment = assemble(config, directory.states())
+        check_found(directory, experiment, report)
+        loaded = directory.load_checkpoint()
+        state, done = experiment.start, _Progress()
+        if loaded is not None:
+            state, done = _checked(experiment, directory, *loaded)
+        _check_can_go_on(experiment, state, directory, changed)
+        go_on_with(directory, config, changed, report)
+        remember(directory, experiment)
+        directory.write_json("partition.json", experiment.partition())
+        return _go_on(experiment, state, done, directory, _watching(callbacks, progress), report)
+
+
+def _check_can_go_on(
+    experiment: Experiment, state: ServerState, directory: RunDirectory, changed: Sequence[Change]
+) -> None:
+    """Raise InputError where device states are gone, or no round can follow."""
+    was = next((change.was for change in changed if change.key == "runtime.device_states"), None)
+    if experiment.devices_here and state.device_versions and "memory" in (was, experiment.config.runtime.device_states):
         raise InputError(
             f"'{directory.path}' cannot be resumed: its devices kept their states in memory "
             "(runtime.device_states=memory), and they are gone. Start again with device_states=auto."
         )
-    directory.write_json("partition.json", experiment.partition())
-    return _go_on(experiment, state, progress, directory, callbacks)
+    method = experiment.method
+    more = any(change.key == ROUNDS for change in changed)
+    if more and (method.is_closed(state) or next_stage(method, state) is None):
+        raise InputError(
+            f"'{directory.path}' can be given no more rounds: method={experiment.config.method} has none, or has done "
+            "what it does after the last one. Start another run with more rounds."
+        )
 
 
 def _checked(
@@ -149,6 +215,7 @@ def _go_on(
     progress: _Progress,
     directory: RunDirectory | None,
     callbacks: Sequence[Callback],
+    report: Callable[[str], None] = warn,
 ) -> RunResult:
     patience = experiment.config.evaluation.patience
     stopping = None if patience is None else EarlyStopping(patience)
@@ -160,13 +227,18 @@ def _go_on(
             directory.write_metrics(progress.records)
         if stopping is None or not stopping.exhausted:  # a run that was stopped stays so when it is resumed
             state = _train(experiment, state, progress, directory, watching)
+        elif state.round < experiment.config.federation.rounds:
+            report(f"Stopped after round {state.round} by evaluation.patience={patience}; null there lets it go on.")
     finally:
         for callback in watching:
             callback.ended()
     config, data = experiment.config, experiment.data_summary()
     summary = summarize(config, progress.records, progress.wall_seconds, progress.peak_memory, data)
     summary["stages"] = progress.stages
+    summary["data_print"] = experiment.data.fingerprint.to_content()
     if directory is not None:
+        kept = directory.fingerprint()
+        summary["changed_on_the_way"] = list(kept.history) if kept is not None else []
         _write_results(experiment, state, progress, summary, directory)
     return RunResult(summary, progress.records, state, directory.path if directory else None)
 
@@ -232,7 +304,7 @@ def _write_results(
     _write_adapter(experiment, directory.adapter, tensors, description, directory)
     directory.write_metrics(progress.records)
     directory.write_bytes(
-        "curves.png", curves_png(progress.records, f"{experiment.config.method} on {experiment.config.dataset}")
+        "curves.png", curves_png(progress.records, f"{experiment.config.method} on {summary['dataset']}")
     )
     directory.write_text("README.md", model_card(experiment.config, summary, description, note))
     directory.write_json("summary.json", summary)

@@ -1,5 +1,7 @@
 """Using a finished run: load its adapter and predict."""
 
+import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from fibecfed.config import Config
-from fibecfed.data import Rows, evaluation_batches, tokenize
+from fibecfed.commands import going_on
+from fibecfed.config import Config, nearest_hint
+from fibecfed.data import Rows, columns_of, evaluation_batches, tokenize
 from fibecfed.errors import InputError
 from fibecfed.methods import resolve, tuning
-from fibecfed.models import load_pretrained
+from fibecfed.models import embedding_rows, load_pretrained
 from fibecfed.results import RunDirectory
 from fibecfed.tasks import to_probabilities
 from fibecfed.tuning import SavedLora, load_adapter, read_description
@@ -38,12 +41,16 @@ class Classifier:
     max_length: int
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
-        """(N, C) logits. Raises InputError for an empty text."""
-        for position, text in enumerate(texts, start=1):
-            if not text.strip():
-                raise InputError(f"Text {position} is empty; there is nothing to predict.")
-        rows = Rows(texts, pairs, np.zeros(len(texts), dtype=np.int64), self.labels)
-        data = tokenize(rows, self.tokenizer, self.max_length)
+        """(N, C) logits.
+
+        Raises InputError for a text that is empty or that the model cannot read, and where a model that reads two
+        texts is given one, or the other way round.
+        """
+        self._check(texts, pairs)
+        problem = next(filter(None, self.problems(texts, pairs)), None)
+        if problem is not None:
+            raise InputError(f"{problem}; there is nothing to predict.")
+        data = self._tokenize(texts, pairs)
         result = np.empty((len(texts), len(self.labels)), dtype=np.float32)
         with torch.no_grad():
             for chosen in evaluation_batches(np.arange(len(data)), data.lengths, self.config.evaluation.batch_size):
@@ -51,8 +58,8 @@ class Classifier:
         return result
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Prediction]:
-        """A prediction for each text (or pair of texts)."""
-        if not texts:
+        """A prediction for each text (or pair of texts). Raises InputError as ``logits``."""
+        if not len(texts):
             return []
         probabilities = to_probabilities(torch.from_numpy(self.logits(texts, pairs)))
         return [
@@ -60,32 +67,101 @@ class Classifier:
             for row in probabilities
         ]
 
+    def problems(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[str | None]:
+        """(N,) why a text (or pair) cannot be predicted, as a sentence without its end; None: it can."""
+        together = zip(texts, *([] if pairs is None else [pairs]), strict=True)
+        found = [_problem(f"Text {position}", parts) for position, parts in enumerate(together, start=1)]
+        sound = [i for i, problem in enumerate(found) if problem is None]
+        if not sound:
+            return found
+        try:
+            self._tokenize([texts[i] for i in sound], None if pairs is None else [pairs[i] for i in sound])
+        except InputError:  # one of them: which, and which else
+            for i in sound:
+                try:
+                    self._tokenize(texts[i : i + 1], None if pairs is None else pairs[i : i + 1])
+                except InputError as error:
+                    found[i] = str(error).replace("Text 1 ", f"Text {i + 1} ", 1).removesuffix(".")
+        return found
 
-def load(directory: Path | str, device: int | None = None) -> Classifier:
-    """The global model of a finished run, or one device's own.
+    def _tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Any:
+        rows = Rows(texts, pairs, np.zeros(len(texts), dtype=np.int64), self.labels)
+        return tokenize(rows, self.tokenizer, self.max_length, embedding_rows(self.model.backbone))
+
+    def _check(self, texts: Sequence[str], pairs: Sequence[str] | None) -> None:
+        columns = columns_of(self.config)
+        if isinstance(texts, str) or isinstance(pairs, str):
+            raise InputError(
+                "Give a list of texts, as in predict(['a text']); one text alone is taken for its letters."
+            )
+        if columns.text_pair is not None and pairs is None:
+            raise InputError(
+                f"This model reads two texts, '{columns.text}' and '{columns.text_pair}': give both, as in "
+                "predict(['first text'], ['second text'])."
+            )
+        if columns.text_pair is None and pairs is not None:
+            raise InputError(f"This model reads one text ('{columns.text}'), not two; leave the second ones out.")
+        if pairs is not None and len(pairs) != len(texts):
+            raise InputError(f"There are {len(texts)} first texts and {len(pairs)} second ones; each needs its other.")
+
+
+def _problem(place: str, parts: Sequence[Any]) -> str | None:
+    for text in parts:
+        if not isinstance(text, str):
+            return f"{place} is a {type(text).__name__}, no text"
+        if not text.strip():
+            return f"{place} is empty"
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            return f"{place} holds half a character, which is not UTF-8 text"
+    return None
+
+
+def load(directory: Path | str, device: int | str | None = None) -> Classifier:
+    """The global model of a finished run, or one device's own; ``device`` is its number, or the name that tables show.
 
     Raises InputError if the run has not ended, has no such device's adapter, or the base weights differ.
     """
     run = RunDirectory.open(Path(directory))
-    config = resolve(run.config())
-    folder = run.adapter if device is None else run.device_adapter(device)
+    config = resolve(run.checked_config())
+    folder = run.adapter if device is None else run.device_adapter(_number(run, device))
     if not folder.is_dir():
         if device is not None and run.adapter.is_dir():
             raise InputError(
                 f"'{directory}' has no adapter of device {device}: only devices that were sampled by a method with "
                 "local models have one (see its folder adapters/)."
             )
-        raise InputError(f"'{directory}' has no adapter yet; finish the run with: fibecfed run --resume {directory}")
+        raise InputError(f"'{directory}' has no adapter yet; finish the run with: {going_on(directory)}")
     description = read_description(folder)
     labels = tuple(description["labels"])
+    run.check_labels(labels)
     torch.set_num_threads(config.runtime.threads)
     kind = tuning(config)
-    pretrained = load_pretrained(config.model, len(labels), config.runtime.precision, reserved=kind.positions(config))
+    model_config = config.model
+    trained_from = Path(description["base_model"])
+    if trained_from.is_absolute() and trained_from.is_dir():  # model.name may be relative to another folder than this
+        model_config = dataclasses.replace(model_config, name=str(trained_from))
+    pretrained = load_pretrained(model_config, len(labels), config.runtime.precision, reserved=kind.positions(config))
     if pretrained.sha256 != description["base_sha256"]:
         raise InputError(
-            f"The weights of '{config.model.name}' are not those that '{directory}' was trained on (sha256 differs)."
+            f"The weights of '{model_config.name}' are not those that '{directory}' was trained on (sha256 differs)."
         )
     reader = kind if kind.reloads else SavedLora(folder)
     model = reader.attach(pretrained, len(labels), kind.for_loading(config), 0)
     load_adapter(folder, model)
     return Classifier(model.eval(), pretrained.tokenizer, labels, config, int(description["max_length"]))
+
+
+def _number(run: RunDirectory, device: int | str) -> int:
+    """The number of a device. Raises InputError for a name that the run does not have."""
+    if isinstance(device, int):
+        return device
+    path = run.path / "partition.json"
+    names = (json.loads(path.read_text(encoding="utf-8")).get("names") if path.is_file() else None) or []
+    if device in names:
+        return int(names.index(device))
+    if device.isdecimal() and device.isascii():
+        return int(device)
+    known = f" Its devices: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}." if names else ""
+    raise InputError(
+        f"'{run.path}' has no device '{device}'.{nearest_hint(device, names)}{known or ' Its devices have numbers.'}"
+    )

@@ -9,7 +9,7 @@ def stream(seed: int, purpose: str, *keys: int) -> np.random.Generator:
     """A generator that depends only on the seed, the purpose and the keys (round, device, epoch).
 
     The purpose is hashed with CRC-32, so streams of different purposes are independent and
-    the order in which they are made does not matter. Source: project decision (METHOD.md section 1).
+    the order in which they are made does not matter. Source: project decision (docs/method.md section 1).
     """
     entropy = [seed, zlib.crc32(purpose.encode()), *keys]
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import fibecfed
 from fibecfed import Callback, EarlyStopping, TensorBoard, Trackio, load_config
 from fibecfed.cli.app import app
+from fibecfed.commands import extra_install
 from fibecfed.config import Config
 from run_content import content
 
@@ -134,5 +135,5 @@ def test_a_missing_extra_is_named(option: str, package: str, tmp_path: Path, mon
     monkeypatch.setitem(sys.modules, package, None)
     result = CliRunner().invoke(app, ["run", "--out", str(tmp_path / "out"), option, "x"])
     assert result.exit_code == 2
-    assert f"pip install 'fibecfed[{option[2:]}]'" in " ".join(result.output.split())
+    assert f"needs the extra `{option[2:]}`: {extra_install(option[2:])}" in " ".join(result.output.split())
     assert not (tmp_path / "out").exists()

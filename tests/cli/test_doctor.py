@@ -1,15 +1,18 @@
 """The doctor finds what is wrong, says what to do, and fails only if something must be fixed."""
 
 import importlib.metadata as metadata
+import shutil
 import socket
 import subprocess
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from fibecfed import load_config
 from fibecfed.cli.app import app
+from fibecfed.commands import pip_install
 from fibecfed.doctor import Finding, check_certificate, check_listening, check_output, check_reachable, check_versions
 
 
@@ -51,6 +54,31 @@ def test_what_must_be_fixed(base: list[str], change: str, said: str) -> None:
     assert "to fix." in output
 
 
+def test_a_tokenizer_larger_than_the_embeddings(base: list[str], bert: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bert, tmp_path / "added"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["lovely", "superb"])
+    tokenizer.save_pretrained(folder)
+    code, output = doctor(*base, f"model.name={folder}")
+    assert code == 2
+    assert "fix tokenizer: knows 2 tokens that the model has no embedding for ('lovely', 'superb')" in output
+    assert "resize_token_embeddings" in output
+
+
+def test_targets_that_the_model_does_not_have(base: list[str]) -> None:
+    code, output = doctor(*base, "lora.targets=[out_proj]")
+    assert code == 2
+    assert "lora.targets names ['out_proj']; the model's linear maps are query" in output
+
+
+def test_more_than_a_thousand_labels(base: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "many.csv"
+    path.write_text("text,label\n" + "".join(f"message {i},label {i % 1200}\n" for i in range(2400)))
+    code, output = doctor(*base, f"data.file={path}")
+    assert code == 2
+    assert "has 1200 distinct labels" in output and "give the rare labels one name together" in output
+
+
 def test_too_little_room(monkeypatch: pytest.MonkeyPatch, base: list[str], tmp_path: Path) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 2**20})())
     (finding,) = check_output(tmp_path, load_config(None, base[:2]))
@@ -68,7 +96,7 @@ def test_packages_that_do_not_fit_are_named(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(metadata, "version", version)
     found = {f.text: f.fix for f in check_versions() if f.fix}
-    assert found["typer is not installed"] == "pip install 'typer>=0.15'"
+    assert found["typer is not installed"] == pip_install("typer>=0.15")
     assert any(text.startswith("transformers 4.0.1 is not") for text in found)
     assert len(found) == 2
 
@@ -124,7 +152,6 @@ def test_a_good_certificate(certificates: Path) -> None:
         ("server.pem", "server.key", "text.pem", None, "cannot be used", "make it again"),
         ("old.pem", "old.key", "ca.pem", "localhost", "certificate has expired", "make a new one"),
         ("old.pem", "old.key", None, None, "certificate has expired", "make a new one"),
-        ("short.pem", "short.key", "ca.pem", "localhost", "valid for 6 more days", "ends soon"),
         ("server.pem", "server.key", "ca.pem", "example.org", "would be refused: Hostname mismatch", "subjectAltName"),
         ("server.pem", "server.key", "ca.pem", "10.0.0.1", "would be refused: IP address mismatch", "subjectAltName"),
         ("server.pem", "server.key", "other.pem", "localhost", "would be refused", "--authority"),
@@ -137,6 +164,12 @@ def test_a_certificate_that_will_not_do(
     assert said in finding.text
     assert finding.fix is not None
     assert advice in finding.fix
+
+
+def test_a_certificate_that_ends_soon_is_accepted_and_said_to(certificates: Path) -> None:
+    (finding,) = certificate(certificates, "short.pem", "short.key", "ca.pem", "localhost")
+    assert finding.fix is None
+    assert "valid for 6 more days only: make a new one soon" in finding.text
 
 
 def test_a_key_that_others_can_read(certificates: Path, tmp_path: Path) -> None:

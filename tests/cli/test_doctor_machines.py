@@ -1,5 +1,6 @@
 """The doctor on a server's machine and on a device's."""
 
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ pytest.importorskip("flwr", reason="needs the extra `flower`")
 
 from fibecfed.cli.app import app
 from fibecfed.runtime.flower.certificates import write_certificates
-from fibecfed.runtime.flower.gate import open_gate
+from fibecfed.runtime.flower.gate import listening, open_gate
 from fibecfed.runtime.flower.processes import free_port
 
 
@@ -44,14 +45,15 @@ def device(server: Path, rows_file: Path, bert: Path, tmp_path: Path) -> Path:
 def gate(server: Path) -> Iterator[int]:
     """The port of the server's gate, without Flower behind it."""
     port = free_port()
-    listening = open_gate("127.0.0.1", port, "https://127.0.0.1:1", server)
-    thread = threading.Thread(target=listening.run)
-    thread.start()
-    while not listening.started:
-        time.sleep(0.05)
-    yield port
-    listening.should_exit = True
-    thread.join(30)
+    with listening("127.0.0.1", port) as socket:
+        opened = open_gate("https://127.0.0.1:1", server)
+        thread = threading.Thread(target=opened.run, args=([socket],))
+        thread.start()
+        while not opened.started:
+            time.sleep(0.05)
+        yield port
+        opened.should_exit = True
+        thread.join(30)
 
 
 def test_a_server_in_order(server: Path, device: Path, bert: Path) -> None:
@@ -59,7 +61,7 @@ def test_a_server_in_order(server: Path, device: Path, bert: Path) -> None:
     (server / "devices" / "0" / "device.key").unlink()
     code, output = doctor(f"model.name={bert}", *run, "--server", str(server), "--host", "fl.example.org")
     assert code == 0, output
-    assert "ok flower: flwr 1.41" in output
+    assert "ok flower: flwr 1.4" in output
     assert "is accepted as fl.example.org" in output
     assert "2 devices may connect; the run has 2" in output
 
@@ -73,6 +75,36 @@ def test_what_a_server_must_fix(server: Path, bert: Path) -> None:
         "2 devices' private keys still lie in",
     ):  # fmt: skip
         assert said in output
+
+
+def openssl(*words: str, cwd: Path) -> None:
+    subprocess.run(["openssl", *words], cwd=cwd, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("names", "days", "reason"),
+    [
+        ("DNS:fl.example.org", "90", "not valid for '127.0.0.1'"),
+        ("DNS:fl.example.org,IP:127.0.0.1", "0", "has expired"),
+    ],
+)
+def test_a_certificate_that_the_server_cannot_use_is_found_and_said(
+    tmp_path: Path, bert: Path, names: str, days: str, reason: str
+) -> None:
+    folder = tmp_path / "own"
+    (folder / "keys").mkdir(parents=True)
+    new = ("req", "-newkey", "rsa:2048", "-nodes")
+    openssl(*new, "-x509", "-days", "9", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.crt", cwd=folder)
+    openssl(*new, "-subj", "/CN=server", "-keyout", "server.key", "-out", "server.csr", cwd=folder)
+    (folder / "names").write_text(f"subjectAltName={names}")
+    signed = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names", "-out", "server.crt")
+    openssl("x509", "-req", "-in", "server.csr", "-days", days, *signed, cwd=folder)
+    _, output = doctor(f"model.name={bert}", "data.labels=[a,b]", "--server", str(folder), "--host", "fl.example.org")
+    assert reason in output
+    started = CliRunner().invoke(app, ["flower", "server", "--server", str(folder), "--port", str(free_port())])
+    assert started.exit_code == 2
+    assert reason in started.output
+    assert not (folder / "flwr").exists()
 
 
 def test_a_device_in_order(device: Path, gate: int) -> None:

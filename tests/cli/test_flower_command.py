@@ -48,7 +48,8 @@ def test_settings_that_mean_nothing_over_machines(
 def test_run_without_a_server_or_a_place_for_results(tmp_path: Path, server: Path) -> None:
     assert "start it with: fibecfed flower server" in said("run", "data.labels=[a,b]", "--server", str(tmp_path))
     assert "--out DIR" in said("run", "data.labels=[a,b]", "--server", str(server))
-    assert "takes everything from its directory" in said("run", "seed=1", "--resume", "x", "--server", str(server))
+    said_more = said("run", "mine.yaml", "--resume", "x", "--server", str(server))
+    assert "takes its settings from its directory" in said_more
     assert "is not the directory of a run" in said("run", "--resume", str(tmp_path), "--server", str(server))
 
 

@@ -1,14 +1,18 @@
 """`fibecfed methods` and `--dry-run`: what a round of each method takes."""
 
+import csv
 import dataclasses
+import io
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import fibecfed
 from fibecfed.cli.app import app
+from fibecfed.cli.methods_command import Rounds, show_methods
 from fibecfed.config import Config
-from fibecfed.estimate import estimate, ordinary_round
+from fibecfed.estimate import Round, estimate, ordinary_round
 from fibecfed.methods import METHODS
 from fibecfed.runtime import assemble
 
@@ -45,27 +49,61 @@ def fibecfed_methods(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_the_list_needs_no_model() -> None:
-    code, output = fibecfed_methods()
-    assert code == 0
+def table_of(output: str) -> dict[str, dict[str, str]]:
+    """What a pipe gets, by method."""
+    return {row["method"]: row for row in csv.DictReader(io.StringIO(output), delimiter="\t")}
+
+
+def test_the_list_needs_no_model_and_is_tsv_in_a_pipe() -> None:
+    result = CliRunner().invoke(app, ["methods"], env={"COLUMNS": "40"})
+    assert result.exit_code == 0
+    rows = table_of(result.stdout)
+    assert list(rows) == list(METHODS)
     for name, method in METHODS.items():
-        (line,) = [line for line in output.splitlines() if line.startswith(f"│ {name} ")]
-        assert method.paper.split(";")[0][:20] in line
+        assert rows[name] == {
+            "method": name, "source": method.paper, "trains": method.trains, "sends": method.sends
+        }  # fmt: skip
+    assert "fibecfed methods model.name=minilm" in result.stderr
+
+
+def on_a_terminal(width: int, rounds: Rounds | None = None) -> list[str]:
+    written = io.StringIO()
+    screen = Console(file=written, force_terminal=True, width=width, color_system=None, markup=False)
+    show_methods(rounds, "a note", screen, screen)
+    return written.getvalue().splitlines()
+
+
+def test_a_terminal_of_80_columns_shows_paragraphs_and_a_wide_one_a_table() -> None:
+    narrow, wide = on_a_terminal(80), on_a_terminal(400)
+    assert max(map(len, narrow)) <= 80
+    for name, method in METHODS.items():
+        (at,) = [i for i, line in enumerate(narrow) if line.startswith(f"{name}  ")]
+        assert f"    trains {method.trains.split()[0]}" in "\n".join(narrow[at : at + 3])
+        (line,) = [line for line in wide if line.startswith(f"│ {name} ")]
+        assert method.paper in line and method.sends in line
+
+
+def test_a_narrow_terminal_says_what_a_round_takes_too() -> None:
+    rounds: dict[str, Round | str] = dict.fromkeys(METHODS, Round(1200, 1300, 1400, 1500))
+    rounds["ridge-head"] = "it needs [model.head=pooled]"
+    text = " ".join(" ".join(on_a_terminal(80, rounds)).split())
+    assert "parameters trained 1,200; parameters sent 1,300; bytes down 1,400; bytes up 1,500" in text
+    assert "cannot be had: it needs [model.head=pooled]" in text
 
 
 def test_with_a_model_it_says_what_a_round_takes(small: Config) -> None:
-    code, output = fibecfed_methods(
+    result = CliRunner().invoke(app, ["methods",
         f"model.name={small.model.name}", f"data.file={small.data.file}", "model.head=native", "lora.rank=2",
         "federation.devices=3", "federation.sampled=1",
-    )  # fmt: skip
-    assert code == 0, output
-    (line,) = [line for line in output.splitlines() if line.startswith("│ fedavg-lora ")]
+    ])  # fmt: skip
+    assert result.exit_code == 0, result.output
+    rows = table_of(result.stdout)
     config = dataclasses.replace(
         small, model=dataclasses.replace(small.model, head="native"), lora=dataclasses.replace(small.lora, alpha=16.0)
     )
-    assert f" {assemble(config).layout.size:,} " in line
-    (refused,) = [line for line in output.splitlines() if line.startswith("│ ridge-head ")]
-    assert "needs model.head=pooled" in refused
+    assert rows["fedavg-lora"]["parameters_trained"] == str(assemble(config).layout.size)
+    assert rows["fedavg-lora"]["refused"] == ""
+    assert "needs model.head=pooled" in rows["ridge-head"]["refused"]
 
 
 def test_a_model_that_is_not_there_is_an_error() -> None:

@@ -44,7 +44,10 @@ WRONG = {
     "unknown column": (["data.label=labell"], "has no column 'labell' (data.label); its columns are: text, label."),
     "missing file": (["data.file=nowhere.csv"], "Data file 'nowhere.csv' does not exist."),
     "negative alpha": (["data.partition.alpha=-1"], "Key 'data.partition.alpha' cannot be -1"),
-    "more sampled than devices": (["federation.devices=3"], "federation.sampled is 5 but there are only 3 devices"),
+    "more sampled than devices": (
+        ["federation.devices=3", "federation.sampled=5"],
+        "federation.sampled is 5 but there",
+    ),
     "no number": (["federation.rounds=many"], "Key 'federation.rounds' cannot be 'many'"),
     "not KEY=VALUE": (["config.yaml", "other.yaml"], "Only one configuration file can be given"),
     "missing configuration": (["config.yaml"], "Configuration file 'config.yaml' does not exist."),
@@ -113,7 +116,7 @@ def test_a_directory_that_is_no_run(command: str, tmp_path: Path) -> None:
 
 
 def test_resume_takes_nothing_else(base: list[str], tmp_path: Path) -> None:
-    code, output = fibecfed("run", "--resume", str(tmp_path), "seed=3")
+    code, output = fibecfed("run", "--resume", str(tmp_path), "config.yaml")
     assert code == 2
     assert "--resume takes everything from its directory" in output
 

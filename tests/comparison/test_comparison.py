@@ -1,5 +1,6 @@
 """Whole comparisons on a tiny model: what is kept, gone on with, refused and reported."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -13,9 +14,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from fibecfed import InputError, RunFailed, experiment, run
+from fibecfed import Config, InputError, RunFailed, experiment, run
 from fibecfed.cli.app import app
 from fibecfed.comparison import Comparison, build_report, running, write_report
+from fibecfed.data import rows_print
 from fibecfed.experiment import resume
 from fibecfed.side_by_side import Report, Task
 
@@ -150,14 +152,62 @@ def test_report_needs_records_alone(out: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_more_seeds_only_add_runs(tmp_path: Path, out: Path, content: dict[str, Any]) -> None:
-    names = compared(written(tmp_path, content | {"seeds": [0, 1, 2]}), out).names
+@pytest.mark.parametrize("where", ["file", "command line"])
+def test_more_seeds_only_add_runs(tmp_path: Path, out: Path, content: dict[str, Any], where: str) -> None:
+    if where == "file":
+        names = compared(written(tmp_path, content | {"seeds": [0, 1, 2]}), out).names
+    else:
+        names = compared(written(tmp_path, content), out, ["seeds=[0,1,2]"]).names
+        assert "3 seeds" in tables(out)["report.md"].decode()
     assert sorted(names) == ["messages--base--fedavg-lora--seed-2", "messages--base--rank-4--seed-2"]
 
 
 def test_results_of_other_settings_are_refused(tmp_path: Path, out: Path, content: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="other settings than the comparison asks for"):
         Comparison.begin(written(tmp_path, content), out, ["federation.rounds=4"])
+
+
+def test_results_of_other_data_are_refused(
+    tmp_path: Path, out: Path, content: dict[str, Any], rows_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = running.load_splits
+
+    def changed(config: Config) -> Any:
+        splits = real(config)
+        return dataclasses.replace(splits, source={**splits.source, "train": rows_print(splits.test)})
+
+    monkeypatch.setattr(running, "load_splits", changed)
+    with pytest.raises(InputError, match="made of other data than there is now: the training data had 120 rows"):
+        Comparison.begin(written(tmp_path, content), out)
+    path = out / "records" / "messages--base--rank-4--seed-1.json"
+    record = json.loads(path.read_text())
+    record["summary"]["data_print"]["source"]["train"]["rows"] = 7
+    path.write_text(json.dumps(record))
+    with pytest.raises(InputError, match="Results of different data are not mixed"):
+        build_report(out)
+
+
+def test_a_run_that_went_on_with_other_settings_is_refused(tmp_path: Path, out: Path, content: dict[str, Any]) -> None:
+    """By hand; in the end it has those that the comparison asks for, but had not all the way."""
+    run = out / "runs" / "messages--base--rank-4--seed-1"
+    (out / "records" / f"{run.name}.json").unlink()
+    for size in (32, 64):
+        resume(run, changes={"evaluation": {"batch_size": size}}, report=lambda sentence: None)
+    with pytest.raises(InputError, match=r"on its way \(evaluation\.batch_size\)"):
+        Comparison.begin(written(tmp_path, content), out)
+
+
+def test_a_comparison_of_the_earlier_rule_keeps_it(out: Path) -> None:
+    """The mean of the last five evaluations, also of three: nothing that was reported changes."""
+    state = json.loads((out / "comparison.json").read_text())
+    del state["final_mean"]
+    (out / "comparison.json").write_text(json.dumps(state))
+    records = [json.loads(p.read_text()) for p in (out / "records").glob("*--rank-4--seed-*.json")]
+    mean = sum(r["accuracy_global"] for record in records for r in record["curve"]) / 6
+    found = tables(out)
+    row = next(line for line in found["accuracy.csv"].decode().splitlines() if ",rank-4," in line)
+    assert float(row.split(",")[4]) == pytest.approx(mean)
+    assert "the mean of the last 5 evaluations" in found["report.md"].decode()
 
 
 def test_results_of_other_versions_are_refused(

@@ -1,5 +1,6 @@
 """A comparison's file: what it expands to, and every mistake that is found before the first run."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,43 @@ def test_overrides_change_the_base(tmp_path: Path) -> None:
     assert {(r.config.federation.rounds, r.config.lora.rank) for r in final_runs(spec, {})} == {(3, 2)}
 
 
+def test_overrides_change_the_comparisons_own_keys(tmp_path: Path) -> None:
+    path = written(tmp_path, target={"support": 0.5})
+    spec = load_spec(path, ["seeds=[0,1,2]", "methods=[local-only]", "target.support=0.75", "base.lora.rank=2"])
+    assert (spec.seeds, [entry.name for entry in spec.methods]) == ([0, 1, 2], ["local-only"])
+    assert (spec.target_of("support"), spec.base["lora"]["rank"]) == (0.75, 2)
+    spec = load_spec(path, ["learning_rates=[0.001,0.01]", "tuning_seed=4", "chosen_by=personalized"])
+    assert (spec.learning_rates, spec.tuning_seed, spec.chosen_by) == ([0.001, 0.01], 4, "personalized")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seeds=3", r"Key 'seeds' cannot be 3: .*on the command line seeds=\[0,1,2\]"),
+        ("seeds=[a]", r"Key 'seeds.0' cannot be 'a'"),
+        ("methods=local-only", r"Key 'methods' must be a list.*on the command line methods=\[ONE,ANOTHER\]"),
+        ("target_rate=1", "Unknown key 'target_rate'. Did you mean 'target'"),
+        ("rank=2", "Unknown key 'rank'. Did you mean 'lora.rank'"),
+        ("metods=[x]", "Unknown key 'metods'. Did you mean 'methods'"),
+        ("seed=3", "Key 'seed' in base is set by the comparison itself; use seeds"),
+        ("federation.round=3", "Unknown key 'federation.round'. Did you mean 'federation.rounds'"),
+        ("privacy.epsilon=3", "Unknown key 'privacy'. fibecfed adds no differential privacy"),
+    ],
+)
+def test_a_wrong_override_is_one_sentence(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_spec(written(tmp_path), [override])
+
+
+def test_the_readme_shows_an_own_file_as_a_data_set(tmp_path: Path) -> None:
+    readme = (SPECS[0].parents[1] / "README.md").read_text(encoding="utf-8")
+    (block,) = [b for b in re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL) if "data_sets:" in b]
+    (tmp_path / "own.yaml").write_text(block)
+    data = {run.setting.data_set: run.config.data for run in final_runs(load_spec(tmp_path / "own.yaml"), {})}
+    assert (data["mine"].file, data["mine"].text, data["mine"].label) == ("messages.csv", "body", "topic")
+    assert (data["support"].file, data["support"].name) == (None, "support")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -92,7 +130,7 @@ def test_overrides_change_the_base(tmp_path: Path) -> None:
         ({"target": "final accuracy of fedavg"}, "Key 'target' cannot be .* Did you mean 'fedavg-lora'"),
         ({"target": 80}, "Key 'target' cannot be 80"),
         ({"target": {"trec": 0.8}}, "'target.trec' names no data set"),
-        ({"base": {"federation": {"devices": 3}}}, "federation.sampled is 5 but there are only 3 devices"),
+        ({"base": {"federation": {"devices": 3, "sampled": 5}}}, "federation.sampled is 5 but there are only 3 dev"),
     ],
 )  # fmt: skip
 def test_mistake_is_one_sentence(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

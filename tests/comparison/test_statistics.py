@@ -1,9 +1,11 @@
 """The numbers of a comparison, against values worked out by hand."""
 
 import math
+from pathlib import Path
 
 import pytest
 
+from fibecfed.comparison import build_report
 from fibecfed.comparison.statistics import (
     Spread,
     average_ranks,
@@ -85,6 +87,16 @@ def test_two_points_from_centralized_training_carry_no_claim(
     ridge: float | None, centralized: float | None, expected: bool
 ) -> None:
     assert carries_no_claim(ridge, centralized) is expected
+
+
+def test_a_setting_that_carries_no_claim_says_by_how_much() -> None:
+    committed = Path(__file__).resolve().parents[2] / "results" / "smoke"
+    table = next(table for table in build_report(committed).tables if table.key == "accuracy")
+    accuracy = {row[2]: row[4] for row in table.rows}
+    points = 100 * (accuracy["ridge-head"].mean - accuracy["centralized-lora"].mean)
+    assert points > 2
+    (note,) = [note for note in table.notes if note.startswith("Carries no claim")]
+    assert note.endswith(f"support, companies ({points:.1f} points above).")
 
 
 def test_interval_is_narrower_for_the_same_differences_repeated() -> None:

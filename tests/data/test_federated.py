@@ -247,14 +247,14 @@ def test_the_shipped_data_works_with_every_kind() -> None:
 
 
 def test_the_wrong_number_of_devices_says_what_to_set() -> None:
-    config = load_config(data={"partition": {"kind": "column"}})
+    config = load_config(data={"partition": {"kind": "column"}}, federation={"devices": 20})
     splits = load_splits(config)
     with pytest.raises(InputError) as raised:
         partition_rows(config, splits.train, splits.test)
     message = str(raised.value)
     assert message == (
         "The data names 6 devices, but federation.devices=20: set federation.devices=6; "
-        "federation.sampled can be 6 at most."
+        "federation.sampled can be 6 at most. To deal the rows anew instead, set data.partition.kind=dirichlet."
     )
     suggested = re.findall(r"set (federation\.devices=\d+);", message)
     right = load_config(overrides=suggested, data={"partition": {"kind": "column"}})
@@ -329,12 +329,16 @@ def test_one_file_per_device_with_one_common_test_file(tmp_path: Path) -> None:
     assert table.tolist() == [[0, 20], [20, 0]] or table.tolist() == [[1, 19], [19, 1]]
 
 
-def test_devices_of_the_file_are_ignored_by_other_kinds(tmp_path: Path) -> None:
+def test_devices_of_the_file_are_dealt_anew_only_when_asked_and_aloud(tmp_path: Path) -> None:
     for site in ("north", "east"):
         csv(tmp_path / f"{site}.csv", site_lines(site, 40))
-    config = load_config(data={"file": str(tmp_path)}, federation={"devices": 5})
+    config = load_config(data={"file": str(tmp_path), "partition": {"kind": "dirichlet"}}, federation={"devices": 5})
     splits = load_splits(config)
     assert partition_rows(config, splits.train, splits.test)[0].devices == 5
+    assert splits.notes == (
+        "The data names 2 devices, but its rows are dealt anew to 5 (data.partition.kind=dirichlet); "
+        "data.partition.kind=column keeps them.",
+    )
 
 
 @pytest.mark.parametrize("layout", ["support", "column", "folder", "glob"])

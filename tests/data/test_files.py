@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fibecfed.commands import at_a_shell
 from fibecfed.config import load_config
 from fibecfed.config.loading import parse_overrides
 from fibecfed.data import Rows, load_splits
@@ -34,7 +35,7 @@ def file(folder: Path, name: str, content: str | bytes) -> str:
 
 
 def refusal(location: str, columns: Columns = PLAIN, label_names: tuple[str, ...] | None = None) -> str:
-    with pytest.raises(InputError) as raised:
+    with pytest.raises(InputError) as raised, at_a_shell():
         read_rows(location, columns, label_names)
     message = str(raised.value)
     assert "\n" not in message
@@ -304,6 +305,17 @@ def test_columns_with_quite_other_names(tmp_path: Path) -> None:
         "its columns are: I was charged twice, billing. Say which of them (its first line must name them) to use: "
         "data.text=COLUMN data.label=COLUMN"
     )
+
+
+def test_python_is_told_what_load_config_takes(tmp_path: Path) -> None:
+    for header, columns, told in [
+        ("My Text,LABELS", PLAIN, "Set data={'text': 'My Text', 'label': 'LABELS'}"),
+        ("aa,bb", PLAIN, "to use: data={'text': 'COLUMN', 'label': 'COLUMN'}"),
+        ("text;label", PLAIN, "set data={'separator': ';'}"),
+    ]:
+        with pytest.raises(InputError) as raised:
+            read_rows(file(tmp_path, "x.csv", f"{header}\na,0\n"), columns)
+        assert str(raised.value).endswith(told)
 
 
 def test_a_long_header_is_cut(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fibecfed.commands import extra_install
 from fibecfed.config import Config, load_config
 from fibecfed.data import DATASETS, SUPPORT, Rows, Splits, dataset_names, find_dataset, load_splits
 from fibecfed.data.named import read_named
@@ -236,4 +237,4 @@ def test_a_failed_download_is_explained(tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_hub_needs_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     message = refusal(tmp_path, "rte", allow_download=True)
-    assert message == "data.allow_download needs the extra `hub`: pip install 'fibecfed[hub]'."
+    assert message == f"data.allow_download needs the extra `hub`: {extra_install('hub')}"

@@ -172,7 +172,7 @@ def test_tiny_alpha_gives_one_label_each() -> None:
 
 
 def test_binary_labels_at_strong_skew() -> None:
-    """Rejection sampling failed here (METHOD.md section 1)."""
+    """Rejection sampling failed here (docs/method.md section 1)."""
     alpha, seeds, devices, size = 0.1, 20, 20, 100
     lopsided = 0.0
     for seed in range(seeds):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fibecfed import RunFailed, load_config
+from fibecfed.config import settle
 from fibecfed.federation import (
     Address,
     Delivery,
@@ -160,7 +161,7 @@ def test_every_method_has_the_cohorts_of_its_seed() -> None:
     start_tensors = {p.name: torch.zeros(p.shape) for p in layout}
     seen: dict[str, list[tuple[int, ...]]] = {}
     for name, kind in METHODS.items():
-        config = resolve(load_config(method=name, federation={"rounds": 3}))
+        config = settle(resolve(load_config(method=name, federation={"rounds": 3})))
         method = kind(config, layout)
         if method.pooled_data:
             continue

@@ -14,7 +14,7 @@ from crash import Crash, CrashAt
 from fibecfed import Config, InputError, RunFailed
 from fibecfed.config import DeviceConfig, build_config, merge, to_dict
 from fibecfed.federation import ServerState
-from fibecfed.over_machines import serve
+from fibecfed.over_machines import CHANGES, serve
 from fibecfed.results import RunDirectory
 from fibecfed.runtime.flower.serving import DeviceServer
 from flower_grid import Nodes
@@ -92,6 +92,26 @@ def test_server_and_devices_die_and_nothing_changes(small: Config, sites: Path, 
             serve(Nodes(devices(sites, own, config.model.name)), out, [CrashAt(phases)], quiet, poll_seconds=0.01)
     over_grid(servers(config), Nodes(devices(sites, own, config.model.name)), out)
     same_adapters(tmp_path / "one", out, [own / name for name in NAMES])
+
+
+def test_a_run_goes_on_with_more_rounds_and_another_deadline(small: Config, sites: Path, tmp_path: Path) -> None:
+    config = servers(together(small, sites, "fedavg-lora", rounds=1))
+    nodes = Nodes(devices(sites, tmp_path / "own", config.model.name))  # the same processes all the time
+    over_grid(config, nodes, tmp_path / "grid")
+    directory = RunDirectory(tmp_path / "grid")
+    directory.write_json(CHANGES, {"federation": {"rounds": 2, "deadline_seconds": 33.0}})
+    said: list[str] = []
+    result = serve(nodes, tmp_path / "grid", [], said.append, poll_seconds=0.01)
+    assert result.state.round == 2
+    assert not any("refused" in line for line in said)
+    assert directory.config().federation.deadline_seconds == 33.0
+    summary = directory.summary()
+    assert summary is not None and summary["dataset"] == "the sites' own text"
+    card = (tmp_path / "grid" / "README.md").read_text()
+    assert "support" not in card.splitlines()[6] and "fedavg-lora on the sites' own text" in card
+    assert summary["traffic"]["all"]["up"] + summary["traffic"]["all"]["down"] == sum(
+        map(len, [*nodes.received, *(data for _, _, data in nodes.sent)])
+    )
 
 
 def damage(path: Path) -> None:

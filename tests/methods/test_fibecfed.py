@@ -146,7 +146,7 @@ def test_personalized_differs_from_global_and_never_sampled_devices_have_the_ser
     from fibecfed.federation import Device
 
     site = watch.experiment.site
-    shared = {n: state.tensors[n] for n in site.method.shared(state)}
+    shared = {n: state.tensors[n] for n in watch.experiment.method.shared(state)}
     assert all(torch.equal(Device(site, never, 0).model(shared)[n], t) for n, t in shared.items())
 
 

@@ -7,15 +7,18 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import tiny
 from fibecfed import InputError
+from fibecfed.commands import extra_install
 from fibecfed.config import ModelConfig
-from fibecfed.models import load_pretrained, resolve
+from fibecfed.data import Rows, tokenize
+from fibecfed.models import load_pretrained, resolve, words_without_embedding
 
 HEADS = ("pooled", "native")
 
@@ -252,7 +255,7 @@ def test_native_decoder_heads_refuse_a_tokenizer_that_ends_texts_with_the_pad_to
 
 def test_minilm_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fibecfed.models.loading.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=re.escape("pip install 'fibecfed[minilm]'")):
+    with pytest.raises(InputError, match=re.escape(extra_install("minilm"))):
         resolve(model_config("minilm"))
 
 
@@ -266,3 +269,31 @@ def test_minilm_with_other_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr("fibecfed.models.loading.importlib.util.find_spec", lambda name: Spec)
     with pytest.raises(InputError, match=r"are not the expected ones \(sha256\)"):
         resolve(model_config("minilm"))
+
+
+def with_tokens(folder: Path, target: Path, tokens: list[str], **special: str) -> Path:
+    """A model whose tokenizer was given tokens that its embeddings lack."""
+    shutil.copytree(folder, target)
+    tokenizer = AutoTokenizer.from_pretrained(target)
+    tokenizer.add_tokens(tokens)
+    tokenizer.add_special_tokens(special)
+    tokenizer.save_pretrained(target)
+    return target
+
+
+def test_a_token_without_an_embedding_is_named_where_it_is_read(tmp_path: Path) -> None:
+    pretrained = load_pretrained(model_config(with_tokens(tiny.folder("bert"), tmp_path / "m", ["superb"])), 3)
+    assert words_without_embedding(pretrained.tokenizer, pretrained.vocabulary) == ["superb"]
+    labels = np.zeros(2, dtype=np.int64)
+    sound = Rows(["thank you", "great"], None, labels, ("a", "b"))
+    assert len(tokenize(sound, pretrained.tokenizer, 32, pretrained.vocabulary)) == 2
+    rows = Rows(["thank you", "a superb lid"], None, labels, ("a", "b"))
+    with pytest.raises(InputError, match=r"Text 2 \('a superb lid'\) has the token 'superb', .* resize the model"):
+        tokenize(rows, pretrained.tokenizer, 32, pretrained.vocabulary)
+
+
+def test_a_pad_token_without_an_embedding_is_replaced(tmp_path: Path) -> None:
+    folder = with_tokens(tiny.folder("gpt2"), tmp_path / "m", [], pad_token="<pad>")
+    pretrained = load_pretrained(model_config(folder), 3)
+    assert pretrained.tokenizer.pad_token == pretrained.tokenizer.eos_token
+    assert words_without_embedding(pretrained.tokenizer, pretrained.vocabulary) == []

@@ -99,9 +99,9 @@ def test_ctrl_c_leaves_a_directory_that_can_be_resumed(small: Config, tmp_path: 
     config = longer(small, "fedavg-lora", federation={"rounds": 400})
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     process = start([str(tmp_path / "config.yaml"), "--out", str(tmp_path / "run")])
-    while not (tmp_path / "run" / "metrics.jsonl").is_file() and process.poll() is None:
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not (metrics.is_file() and metrics.read_text()) and process.poll() is None:
         time.sleep(0.02)
-    time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
@@ -138,7 +138,7 @@ def test_a_run_whose_states_were_in_memory_cannot_be_resumed(small: Config, tmp_
 
 def test_an_existing_directory_is_not_overwritten(small: Config, tmp_path: Path) -> None:
     fibecfed.run(small, tmp_path / "run")
-    with pytest.raises(InputError, match="--force"):
+    with pytest.raises(InputError, match="force=True"):
         fibecfed.run(small, tmp_path / "run")
     fibecfed.run(small, tmp_path / "run", force=True)
     (tmp_path / "notes").mkdir()
@@ -167,8 +167,7 @@ def test_the_directory_holds_what_is_promised(small: Config, tmp_path: Path) -> 
     for record in records:
         assert set((wanted + " cpu_seconds simulated_seconds").split()) <= set(record)
     for protocol in ("global", "personalized"):
-        last = [r[f"accuracy_{protocol}"] for r in records[-5:]]
-        assert summary["accuracy"][protocol] == pytest.approx(sum(last) / 5)
+        assert summary["accuracy"][protocol] == records[-1][f"accuracy_{protocol}"]
     assert summary["bytes"] == {"up": records[-1]["bytes_up"], "down": records[-1]["bytes_down"]}
     assert (summary["method"], summary["dataset"], summary["seed"], summary["rounds"]) == (
         "local-only", "messages", 0, 6,

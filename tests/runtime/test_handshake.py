@@ -59,7 +59,7 @@ def test_what_a_call_pads_and_cuts_does_not_change_the_tokenizer() -> None:
 
 
 DIFFERENT = [
-    ({"version": "0.0.1"}, r"runs fibecfed .*, this site 0\.0\.1; install the server's version: pip install"),
+    ({"version": "0.0.1"}, r"runs fibecfed .*, this site 0\.0\.1; install the server's version here"),
     ({"base_sha256": "0" * 64}, r"base model's weights differ \(sha256 .* here\); let model\.name be a copy"),
     ({"tokenizer_sha256": "0" * 64}, r"tokenizers differ .* copy the server's tokenizer files"),
     ({"labels": ("billing", "praise")}, r"lacks the labels 'delivery', which the server has"),

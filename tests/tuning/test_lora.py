@@ -1,11 +1,12 @@
 """LoRA on every architecture: what trains, in which layer it is counted, and that it starts as nothing."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, MambaConfig
 from transformers.pytorch_utils import Conv1D
 
 import tiny
@@ -124,6 +125,31 @@ def test_an_unknown_target_lists_what_there_is() -> None:
         tiny.build("gpt2", lora={"targets": []})
     with pytest.raises(InputError, match=r"\['ery'\]"):
         tiny.build("bert", lora={"targets": "ery"})
+
+
+@pytest.fixture(scope="module")
+def mamba(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mamba")
+    sizes = {"vocab_size": 200, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}
+    AutoModel.from_config(MambaConfig(**sizes)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny.folder("bert")).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"), [("all-linear", {"in_proj", "x_proj", "dt_proj"}), ("auto", {"in_proj"})]
+)
+def test_a_mamba_carries_lora_where_peft_puts_it(mamba: Path, targets: str, expected: set[str]) -> None:
+    built = tiny.build("mamba", path=mamba, lora={"targets": targets})
+    adapted = {p.name.split(".lora_")[0].rsplit(".", 1)[-1] for p in built.layout if p.role == "lora_A"}
+    assert adapted == expected
+    built.randomize()
+    torch.testing.assert_close(built.logits(), torch.cat([built.logits(i) for i in range(5)]), atol=1e-4, rtol=0)
+
+
+def test_a_map_that_cannot_carry_lora_is_named(mamba: Path) -> None:
+    with pytest.raises(InputError, match=r"names \['out_proj'\].*in_proj, x_proj, dt_proj \(PEFT puts no LoRA on out_"):
+        tiny.build("mamba", path=mamba, lora={"targets": ["out_proj"]})
 
 
 def test_auto_on_an_architecture_with_other_names_lists_what_there_is() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fibecfed.callbacks.protocol import Callback, Record
+from fibecfed.commands import extra_install
 from fibecfed.errors import InputError
 from fibecfed.federation import ServerState, StageDone
 from fibecfed.runtime import Experiment
@@ -22,7 +23,8 @@ class TensorBoard(Callback):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise InputError("Writing for TensorBoard needs an extra: pip install 'fibecfed[tensorboard]'.") from None
+            install = extra_install("tensorboard")
+            raise InputError(f"Writing for TensorBoard needs the extra `tensorboard`: {install}") from None
         self._make = SummaryWriter
         self._directory = str(directory)
         self._writer: Any = None

@@ -5,6 +5,7 @@ from typing import Any
 
 from fibecfed.callbacks.protocol import Callback, Record
 from fibecfed.callbacks.tensorboard import numbers
+from fibecfed.commands import extra_install
 from fibecfed.config import config_hash, to_dict
 from fibecfed.errors import InputError
 from fibecfed.federation import ServerState, StageDone
@@ -22,7 +23,8 @@ class Trackio(Callback):
         try:
             import trackio
         except ImportError:
-            raise InputError("Writing for Trackio needs an extra: pip install 'fibecfed[trackio]'.") from None
+            install = extra_install("trackio")
+            raise InputError(f"Writing for Trackio needs the extra `trackio`: {install}") from None
         self._trackio = trackio
         self._project = project
         self._run: Any = None

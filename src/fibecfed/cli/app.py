@@ -1,28 +1,46 @@
 """The command line."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from fibecfed.cli.explaining import explained, read_arguments
+from fibecfed import __version__
+from fibecfed.cli.explaining import errors, explained, read_arguments
 from fibecfed.cli.flower_command import app as flower_app
+from fibecfed.cli.texts import TextsCommand
+from fibecfed.commands import command_line
+from fibecfed.config import expanded
+from fibecfed.config.loading import parse_overrides
 from fibecfed.errors import InputError
+from fibecfed.screen import plain_console
 
 app = typer.Typer(
-    help="Federated fine-tuning of language models on text that may not leave its sites.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-console = Console()
+console = plain_console()
 
 Arguments = Annotated[list[str] | None, typer.Argument(metavar="[CONFIG.yaml] [KEY=VALUE ...]", show_default=False)]
 RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a run.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fibecfed {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Federated fine-tuning of language models on text that may not leave its sites."""
 
 
 @app.command()
@@ -30,7 +48,9 @@ def run(
     arguments: Arguments = None,
     out: Annotated[Path | None, typer.Option(help="Directory for the results.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier run in --out.")] = False,
-    resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with a run that was stopped.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Go on with a run that was stopped, or with KEY=VALUE.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be trained and sent, and what it takes.")
     ] = False,
@@ -42,17 +62,23 @@ def run(
     ] = None,
 ) -> None:
     """Fine-tune one model over all devices."""
+    out, resume = (None if path is None else expanded(path) for path in (out, resume))
     with explained(resume or out):
         if resume is not None:
-            if arguments or out is not None or force or dry_run:
+            if any("=" not in a for a in arguments or []) or out is not None or force or dry_run:
                 raise InputError(
-                    "--resume takes everything from its directory; give no configuration, --out, --force or --dry-run."
+                    "--resume takes everything from its directory; give no configuration, --out, --force or --dry-run, "
+                    "only settings that may change, as federation.rounds=40."
                 )
+            wanted = parse_overrides(arguments or [])
             from fibecfed.cli.running import go_on, loggers_of
 
-            go_on(resume, loggers_of(tensorboard, trackio), console)
+            go_on(resume, wanted, loggers_of(tensorboard, trackio), console)
             return
         config = read_arguments(arguments or [])
+        from fibecfed.cli.data_notes import check_data
+
+        check_data(config)
         from fibecfed.cli.running import dry, loggers_of, start  # takes seconds, which a mistake need not
 
         if dry_run:
@@ -75,32 +101,34 @@ def evaluate(
         console.print_json(json.dumps(evaluate_directory(directory, split)))
 
 
-@app.command()
+@app.command(cls=TextsCommand)
 def predict(
     directory: RunDir,
     texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT ...]", show_default=False)] = None,
     file: Annotated[
-        Path | None, typer.Option(help="A file with one text a line (two texts separated by a tab for pairs).")
+        Path | None,
+        typer.Option(
+            help="A CSV, TSV, JSONL or Parquet file with the run's own columns, or any other with one text a line "
+            "(for pairs: two, with a tab between them)."
+        ),
     ] = None,
-    device: Annotated[int | None, typer.Option(help="Use this device's own model.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the predictions there, as .csv or .jsonl.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file of --out.")] = False,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Use the own model of this device (its name or number).")
+    ] = None,
 ) -> None:
-    """Label texts (arguments, a file, or standard input) with a run's model: one JSON object a line."""
-    with explained():
-        from fibecfed.cli.running import predict_lines
+    """Label texts (arguments, a file, or standard input) with a run's model: one JSON object a line.
 
-        if texts and file:
-            raise InputError("Give texts as arguments or --file, not both.")
-        if file is not None and not file.is_file():
-            raise InputError(f"File '{file}' does not exist.")
-        if texts:
-            lines = list(texts)
-        else:
-            content = file.read_text(encoding="utf-8") if file else sys.stdin.read()
-            lines = content.splitlines()
-        if not lines:
-            raise InputError("There is no text to predict; give it as arguments, with --file, or on standard input.")
-        for line in predict_lines(directory, lines, device):
-            print(json.dumps(line, ensure_ascii=False))
+    A text that begins with "-" goes behind "--". A file with labels also gives the accuracy and a confusion table.
+    """
+    with explained():
+        from fibecfed.cli.predict_command import Request
+        from fibecfed.cli.predict_command import predict as carry_out
+
+        carry_out(Request(directory, texts or [], file, device, out, force), console, errors)
 
 
 @app.command()
@@ -159,18 +187,16 @@ def report(
 def methods(arguments: Arguments = None) -> None:
     """List the methods; with settings (such as model.name=minilm) also what a round of each takes on one device."""
     with explained():
-        from fibecfed.cli.tables import methods_table
+        from fibecfed.cli.methods_command import show_methods
 
         if not arguments:
-            console.print(methods_table())
-            console.print(
-                "For parameters and bytes a round, name a model: fibecfed methods model.name=minilm", highlight=False
-            )
+            example = command_line("methods", "model.name=minilm")
+            show_methods(None, f"For parameters and bytes a round, name a model: {example}", console, errors)
             return
         from fibecfed.cli.running import rounds_of_methods
 
-        console.print(methods_table(rounds_of_methods(read_arguments(arguments))))
-        console.print("Of one device in a round in mid-run; 0 where there are no rounds.", highlight=False)
+        rounds = rounds_of_methods(read_arguments(arguments))
+        show_methods(rounds, "Of one device in a round in mid-run; 0 where there are no rounds.", console, errors)
 
 
 @app.command()
@@ -189,9 +215,13 @@ def partition(
 ) -> None:
     """Print who would hold which training examples; nothing is trained."""
     with explained():
+        settings = read_arguments(arguments or [])
+        from fibecfed.cli.data_notes import check_data
+
+        check_data(settings)
         from fibecfed.cli.data_commands import show_partition
 
-        show_partition(read_arguments(arguments or []), plot, console)
+        show_partition(settings, plot, console)
 
 
 @app.command()
@@ -230,11 +260,16 @@ def doctor(
 
 
 @app.command()
-def config() -> None:
-    """Print every configuration key with its default and meaning."""
-    from fibecfed.cli.tables import print_config_keys
+def config(
+    section: Annotated[
+        str | None, typer.Argument(metavar="[SECTION]", help="Only this one, such as data or lora.", show_default=False)
+    ] = None,
+) -> None:
+    """Print every configuration key with its default and meaning; redirected, as a YAML file."""
+    with explained():
+        from fibecfed.cli.config_command import show_config
 
-    print_config_keys(console)
+        show_config(section, console)
 
 
 app.add_typer(flower_app, name="flower")

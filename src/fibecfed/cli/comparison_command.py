@@ -1,7 +1,6 @@
 """What `compare` and `report` show: the runs as they go with the time left, and the tables."""
 
 import os
-import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from fibecfed.commands import command_line
 from fibecfed.comparison import Comparison, Outcome, build_report, write_report
+from fibecfed.config import split_arguments
 from fibecfed.errors import InputError, RunFailed
 from fibecfed.side_by_side import Task
 
@@ -26,7 +27,7 @@ def compare(
     """
     comparison = Comparison.begin(path, out, overrides)
     watcher = ComparisonProgress(console, jobs or _usual_jobs(comparison))
-    again = shlex.join(["fibecfed", "compare", str(path), *overrides, "--out", str(out)])
+    again = command_line("compare", path, *overrides, "--out", out)
     try:
         outcome = comparison.run(watcher.jobs, hours, watcher)
     except KeyboardInterrupt:
@@ -102,8 +103,8 @@ class ComparisonProgress:
         _say(self._console, f"{len(tasks)} {word}{before}, {self.jobs} at a time.")
         if self._console.is_terminal and waiting:
             self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(),
-                TextColumn("{task.fields[status]}"), console=self._console,
+                TextColumn("{task.description}", markup=False), BarColumn(bar_width=30), MofNCompleteColumn(),
+                TextColumn("{task.fields[status]}", markup=False), console=self._console,
             )  # fmt: skip
             self._line = self._bar.add_task(stage, total=len(tasks), completed=self._ended, status="")
             self._bar.start()
@@ -147,11 +148,11 @@ class ComparisonProgress:
 
 def read_spec_arguments(arguments: Sequence[str]) -> tuple[Path, list[str]]:
     """The spec file and the overrides of its base. Raises InputError unless there is exactly one file."""
-    files = [a for a in arguments if "=" not in a]
+    files, settings = split_arguments(arguments)
     if len(files) != 1:
         given = f", not {', '.join(files)}" if files else ""
         raise InputError(f"Give one file that says what to compare{given}; see experiments/ for examples.")
-    return Path(files[0]), [a for a in arguments if "=" in a]
+    return Path(files[0]), settings
 
 
 def _say(console: Console, text: str) -> None:

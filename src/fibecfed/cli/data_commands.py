@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fibecfed.cli.data_notes import say_notes
 from fibecfed.cli.tables import partition_table, spread
-from fibecfed.config import Config
+from fibecfed.config import Config, settle
 from fibecfed.data import DATASETS, SUPPORT, Partition, find_dataset, load_splits, partition_rows
 from fibecfed.errors import InputError
 from fibecfed.federation import write_atomically
@@ -50,9 +51,11 @@ def show_partition(config: Config, plot: Path | None, console: Console) -> None:
     owned, owners = partition_rows(config, splits.train, held_out, method_class(config.method).pooled_data)
     names = splits.train.label_names
     console.print(f"Data: {splits.origin}.", highlight=False, markup=False, soft_wrap=True)
+    say_notes(splits.notes, console)
     console.print(partition_table(owned, splits.train.labels, names), highlight=False)
     console.print(_held_out_line(owners, config.evaluation.split), highlight=False)
     console.print(f"Validation: {len(splits.validation):,} examples, never trained on.", highlight=False)
+    config = settle(config, splits.sites)
     if plot is not None:
         from fibecfed.results.partition_plot import partition_png  # matplotlib is slow to import
 

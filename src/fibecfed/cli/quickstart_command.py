@@ -1,7 +1,6 @@
 """What `quickstart` shows: who holds what, the runs as they go, and a table with how to read it."""
 
 import os
-import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from fibecfed.cli.tables import partition_table
+from fibecfed.commands import command_line
 from fibecfed.data import load_splits, partition_rows
 from fibecfed.errors import RunFailed
 from fibecfed.quickstart import (
     Findings,
     Plan,
     begin,
+    check_same_data,
     example_message,
     findings,
     headings,
@@ -43,6 +44,7 @@ def quick_start(overrides: Sequence[str], out: Path, force: bool, jobs: int, con
     planned = plan(out, overrides, force)
     config = planned.config
     splits = load_splits(config)
+    check_same_data(planned, splits)
     held_out = splits.validation if config.evaluation.split == "validation" else splits.test
     owned, _ = partition_rows(config, splits.train, held_out)
     message = example_message(held_out.texts)
@@ -54,7 +56,7 @@ def quick_start(overrides: Sequence[str], out: Path, force: bool, jobs: int, con
     _say(console, _intention(planned, jobs))
     progress = QuickstartProgress(console, planned)
     started = time.perf_counter()
-    again = shlex.join(["fibecfed", "quickstart", *overrides, "--out", str(out)])
+    again = command_line("quickstart", *overrides, "--out", out)
     try:
         failures = run_side_by_side(planned.tasks, jobs, progress)
     except KeyboardInterrupt:
@@ -94,7 +96,7 @@ class QuickstartProgress:
         if console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("round"), MofNCompleteColumn(),
-                TimeElapsedColumn(), TextColumn("{task.fields[status]}"), console=console,
+                TimeElapsedColumn(), TextColumn("{task.fields[status]}", markup=False), console=console,
             )  # fmt: skip
             self._bar.start()
         for task in planned.tasks:

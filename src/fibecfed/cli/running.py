@@ -1,16 +1,18 @@
-"""What `run`, `evaluate` and `predict` do once their arguments are read."""
+"""What `run` and `evaluate` do once their arguments are read."""
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from fibecfed.callbacks import Callback, Record, TensorBoard, Trackio
-from fibecfed.cli.progress import RunProgress
-from fibecfed.cli.tables import decision_lines, estimate_table, partition_table, summary_table
+from fibecfed.callbacks import Callback, Record, RunProgress, TensorBoard, Trackio
+from fibecfed.cli.data_notes import say_notes
+from fibecfed.cli.dry_run import assumptions, estimate_table, traffic_table
+from fibecfed.cli.tables import decision_lines, partition_table, summary_table
+from fibecfed.commands import command_line
 from fibecfed.config import Config
 from fibecfed.errors import InputError
 from fibecfed.estimate import Round, estimate, ordinary_round
@@ -18,7 +20,6 @@ from fibecfed.evaluating import evaluate_run
 from fibecfed.experiment import RunResult, resume, run
 from fibecfed.federation import ServerState
 from fibecfed.methods import METHODS
-from fibecfed.prediction import load
 from fibecfed.runtime import Experiment, assemble
 
 
@@ -31,6 +32,7 @@ class _Introduction(Callback):
     def started(self, experiment: Experiment, state: ServerState, records: Sequence[Record]) -> None:
         data = experiment.data
         self.console.print(f"Data: {data.origin}.", highlight=False, markup=False, soft_wrap=True)
+        say_notes(data.notes, self.console)
         found = experiment.data_summary()
         if found["truncated_examples"]:
             wanted, room = experiment.config.data.max_length, experiment.pretrained.tokenizer.model_max_length
@@ -47,12 +49,18 @@ class _Introduction(Callback):
 
 def start(config: Config, out: Path, force: bool, loggers: Sequence[Callback], console: Console) -> None:
     """A new run, shown as it goes."""
-    _show(run(config, out, force=force, callbacks=[_Introduction(console), RunProgress(console), *loggers]), console)
+    watching = [_Introduction(console), RunProgress(console), *loggers]
+    _show(run(config, out, force=force, callbacks=watching, progress=False), console)
 
 
-def go_on(directory: Path, loggers: Sequence[Callback], console: Console) -> None:
-    """A stopped run, continued."""
-    _show(resume(directory, [_Introduction(console), RunProgress(console), *loggers]), console)
+def go_on(directory: Path, wanted: Mapping[str, Any], loggers: Sequence[Callback], console: Console) -> None:
+    """A stopped run, continued; ``wanted`` are nested settings that change."""
+
+    def say(sentence: str) -> None:
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+    watching = [_Introduction(console), RunProgress(console), *loggers]
+    _show(resume(directory, watching, changes=wanted, report=say, progress=False), console)
 
 
 def loggers_of(tensorboard: Path | None, trackio: str | None) -> list[Callback]:
@@ -66,22 +74,32 @@ def loggers_of(tensorboard: Path | None, trackio: str | None) -> list[Callback]:
 
 
 def _show(result: RunResult, console: Console) -> None:
-    console.print(summary_table(result.summary))
-    where = result.directory
+    show_results(result.summary, result.directory, console)
+
+
+def show_results(summary: dict[str, Any], where: Path | None, console: Console) -> None:
+    """What a run came to, and what can be done with it."""
+    console.print(summary_table(summary))
     decided = where / "method.json" if where else None
     if decided is not None and decided.is_file():
         for line in decision_lines(json.loads(decided.read_text())):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(
-        f'Results in {where}; the adapter in {where}/adapter. Try: fibecfed predict {where} "a text"',
+        f"Results in {where}; the adapter in {where}/adapter. Try: {command_line('predict', where or '', 'a text')}",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
 
 
 def dry(config: Config, console: Console) -> None:
     """What a run would take."""
-    console.print(estimate_table(estimate(assemble(config))))
+    experiment = assemble(config)
+    say_notes(experiment.data.notes, console)
+    found = estimate(experiment)
+    console.print(estimate_table(found), traffic_table(found))
+    for line in assumptions(found):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def rounds_of_methods(config: Config) -> dict[str, Round | str]:
@@ -105,18 +123,3 @@ def rounds_of_methods(config: Config) -> dict[str, Round | str]:
 def evaluate_directory(directory: Path, split: str | None) -> dict[str, Any]:
     """Both protocols' metrics of a saved run."""
     return evaluate_run(directory, split)
-
-
-def predict_lines(directory: Path, lines: Sequence[str], device: int | None) -> Iterator[dict[str, Any]]:
-    """A JSON-able prediction for each line; a tab separates the two texts of a pair."""
-    parts = [line.split("\t") for line in lines]
-    width = max(map(len, parts))
-    if width > 2 or len({len(p) for p in parts}) > 1:
-        odd = next(i for i, p in enumerate(parts, start=1) if len(p) != len(parts[0]) or len(p) > 2)
-        raise InputError(
-            f"Line {odd} has {len(parts[odd - 1])} tab-separated texts; every line must have one, or every line two."
-        )
-    firsts = [p[0] for p in parts]
-    seconds = [p[1] for p in parts] if width == 2 else None
-    for line, prediction in zip(lines, load(directory, device).predict(firsts, seconds), strict=True):
-        yield {"text": line, **dataclasses.asdict(prediction)}

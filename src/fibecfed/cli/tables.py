@@ -10,10 +10,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from fibecfed.config import keys
 from fibecfed.data import Partition
-from fibecfed.estimate import Estimate, Round
-from fibecfed.methods import METHODS
+from fibecfed.results import global_name
 
 _MOST_DEVICES = 20
 _MOST_LABELS = 4
@@ -105,10 +103,10 @@ def summary_table(summary: dict[str, Any]) -> Table:
     )
     table.add_column()
     table.add_column(justify="right")
-    rows = {
-        "accuracy, global model": f"{summary['accuracy']['global']:.4f}",
-        "accuracy, each device's model on its own data": f"{summary['accuracy']['personalized']:.4f}",
-        "the same, worst tenth of devices": f"{summary['worst_tenth']:.4f}",
+    rows = _accuracies("saved model", summary, summary["method"])
+    if (count := summary["mean"]["evaluations"]) > 1:
+        rows |= _accuracies(f"mean of the last {count} evaluations", summary["mean"], summary["method"])
+    rows |= {
         "sent up / down": f"{summary['bytes']['up'] / 1e6:.2f} / {summary['bytes']['down'] / 1e6:.2f} MB",
         "examples trained / scored": f"{summary['examples_trained']} / {summary['examples_scored']}",
         "CPU / simulated seconds": f"{summary['seconds']['cpu']:.1f} / {summary['seconds']['simulated']:.1f}",
@@ -121,6 +119,15 @@ def summary_table(summary: dict[str, Any]) -> Table:
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def _accuracies(whose: str, numbers: Mapping[str, Any], method: str) -> dict[str, str]:
+    """The lines of the saved model, or of the mean that comparisons use; ``whose`` says which."""
+    return {
+        f"{whose}: accuracy of {global_name(method)}": f"{numbers['accuracy']['global']:.4f}",
+        f"{whose}: each device's own on its own data": f"{numbers['accuracy']['personalized']:.4f}",
+        f"{whose}: the same, worst tenth of devices": f"{numbers['worst_tenth']:.4f}",
+    }
 
 
 def decision_lines(decided: dict[str, Any]) -> list[str]:
@@ -152,44 +159,3 @@ def decision_lines(decided: dict[str, Any]) -> list[str]:
         cut, trained = sum(decided["tokens_cut"]), sum(decided["tokens_trained"])
         lines.append(f"Tokens cut to begin with short texts: {cut:,}, {cut / max(1, cut + trained):.1%} of all.")
     return lines + [f"Warning: {warning}" for warning in decided.get("warnings", [])]
-
-
-def estimate_table(found: Estimate) -> Table:
-    """What a dry run found."""
-    table = Table(title="Dry run: nothing was trained or written", show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    table.add_row("parameters trained on a device", f"{found.round.parameters_trained:,}")
-    table.add_row("parameters sent to a device", f"{found.round.parameters_sent:,}")
-    table.add_row("bytes down a round, all devices", f"{found.round.bytes_down * found.round.devices:,}")
-    table.add_row("bytes up a round, all devices", f"{found.round.bytes_up * found.round.devices:,}")
-    table.add_row("estimated time", f"{found.seconds:.0f} s")
-    table.add_row("estimated memory", f"{found.memory_bytes / 1e6:.0f} MB")
-    return table
-
-
-def methods_table(rounds: Mapping[str, Round | str] | None = None) -> Table:
-    """The registry; with ``rounds``, what a round of each takes, or why the method cannot be had."""
-    table = Table(title="Methods")
-    for column in ("method", "source", "trains", "sends"):
-        table.add_column(column)
-    for column in ("parameters\ntrained", "parameters\nsent", "bytes down", "bytes up") if rounds else ():
-        table.add_column(column, justify="right")
-    for name, method in METHODS.items():
-        found = None if rounds is None else rounds[name]
-        cells = [method.paper, method.trains, method.sends]
-        if isinstance(found, str):
-            cells[1] = found
-        elif found is not None:
-            numbers = (found.parameters_trained, found.parameters_sent, found.bytes_down, found.bytes_up)
-            cells += [f"{number:,}" for number in numbers]
-        table.add_row(name, *cells)
-    return table
-
-
-def print_config_keys(console: Console) -> None:
-    """Every key as `key = default`, with choices and meaning."""
-    for key in keys():
-        choices = f"  ({key.choices})" if key.choices else ""
-        console.print(f"[bold]{key.name}[/bold] = {key.default}{choices}", highlight=False)
-        console.print(f"    {key.meaning}", highlight=False, markup=False)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fibecfed.comparison.records import Record, chosen_rates, differing_version, read_record
+from fibecfed.commands import command_line
+from fibecfed.comparison.records import Record, check_same_data, chosen_rates, differing_version, read_record
 from fibecfed.comparison.spec import MethodEntry, PlannedRun, Setting, Spec, final_runs, tuning_runs
 from fibecfed.comparison.statistics import (
     CENTRALIZED,
@@ -32,7 +33,8 @@ class Findings:
         self.tuning = _ended(out, tuning_runs(spec))
         self.final = _ended(out, final_runs(spec, self.rates))
         if not self.final:
-            raise InputError(f"'{out}' has no run yet that has ended; run fibecfed compare first.")
+            begin = command_line("compare", "SPEC.yaml", "--out", out)
+            raise InputError(f"'{out}' has no run yet that has ended; first run: {begin}")
         for record in (*self.tuning, *self.final):
             differs = differing_version(self.final[0].made_with, record.made_with)
             if differs:
@@ -40,9 +42,18 @@ class Findings:
                     f"Runs '{self.final[0].run.name}' and '{record.run.name}' were made with different versions "
                     f"({differs}); results of different versions are not mixed. Delete one of them and run it again."
                 )
+        self._check_data()
         self._seeds: dict[tuple[Setting, str], dict[int, Record]] = {}
         for record in self.final:
             self._seeds.setdefault((record.run.setting, record.run.entry), {})[record.run.seed] = record
+
+    def _check_data(self) -> None:
+        """Raise InputError if runs on one data set were made of different data."""
+        first: dict[str, Record] = {}
+        for record in (*self.tuning, *self.final):
+            if "data_print" in record.summary:
+                one = first.setdefault(record.run.setting.data_set, record)
+                check_same_data(record, one.summary["data_print"]["source"])
 
     def seeds(self, setting: Setting, entry: str) -> Mapping[int, Record]:
         """The records of one line, by seed."""
@@ -58,8 +69,16 @@ class Findings:
         return float(np.mean(values)) if values else None
 
     def no_claim(self, setting: Setting) -> bool:
-        """Whether ridge-head is within two points of centralized-lora there (global accuracy)."""
+        """Whether ridge-head is at most two points below centralized-lora there, or above it (global accuracy)."""
         return carries_no_claim(self.mean(setting, RIDGE), self.mean(setting, CENTRALIZED))
+
+    def no_claim_reason(self, setting: Setting) -> str:
+        """How far ridge-head is above or below centralized-lora, where both have run."""
+        ridge, centralized = self.mean(setting, RIDGE), self.mean(setting, CENTRALIZED)
+        assert ridge is not None
+        assert centralized is not None
+        points = round(100 * (ridge - centralized), 1)
+        return f"{points} points above" if points > 0 else f"{-points} points below" if points else "level"
 
     def target(self, setting: Setting) -> float | None:
         """The accuracy to reach; None if none is given, or its method has no run yet."""

@@ -1,19 +1,21 @@
 """One JSON for each run that has ended: configuration, summary, whole curve. Tables are made from these alone."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fibecfed.comparison.spec import PlannedRun, Setting, Spec, tuning_runs
-from fibecfed.config import Config, build_config, config_hash, read_yaml, to_dict
+from fibecfed.config import WHERE, Config, build_config, config_hash, read_yaml, to_dict
+from fibecfed.data import source_differences
 from fibecfed.errors import InputError
 from fibecfed.federation import write_atomically
 from fibecfed.methods import in_use
-from fibecfed.results import RunDirectory
+from fibecfed.results import LAST, RunDirectory, final_mean
 
 SPEC_FILE, STATE_FILE = "spec.yaml", "comparison.json"
+FINAL = "final_mean"  # in comparison.json: what the final numbers are the mean of
 _RUNS, _RECORDS = "runs", "records"
 
 
@@ -24,6 +26,7 @@ class Record:
     run: PlannedRun
     summary: Mapping[str, Any]
     curve: list[dict[str, Any]]
+    last: int | None = None  # evaluations that a final number is the mean of; None: as ``results.window`` says
 
     @property
     def made_with(self) -> Mapping[str, str]:
@@ -31,8 +34,17 @@ class Record:
         return made_with(self.summary["versions"], self.summary["hardware"], [self.run])
 
     def accuracy(self, protocol: str) -> float:
-        """Final accuracy in [0, 1]; protocol is ``global`` or ``personalized``."""
-        return float(self.summary["accuracy"][protocol])
+        """Final accuracy in [0, 1], the mean over the last evaluations; protocol is ``global`` or ``personalized``."""
+        return final_mean(self.curve, f"accuracy_{protocol}", self.last)
+
+    @property
+    def worst_tenth(self) -> float:
+        """The mean of the worst tenth of devices, over the same evaluations."""
+        return final_mean(self.curve, "worst_tenth", self.last)
+
+    def saved(self, protocol: str) -> float:
+        """The accuracy of the model that the run saved: its last evaluation's."""
+        return final_mean(self.curve, f"accuracy_{protocol}", 1)
 
 
 def made_with(versions: Mapping[str, str], hardware: Mapping[str, Any], runs: Iterable[PlannedRun]) -> dict[str, str]:
@@ -78,7 +90,9 @@ def read_record(out: Path, run: PlannedRun) -> Record | None:
         raise InputError(f"'{path}' is not the record of a run ({error!r}); delete it.") from None
     if not same_settings(stored, run.config):
         raise InputError(_other_settings(path))
-    return Record(run, summary, curve)
+    if changed := _on_its_way(summary.get("changed_on_the_way", ())):
+        raise InputError(_changed(path, changed))
+    return Record(run, summary, curve, averaged(out))
 
 
 def begun(out: Path, run: PlannedRun) -> bool:
@@ -88,7 +102,30 @@ def begun(out: Path, run: PlannedRun) -> bool:
         return False
     if not same_settings(read_yaml(directory / "config.yaml"), run.config):
         raise InputError(_other_settings(directory))
+    kept = RunDirectory(directory).fingerprint()
+    if kept is not None and (changed := _on_its_way(kept.history)):
+        raise InputError(_changed(directory, changed))
     return True
+
+
+def read_state(out: Path) -> dict[str, Any] | None:
+    """comparison.json; None where there is none. Raises InputError if it cannot be read."""
+    path = out / STATE_FILE
+    if not path.is_file():
+        return None
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"'{path}' cannot be read ({error}); use another --out.") from None
+
+
+def averaged(out: Path) -> int | None:
+    """How many evaluations a final number of this comparison is the mean of; None: as ``results.window`` says.
+
+    One that was begun before that rule keeps its own: the last five.
+    """
+    state = read_state(out)
+    return LAST if state is not None and FINAL not in state else None
 
 
 def _other_settings(path: Path) -> str:
@@ -96,6 +133,29 @@ def _other_settings(path: Path) -> str:
         f"'{path}' holds a run with other settings than the comparison asks for under that name; results are not "
         "mixed. Delete it (its folder under runs/ and its file under records/), or use another --out."
     )
+
+
+def _on_its_way(history: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The settings that a run changed on its way, but for where files lie."""
+    return sorted({str(entry["key"]) for entry in history} - set(WHERE))
+
+
+def _changed(path: Path, keys: Sequence[str]) -> str:
+    return (
+        f"'{path}' holds a run that went on with other settings on its way ({', '.join(keys)}); it is not the run "
+        "that the comparison asks for. Delete it (under runs/ and under records/), or use another --out."
+    )
+
+
+def check_same_data(record: Record, now: Mapping[str, Any]) -> None:
+    """Raise InputError if the data that a run was made of is not what is read ``now`` (``Splits.source``)."""
+    then = record.summary.get("data_print")
+    differ = source_differences(then["source"], now) if then is not None else []
+    if differ:
+        raise InputError(
+            f"Run '{record.run.name}' was made of other data than there is now: {'; '.join(differ)}. Results of "
+            "different data are not mixed: put the data back, or use another --out."
+        )
 
 
 def chosen_rates(out: Path, spec: Spec, failed: Mapping[str, str]) -> dict[tuple[Setting, str], float]:

@@ -10,7 +10,9 @@ from fibecfed.comparison.running import Comparison
 from fibecfed.comparison.spec import Setting
 from fibecfed.comparison.statistics import CENTRALIZED, CONSECUTIVE, RIDGE, ratio, spread
 from fibecfed.comparison.tables import Cell, Column, Table
+from fibecfed.config import expanded
 from fibecfed.federation import write_atomically
+from fibecfed.results import LAST
 
 FOLDER, MARKDOWN_FILE, MEASURED_FILE = "report", "report.md", "measured.md"
 REFERENCE = "fedavg-lora"
@@ -35,6 +37,7 @@ class Report:
 def build_report(out: Path) -> Report:
     """The report of a comparison's directory. Raises InputError if it is none, has no results, or mixes them."""
     comparison, failed = Comparison.open(out)
+    out = comparison.out
     found = Findings(comparison.spec, out, failed)
     tables = [_accuracy(found), _target(found), _costs(found), _ranks(found), _gains(found), _ablations(found)]
     tables.append(_tuning(found))
@@ -48,7 +51,7 @@ def write_report(out: Path) -> list[Path]:
     for table in (*report.tables, report.measured):
         files |= {f"{table.key}.csv": table.csv().encode(), f"{table.key}.tex": table.latex().encode()}
     files |= report.pictures
-    folder = out / FOLDER
+    folder = expanded(out) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_atomically(folder / name, content)
@@ -62,8 +65,8 @@ def _introduction(found: Findings) -> str:
     lines = [
         "# Comparison\n",
         f"{len(spec.methods)} methods, {len(spec.data_sets)} data sets, {len(spec.partitions)} partitions, "
-        f"{len(spec.seeds)} seeds. Accuracies in percent, on the test split; final accuracy is the mean of the last 5 "
-        "evaluations.\n",
+        f"{len(spec.seeds)} seeds. Accuracies in percent, on the test split; final accuracy is the mean of "
+        f"{_averaged(found)}.\n",
     ]
     if found.missing():
         lines.append(f"**Not complete: {found.missing()} runs have not ended.** Means are over those that have.\n")
@@ -71,6 +74,11 @@ def _introduction(found: Findings) -> str:
     if len(commits) > 1:
         lines.append("**The runs are of more than one commit.**\n")
     return "\n".join(lines)
+
+
+def _averaged(found: Findings) -> str:
+    last = found.final[0].last
+    return f"the last {last} evaluations" if last else f"the last quarter of a run's evaluations, at most {LAST}"
 
 
 def _lines(found: Findings) -> Iterable[tuple[Setting, str, tuple[Cell, ...]]]:
@@ -87,19 +95,28 @@ def _percent(name: str, signed: bool = False) -> Column:
 
 def _accuracy(found: Findings) -> Table:
     rows = []
+    shows_saved = found.final[0].last is None  # a comparison of the earlier rule keeps its table
     for setting, entry, where in _lines(found):
         records = found.seeds(setting, entry).values()
         cells = [spread(found.accuracies(setting, entry, protocol)) for protocol in PROTOCOLS]
-        worst = spread([float(r.summary["worst_tenth"]) for r in records])
+        worst = spread([r.worst_tenth for r in records])
+        saved = [spread([r.saved(protocol) for r in records]) for protocol in PROTOCOLS] if shows_saved else []
         claim = "carries no claim" if found.no_claim(setting) else ""
-        rows.append((*where, len(records), *cells, worst, claim))
-    columns = (*_WHERE, Column("seeds"), *map(_percent, (*PROTOCOLS, "worst tenth")), Column("note"))
+        rows.append((*where, len(records), *cells, worst, *saved, claim))
+    shown = (*PROTOCOLS, "worst tenth", *(f"saved model, {p}" for p in PROTOCOLS if shows_saved))
+    columns = (*_WHERE, Column("seeds"), *map(_percent, shown), Column("note"))
     notes = [
         "Mean ± sample standard deviation over seeds. global: the server's model on all test examples; personalized: "
         "each device's own model on its part; worst tenth: mean over the worst tenth of devices."
     ]
-    if any(map(found.no_claim, found.spec.settings())):
-        notes.append(f"Carries no claim: there {RIDGE} is within 2 points of {CENTRALIZED}.")
+    if shows_saved:
+        notes.append(
+            "Those are final accuracies, means of each run's last evaluations; saved model: the last evaluation's."
+        )
+    without = [s for s in found.spec.settings() if found.no_claim(s)]
+    if without:
+        which = "; ".join(f"{s.title} ({found.no_claim_reason(s)})" for s in without)
+        notes.append(f"Carries no claim, since {RIDGE} is at most 2 points below {CENTRALIZED}, or above it: {which}.")
     return Table("accuracy", "Final accuracy", columns, rows, notes)
 
 

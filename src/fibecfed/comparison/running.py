@@ -1,7 +1,6 @@
 """Carrying out a comparison: tuning runs, then the runs that are reported; what is done stays done."""
 
 import json
-import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,17 +10,21 @@ from typing import Any, Protocol
 import torch
 
 from fibecfed.comparison.records import (
+    FINAL,
     SPEC_FILE,
     STATE_FILE,
     begun,
+    check_same_data,
     chosen_rates,
     differing_version,
     made_with,
     read_record,
+    read_state,
     run_directory,
 )
 from fibecfed.comparison.spec import PlannedRun, Spec, final_runs, load_spec, tuning_runs
-from fibecfed.config import to_dict
+from fibecfed.config import WHERE, expanded, to_dict
+from fibecfed.data import load_splits
 from fibecfed.errors import InputError
 from fibecfed.federation import write_atomically
 from fibecfed.methods import method_class, resolve, tuning
@@ -62,7 +65,7 @@ class Comparison:
         Raises InputError for a wrong spec, for data or a model that cannot be used, and if the directory holds
         results of other settings or of other versions of the packages that decide numbers.
         """
-        spec = load_spec(path, overrides)
+        spec, out = load_spec(path, overrides), expanded(out)
         text = path.read_bytes()
         comparison = Comparison(spec, out)
         _check_directory(out, comparison.made_with)
@@ -71,6 +74,7 @@ class Comparison:
         for run in known.values():
             begun(out, run)  # raises where the directory holds something else
         check_inputs(waiting)
+        comparison._check_data([run for run in known.values() if run not in waiting])
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(out / SPEC_FILE, text)
         comparison._write_state(overrides=list(overrides))
@@ -79,7 +83,8 @@ class Comparison:
     @staticmethod
     def open(out: Path) -> tuple["Comparison", Mapping[str, str]]:
         """The comparison of a directory, and which of its tuning runs failed. Raises InputError if it is none."""
-        state = _read_state(out)
+        out = expanded(out)
+        state = read_state(out)
         if state is None or not (out / SPEC_FILE).is_file():
             raise InputError(f"'{out}' is not the directory of a comparison (it has no {STATE_FILE}).")
         return Comparison(load_spec(out / SPEC_FILE, state["overrides"]), out), state["failed"]
@@ -136,13 +141,23 @@ class Comparison:
     def _task(self, run: PlannedRun) -> Task:
         directory = run_directory(self.out, run)
         started = begun(self.out, run)
-        if not started and directory.is_dir() and all(p.name.startswith(".") for p in directory.iterdir()):
-            shutil.rmtree(directory)  # killed while its very first file was being written
         return Task(run.name, run.config, directory, read_record(self.out, run) is not None, started)
+
+    def _check_data(self, done: Sequence[PlannedRun]) -> None:
+        """Raise InputError if a run that is done was made of other data than is there now."""
+        read: dict[str, Mapping[str, Any]] = {}
+        for run in done:
+            record, content = read_record(self.out, run), to_dict(run.config)["data"]
+            where = json.dumps([content[key.removeprefix("data.")] for key in WHERE if key.startswith("data.")])
+            key = json.dumps([where, content["name"], content["labels"]])
+            if record is not None and "data_print" in record.summary:
+                if key not in read:
+                    read[key] = load_splits(run.config).source
+                check_same_data(record, read[key])
 
     def _known_runs(self) -> list[PlannedRun]:
         """The runs whose settings are settled: the tuning runs, and final runs with a chosen rate or none to choose."""
-        failed = (_read_state(self.out) or {}).get("failed", {})
+        failed = (read_state(self.out) or {}).get("failed", {})
         return tuning_runs(self.spec) + final_runs(self.spec, chosen_rates(self.out, self.spec, failed))
 
     def _all_runs(self) -> list[PlannedRun]:
@@ -153,24 +168,15 @@ class Comparison:
 
     def _write_state(self, **changes: Any) -> None:
         """``overrides`` of the base, what it is ``made_with``, and the tuning runs that ``failed``, with the reason."""
-        state = {"failed": {}, **(_read_state(self.out) or {}), "made_with": self.made_with, **changes}
+        state = read_state(self.out) or {FINAL: "at most five evaluations of the last quarter"}
+        state = {"failed": {}, **state, "made_with": self.made_with, **changes}
         write_atomically(self.out / STATE_FILE, (json.dumps(state, indent=1) + "\n").encode())
-
-
-def _read_state(out: Path) -> dict[str, Any] | None:
-    path = out / STATE_FILE
-    if not path.is_file():
-        return None
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"'{path}' cannot be read ({error}); use another --out.") from None
 
 
 def _check_directory(out: Path, now: Mapping[str, str]) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"'{out}' is a file; --out must name a directory.")
-    state = _read_state(out)
+    state = read_state(out)
     if state is None:
         if out.is_dir() and any(not p.name.startswith(".") for p in out.iterdir() if p.name != SPEC_FILE):
             raise InputError(f"'{out}' holds something other than a comparison; use another --out.")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from fibecfed.config import Config, build_config, config_hash, merge, nearest_hint, read_yaml
+from fibecfed.config import Config, build_config, config_hash, keys, merge, nearest_hint, not_offered, read_yaml
 from fibecfed.config.loading import parse_overrides
 from fibecfed.errors import InputError
 from fibecfed.methods import method_class, resolve
@@ -160,18 +160,33 @@ def _named_data(data_set: Variant) -> Settings:
 
 
 def load_spec(path: Path, overrides: Iterable[str] = ()) -> Spec:
-    """The comparison in a YAML file; ``overrides`` (KEY=VALUE) change its ``base``.
+    """The comparison in a YAML file; ``overrides`` (KEY=VALUE) change its own keys (``seeds=[0,1]``) or its ``base``.
 
     Raises InputError, before anything runs, for an unknown key or method, an empty axis or grid, grids of different
     size, a run that would be there twice, settings that contradict each other.
     """
     content = read_yaml(path)
     try:
-        spec = parse_spec(content, parse_overrides(overrides))
+        own, settings = _divided(parse_overrides(overrides))
+        spec = parse_spec(merge(content, own), settings)
         _check(spec)
     except InputError as error:
         raise InputError(f"'{path}': {error}") from None
     return spec
+
+
+def _divided(overrides: Mapping[str, Any]) -> tuple[Settings, Settings]:
+    """Overrides of the comparison's own keys, and those of its base."""
+    own = [f.name for f in fields(Spec)]
+    sections = [f.name for f in fields(Config)]
+    for key in overrides:
+        if key not in (*own, *sections):
+            hint = not_offered(key) or nearest_hint(key, [*own, *(known.name for known in keys())])
+            raise InputError(f"Unknown key '{key}'.{hint}")
+    return (
+        {key: value for key, value in overrides.items() if key in own},
+        {key: value for key, value in overrides.items() if key not in own},
+    )
 
 
 def parse_spec(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> Spec:
@@ -193,12 +208,16 @@ def parse_spec(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> Spec
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"Key '{where}' cannot be {first['input']!r}: {first['msg']}.") from None
+        example = f"; a list, on the command line {where}=[0,1,2]" * (where == "seeds")
+        raise InputError(f"Key '{where}' cannot be {first['input']!r}: {first['msg']}{example}.") from None
 
 
 def _entries(axis: str, value: Any) -> list[Any]:
     if not isinstance(value, list) or not value:
-        raise InputError(f"Key '{axis}' must be a list with at least one {_AXES[axis]}.")
+        raise InputError(
+            f"Key '{axis}' must be a list with at least one {_AXES[axis]}, not {value!r}: on the command line "
+            f"{axis}=[ONE,ANOTHER]."
+        )
     result = []
     for entry in value:
         if isinstance(entry, Mapping):
@@ -215,7 +234,7 @@ def _known(content: Mapping[str, Any], cls: type, prefix: str) -> None:
     known = [f.name for f in fields(cls)]
     for key in content:
         if key not in known:
-            hint = nearest_hint(key, known)
+            hint = not_offered(key) or nearest_hint(key, known)
             raise InputError(f"Unknown key '{prefix}{key}'.{hint} Known here: {', '.join(known)}.")
 
 

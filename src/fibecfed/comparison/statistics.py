@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-CONSECUTIVE = 3  # evaluations whose mean must reach the target (METHOD.md section 7)
-NO_CLAIM = 0.02  # accuracy; a ridge head this near to centralized training leaves nothing to claim (BASELINES.md)
+CONSECUTIVE = 3  # evaluations whose mean must reach the target (docs/method.md section 7)
+NO_CLAIM = 0.02  # accuracy; a ridge head this near to centralized training leaves nothing to claim (docs/baselines.md)
 RIDGE, CENTRALIZED = "ridge-head", "centralized-lora"
-# What a gain has to be measured against (BASELINES.md). centralized-lora is an upper bound, and no control here.
+# What a gain has to be measured against (docs/baselines.md). centralized-lora is an upper bound, and no control here.
 CONTROLS = (
     "local-only",
     "device-majority",
@@ -61,8 +61,8 @@ def reached(curve: Sequence[Mapping[str, Any]], target: float) -> Mapping[str, A
     """The evaluation at which the mean global accuracy of three consecutive ones first reaches the target.
 
     Its cumulative costs are those to the target. None: never reached, or fewer than three evaluations. A run that
-    needs no training has one evaluation: it is not held to have reached anything in time. Source: METHOD.md section 7;
-    that the global protocol counts is this project's decision [D].
+    needs no training has one evaluation: it is not held to have reached anything in time. Source: docs/method.md
+    section 7; that the global protocol counts is this project's decision [D].
     """
     for last in range(CONSECUTIVE - 1, len(curve)):
         window = [float(r["accuracy_global"]) for r in curve[last - CONSECUTIVE + 1 : last + 1]]
@@ -89,5 +89,5 @@ def ratio(value: float | None, reference: float | None) -> float | None:
 
 
 def carries_no_claim(ridge: float | None, centralized: float | None) -> bool:
-    """Whether a closed-form head comes within two points of centralized training: nothing was left to learn."""
+    """Whether a closed-form head is at most two points below centralized training: nothing was left to learn."""
     return ridge is not None and centralized is not None and centralized - ridge <= NO_CLAIM + 1e-12

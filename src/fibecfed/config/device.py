@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from fibecfed.config.loading import check_keys, merge, parse_overrides, read_yaml, to_dict
+from fibecfed.config.loading import check_keys, merge, parse_overrides, read_yaml, to_dict, with_numbers
+from fibecfed.config.paths import HOME, from_home
 from fibecfed.config.schema import Config, RuntimeConfig
 from fibecfed.errors import InputError
 
@@ -19,9 +20,9 @@ _STRICT_KEYS = ConfigDict(extra="forbid")
 class DeviceData:
     """The device's own text. Nothing the server says can change it."""
 
-    file: Annotated[str, Field(description="Its training data; see data.file of a run.")] = ""
+    file: Annotated[str, HOME, Field(description="Its training data; see data.file of a run.")] = ""
     test_file: Annotated[
-        str | None, Field(description="What its model is judged on. None: a part of file (data.test_fraction).")
+        str | None, HOME, Field(description="What its model is judged on. None: a part of file (data.test_fraction).")
     ] = None
     text: Annotated[str, Field(description="Column with the (first) text.")] = "text"
     text_pair: Annotated[str | None, Field(description="Column with the second text; None: one text a row.")] = None
@@ -34,7 +35,9 @@ class DeviceModel:
     """Where the frozen model lies on this machine."""
 
     name: Annotated[
-        str | None, Field(description="A folder, `minilm` or a hub name with the server's weights. None: its name.")
+        str | None,
+        HOME,
+        Field(description="A folder, `minilm` or a hub name with the server's weights. None: its name."),
     ] = None
     allow_download: Annotated[bool, Field(description="Whether it may be fetched from the Hugging Face hub.")] = False
 
@@ -45,7 +48,7 @@ class DeviceConfig:
 
     device: Annotated[int, Field(ge=0, description="Which device of the federation this is, from 0.")] = 0
     folder: Annotated[
-        str, Field(description="Its own folder: state between rounds, and its adapter when a run has ended.")
+        str, HOME, Field(description="Its own folder: state between rounds, and its adapter when a run has ended.")
     ] = "device"
     data: DeviceData = Field(default_factory=DeviceData)
     model: DeviceModel = Field(default_factory=DeviceModel)
@@ -79,7 +82,7 @@ def load_device_config(path: Path, overrides: Iterable[str] = ()) -> DeviceConfi
     content = merge(_relative_to(path.resolve().parent, read_yaml(path)), parse_overrides(overrides))
     check_keys(content, DeviceConfig)
     try:
-        config = _ADAPTER.validate_python(content)
+        config = _ADAPTER.validate_python(with_numbers(content, DeviceConfig))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
@@ -93,9 +96,11 @@ def _relative_to(folder: Path, content: dict[str, Any]) -> dict[str, Any]:
     """Relative names of files in ``content`` taken from ``folder``."""
     found: dict[str, Any] = {"folder": str(folder / "device"), **content}
     if isinstance(found["folder"], str):
-        found["folder"] = str(folder / found["folder"])
+        found["folder"] = str(folder / from_home(found["folder"]))
     if isinstance(data := found.get("data"), dict):
-        found["data"] = {k: str(folder / v) if k in _FOLDERS and isinstance(v, str) else v for k, v in data.items()}
+        found["data"] = {
+            k: str(folder / from_home(v)) if k in _FOLDERS and isinstance(v, str) else v for k, v in data.items()
+        }
     return found
 
 

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from fibecfed.config.paths import HOME
+
 _STRICT_KEYS = ConfigDict(extra="forbid")
 
 TuningName = Literal[
@@ -75,7 +77,7 @@ class InstancePromptConfig:
 class AttentivePromptConfig:
     """A mixture of frozen source prompts and a trained one (ATTEMPT, Asai et al. 2022); kind `attentive-prompt`."""
 
-    sources: list[str] = Field(
+    sources: Annotated[list[str], HOME] = Field(
         default_factory=list,
         description="Directories of finished runs of prompt-tuning or fedprompt on other data sets, whose prompts are "
         "the frozen sources. Empty: prompts drawn from the vocabulary.",

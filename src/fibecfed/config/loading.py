@@ -5,7 +5,7 @@ import difflib
 import functools
 import hashlib
 import json
-import re
+import os
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,37 +15,13 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from fibecfed.config.not_offered import not_offered
+from fibecfed.config.reading import NUMBER_RULE, Dumper, number, read
 from fibecfed.config.schema import Config
+from fibecfed.config.sites import may_name_sites, settle
 from fibecfed.errors import InputError
 
 _ADAPTER = TypeAdapter(Config)
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, which plain YAML would silently drop, and knows Python's None."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes what _Loader reads back: the text "None" in quotation marks."""
-
-
-for _yaml in (_Loader, _Dumper):
-    _yaml.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^None$"), ["N"])
-
-
-def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    result: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, str):
-            raise InputError(f"Key {key!r} (line {key_node.start_mark.line + 1}) is no name; keys are plain words.")
-        if key in result:
-            raise InputError(f"Key '{key}' is given twice (line {key_node.start_mark.line + 1}); remove one.")
-        result[key] = loader.construct_object(value_node, deep=True)
-    return result
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 @dataclass(frozen=True)
@@ -57,6 +33,8 @@ class Key:
     meaning: str
     choices: str
     is_text: bool = False
+    is_texts: bool = False  # a list of texts
+    is_number: bool = False  # or None, or one of the choices
 
 
 def _sections(cls: type) -> dict[str, type]:
@@ -71,8 +49,25 @@ def keys(cls: type = Config, prefix: str = "") -> Iterator[Key]:
         if name in sections:
             yield from keys(sections[name], f"{prefix}{name}.")
         else:
-            text = info.annotation in (str, str | None)
-            yield Key(prefix + name, getattr(default, name), info.description or "", _choices(info.annotation), text)
+            kinds = _kinds(info.annotation)
+            yield Key(
+                prefix + name,
+                getattr(default, name),
+                info.description or "",
+                _choices(info.annotation),
+                is_text=kinds <= {str, type(None)},
+                is_texts=list in kinds,
+                is_number=bool(kinds & {int, float}) and not kinds & {str, bool},
+            )
+
+
+def section_meanings(cls: type = Config, prefix: str = "") -> dict[str, str]:
+    """What each section, by dotted name, is about."""
+    found: dict[str, str] = {}
+    for name, section in _sections(cls).items():
+        found[prefix + name] = (section.__doc__ or "").splitlines()[0]
+        found |= section_meanings(section, f"{prefix}{name}.")
+    return found
 
 
 def _choices(annotation: Any) -> str:
@@ -82,18 +77,37 @@ def _choices(annotation: Any) -> str:
     return " | ".join(filter(None, map(_choices, typing.get_args(annotation))))
 
 
+def _kinds(annotation: Any) -> set[Any]:
+    """The plain types that a key may have; a list without what it holds."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Literal:
+        return {typing.Literal}
+    if origin is list:
+        return {list}
+    found = typing.get_args(annotation)
+    return set().union(*map(_kinds, found)) if found else {annotation}
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises InputError if the file is missing, is not YAML or is not a mapping.
     """
+    if path.is_dir():
+        raise InputError(f"'{path}' is a folder; name a YAML file.")
     if not path.is_file():
         raise InputError(f"Configuration file '{path}' does not exist.")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - subclass of SafeLoader
+        content = read(path.read_text(encoding="utf-8-sig"), _is_text, _is_texts)
     except InputError as error:
         raise InputError(f"'{path}': {error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise InputError(
+            f"'{path}' is not valid YAML: the byte {error.object[error.start]:#04x} in line {line} is no UTF-8; save "
+            "the file as UTF-8."
+        ) from None
+    except yaml.YAMLError as error:
         raise InputError(f"'{path}' is not valid YAML: {' '.join(str(error).split())}.") from None
     if content is None:
         return {}
@@ -131,19 +145,41 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
 
 def _override_value(name: str, text: str) -> Any:
     try:
-        parsed: Any = yaml.load(text, Loader=_Loader)  # noqa: S506 - subclass of SafeLoader
+        parsed: Any = read(text, _is_text, _is_texts, name)
     except yaml.YAMLError:
         return text
     if parsed in (None, "") and text.strip() not in ("", "null", "~", "None", "''", '""'):
         return text
-    if name in _text_keys() and not isinstance(parsed, str | None):
-        return text  # data.label=1 is the column "1"
+    if _is_text(name) and not isinstance(parsed, str | None):
+        return text  # data.text=[a] is the column "[a]"
     return parsed
 
 
 @functools.cache
-def _text_keys() -> frozenset[str]:
-    return frozenset(k.name for k in keys() if k.is_text)
+def _is_text(name: str) -> bool:
+    """Whether a key of this name holds a text; in the file of a comparison, settings lie further down."""
+    return any(k.is_text and _ends_in(name, k.name) for k in keys())
+
+
+@functools.cache
+def _is_texts(name: str) -> bool:
+    return any(k.is_texts and _ends_in(name, k.name) for k in keys())
+
+
+def _ends_in(name: str, key: str) -> bool:
+    return name == key or ("." in key and name.endswith(f".{key}"))
+
+
+def split_arguments(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The files and the ``KEY=VALUE`` settings among the arguments of a command, such as runs/lr=0.1/config.yaml."""
+    files: list[str] = []
+    settings: list[str] = []
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        known = any(f"{k.name}.".startswith(f"{name.strip()}.") for k in keys())
+        is_file = not equals or "/" in name or os.sep in name or (not known and Path(argument).is_file())
+        (files if is_file else settings).append(argument)
+    return files, settings
 
 
 def load_config(path: Path | str | None = None, overrides: Iterable[str] = (), **values: Any) -> Config:
@@ -160,12 +196,38 @@ def build_config(content: Mapping[str, Any]) -> Config:
     """A checked Config from nested mappings; see ``load_config`` for errors."""
     check_keys(content, Config)
     try:
-        return _ADAPTER.validate_python(dict(content))
+        return _ADAPTER.validate_python(with_numbers(content, Config))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         location = ".".join(str(part) for part in first["loc"] if isinstance(part, str))
         name = next((k.name for k in keys() if location == k.name or location.startswith(k.name + ".")), location)
-        raise InputError(f"Key '{name}' cannot be {first['input']!r}: {first['msg']}.") from None
+        hint = not_offered(first["input"]) if isinstance(first["input"], str) else ""
+        raise InputError(f"Key '{name}' cannot be {first['input']!r}: {first['msg']}.{hint}") from None
+
+
+def with_numbers(content: Mapping[str, Any], cls: type) -> dict[str, Any]:
+    """``content`` with numbers in place of the texts that spell them. Raises InputError for a key that wants one."""
+    result = dict(content)
+    for key in keys(cls):
+        *sections, last = key.name.split(".")
+        below: Any = result
+        for section in sections:
+            if not isinstance(below.get(section), Mapping):
+                break
+            below[section] = below = dict(below[section])
+        else:
+            if key.is_number and last in below:
+                below[last] = _number(key, below[last])
+    return result
+
+
+def _number(key: Key, value: Any) -> Any:
+    if isinstance(value, str) and value not in key.choices.split(" | "):
+        value = value if (spelled := number(value)) is None else spelled
+    if isinstance(value, bool) or (isinstance(value, str) and value not in key.choices.split(" | ")):
+        choices = f"{key.choices}, or " if key.choices else ""
+        raise InputError(f"Key '{key.name}' cannot be {value!r}: Input should be {choices}{NUMBER_RULE}.")
+    return value
 
 
 def check_keys(content: Mapping[str, Any], cls: type, prefix: str = "", root: type | None = None) -> None:
@@ -176,7 +238,8 @@ def check_keys(content: Mapping[str, Any], cls: type, prefix: str = "", root: ty
     for key, value in content.items():
         name = f"{prefix}{key}"
         if key not in known:
-            raise InputError(f"Unknown key '{name}'.{nearest_hint(name, [k.name for k in keys(root)])}")
+            hint = not_offered(key) or nearest_hint(name, [k.name for k in keys(root)])
+            raise InputError(f"Unknown key '{name}'.{hint}")
         if key in sections:
             if not isinstance(value, Mapping):
                 raise InputError(f"Key '{name}' is a section with keys of its own, not the value {value!r}.")
@@ -207,12 +270,12 @@ def to_dict(config: Config) -> dict[str, Any]:
 def to_yaml(config: Config, header: str = "") -> str:
     """The configuration as YAML; ``load_config`` reads it back to an equal object."""
     head = "".join(f"# {line}\n" for line in header.splitlines())
-    return head + yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return head + yaml.dump(to_dict(config), Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
 def config_hash(config: Config) -> str:
     """16 hex digits over every setting that can change a result; folders and thread placement excluded."""
-    content = to_dict(config)
+    content = to_dict(config if may_name_sites(config) else settle(config))
     content["data"].pop("dir")
     content["runtime"].pop("device_states")
     if content["data"]["labels"] is None:  # so that runs from before this key keep their hash

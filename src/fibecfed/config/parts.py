@@ -1,6 +1,6 @@
 """The settings of the method's parts: curriculum, sharing, warm-up. Each can be switched off or replaced.
 
-Marks as in METHOD.md: [P] stated by the paper, [D] decided by this project. A default of None: the method decides.
+Marks as in docs/method.md: [P] stated by the paper, [D] decided by this project. A default of None: the method decides.
 """
 
 from typing import Annotated, Literal

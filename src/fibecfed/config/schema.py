@@ -20,6 +20,7 @@ from fibecfed.config.baselines import (
     ServerConfig,
     SparseConfig,
 )
+from fibecfed.config.federation import FederationConfig
 from fibecfed.config.kinds import (
     AdapterConfig,
     AttentivePromptConfig,
@@ -30,6 +31,7 @@ from fibecfed.config.kinds import (
     TuningName,
 )
 from fibecfed.config.parts import CurriculumConfig, SharingConfig, WarmUpConfig
+from fibecfed.config.paths import HOME, from_home
 from fibecfed.errors import InputError
 
 _STRICT_KEYS = ConfigDict(extra="forbid")
@@ -38,7 +40,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 def _default_data_dir() -> str:
-    return os.environ.get("FIBECFED_DATA_DIR", "data")
+    return from_home(os.environ.get("FIBECFED_DATA_DIR", "data"))
 
 
 @dataclass(config=_STRICT_KEYS, frozen=True)
@@ -46,13 +48,14 @@ class PartitionConfig:
     """Who holds which training example."""
 
     kind: Annotated[
-        Literal["dirichlet", "iid", "shards", "quantity", "column"],
+        Literal["dirichlet", "iid", "shards", "quantity", "column"] | None,
         Field(
             description="dirichlet: label proportions drawn from Dirichlet(alpha x global proportions); iid: shuffled; "
             "shards: each device gets a few label-sorted shards; quantity: sizes drawn from Dirichlet(alpha); "
-            "column: the device column of the data, or one file per device."
+            "column: the device column of the data, or one file per device. None: column where data.file names "
+            "several devices so, else dirichlet."
         ),
-    ] = "dirichlet"
+    ] = None
     alpha: Annotated[
         float, Field(gt=0, description="Concentration: small is skewed, large is even (dirichlet, quantity).")
     ] = 0.5
@@ -68,12 +71,13 @@ class DataConfig:
         str,
         Field(description="A data set by name (`fibecfed datasets` lists them). Ignored when data.file is set."),
     ] = "support"
-    dir: str = Field(
+    dir: Annotated[str, HOME] = Field(
         default_factory=_default_data_dir,
         description="Folder with one sub-folder per named data set. Default: $FIBECFED_DATA_DIR, else ./data.",
     )
     file: Annotated[
         str | None,
+        HOME,
         Field(
             description="Your own training data: a CSV, TSV, JSONL or Parquet file, a folder saved by `datasets`, or a "
             "folder or glob with one file per device."
@@ -81,6 +85,7 @@ class DataConfig:
     ] = None
     test_file: Annotated[
         str | None,
+        HOME,
         Field(
             description="Test data in the same columns (but for data.device), or one file per device, named as in "
             "data.file. None: a stratified part of data.file."
@@ -101,7 +106,8 @@ class DataConfig:
         str, Field(min_length=1, max_length=1, description="What separates the columns of a CSV file.")
     ] = ","
     device: Annotated[
-        str | None, Field(description="Column that names the device a row belongs to (partition.kind=column).")
+        str | None,
+        Field(description="Column that names the device a row belongs to; None: the file does, if there is one each."),
     ] = None
     allow_download: Annotated[
         bool, Field(description="Whether a named data set may be fetched from the Hugging Face hub (extra `hub`).")
@@ -128,47 +134,11 @@ class DataConfig:
 
 
 @dataclass(config=_STRICT_KEYS, frozen=True)
-class FederationConfig:
-    """How many devices there are and how often they meet."""
-
-    devices: Annotated[int, Field(ge=1, description="Devices in the federation.")] = 20
-    sampled: Annotated[int, Field(ge=1, description="Devices that take part in each round.")] = 5
-    rounds: Annotated[int, Field(ge=1, description="Rounds, any warm-up included.")] = 20
-    minimum_replies: Annotated[
-        int, Field(ge=1, description="Replies without which a round fails and the run stops, resumable.")
-    ] = 1
-    maximum_norm: Annotated[
-        float,
-        Field(
-            gt=0,
-            description="A reply whose parameters moved further than this (Euclidean norm) from those sent is left "
-            "out. The default only catches the absurd.",
-        ),
-    ] = 1e6
-    maximum_examples: Annotated[
-        int,
-        Field(
-            ge=1,
-            description="A reply that claims more training examples than this, its weight in the mean, is left out.",
-        ),
-    ] = 100_000_000
-    deadline_seconds: Annotated[
-        float, Field(gt=0, description="How long the server waits for the replies of a round.")
-    ] = 3600.0
-    aggregation: Annotated[
-        Literal["mean", "median"],
-        Field(
-            description="mean: weighted by training examples; median: per coordinate, unweighted, robust to outliers."
-        ),
-    ] = "mean"
-
-
-@dataclass(config=_STRICT_KEYS, frozen=True)
 class ModelConfig:
     """The frozen pretrained model and the head on it."""
 
     name: Annotated[
-        str, Field(description="`minilm` (from the extra of that name), a folder, or a Hugging Face model name.")
+        str, HOME, Field(description="`minilm` (from the extra of that name), a folder, or a Hugging Face model name.")
     ] = "minilm"
     head: Annotated[
         Literal["pooled", "native"],
@@ -287,7 +257,7 @@ class EvaluationConfig:
 
 @dataclass(config=_STRICT_KEYS, frozen=True)
 class CostConfig:
-    """The cost model behind simulated_seconds (METHOD.md section 9)."""
+    """The cost model behind simulated_seconds (docs/method.md section 9)."""
 
     device_gflops: Annotated[
         float, Field(gt=0, description="Throughput of a device of speed 1, in 1e9 operations a second.")
@@ -362,16 +332,6 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check what single keys cannot: raises InputError for settings that contradict each other."""
-        if self.federation.sampled > self.federation.devices:
-            raise InputError(
-                f"federation.sampled is {self.federation.sampled} but there are only {self.federation.devices} devices "
-                "(federation.devices); sample at most that many."
-            )
-        if self.federation.minimum_replies > self.federation.sampled:
-            raise InputError(
-                f"federation.minimum_replies is {self.federation.minimum_replies} but only {self.federation.sampled} "
-                "devices are asked in a round (federation.sampled)."
-            )
         if self.training.momentum and self.training.optimizer == "adamw":
             raise InputError("training.momentum only applies to training.optimizer=sgd; adamw has its own momentum.")
         if self.model.head_init != "random" and self.model.head != "pooled":

@@ -6,7 +6,7 @@ import numpy as np
 
 from fibecfed.errors import InputError
 
-LABEL_SHARE_WARNING = 0.3  # METHOD.md section 2 [D]
+LABEL_SHARE_WARNING = 0.3  # docs/method.md section 2 [D]
 
 
 def label_share(scores: np.ndarray, labels: np.ndarray) -> float | None:
@@ -15,7 +15,7 @@ def label_share(scores: np.ndarray, labels: np.ndarray) -> float | None:
     One-way ANOVA on ranks: between-label over total sum of squares. None where it is undefined: fewer than two
     examples, or all scores equal. Labels that mean nothing still get (C - 1)/(n - 1) on average
     (``label_share_by_chance``), which for few examples is much.
-    Source: METHOD.md section 2 [D].
+    Source: docs/method.md section 2 [D].
     """
     ranks = _centred_ranks(scores)
     total = float(ranks @ ranks)
@@ -35,7 +35,7 @@ def rank_stability(before: np.ndarray, after: np.ndarray) -> float | None:
     """Spearman's correlation of two score vectors of the same examples, in [-1, 1]; ties averaged.
 
     None where it is undefined: fewer than two examples, or all scores of one vector equal.
-    Source: METHOD.md section 2 [D]. Raises ValueError for vectors of different lengths.
+    Source: docs/method.md section 2 [D]. Raises ValueError for vectors of different lengths.
     """
     if before.shape != after.shape:
         raise ValueError(f"{before.shape} and {after.shape} scores cannot be compared")

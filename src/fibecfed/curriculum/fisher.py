@@ -1,7 +1,7 @@
 """Difficulty of examples: the trace of each one's Fisher information, for a whole batch in one backward pass.
 
 Hooks keep the inputs of the scored layers, autograd gives the gradients at their outputs, and the kernels do the
-rest (METHOD.md section 3: the trace [P], one pass for a batch [D]).
+rest (docs/method.md section 3: the trace [P], one pass for a batch [D]).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

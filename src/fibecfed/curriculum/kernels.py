@@ -1,7 +1,7 @@
 """Each example's squared gradient norm from one batched pass: one kernel per layer type.
 
 For a linear map with input a (B, T, i) and output gradient g (B, T, o), the weight gradient of one example is
-sum_t g_t a_t^T, so its norm needs no backward pass of its own (Goodfellow 2015; METHOD.md section 3).
+sum_t g_t a_t^T, so its norm needs no backward pass of its own (Goodfellow 2015; docs/method.md section 3).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

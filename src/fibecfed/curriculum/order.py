@@ -35,7 +35,7 @@ class Order:
         """The first ``count`` examples, rounded up to whole units, and never more than cap * n (but one).
 
         A cap drops the hardest examples for good: where labels are noisy they are often the wrong ones.
-        Source: METHOD.md section 4 [D]. Raises InputError for a cap outside (0, 1].
+        Source: docs/method.md section 4 [D]. Raises InputError for a cap outside (0, 1].
         """
         if not len(self.positions):
             return Selection(self.positions)
@@ -53,7 +53,7 @@ def easy_first(scores: np.ndarray, labels: np.ndarray, stratified: bool = True) 
     Stratified: the example of rank r (from 0) among the n_c of its label comes at (r + 0.5) / n_c; ties by label,
     then position. Every prefix then holds each label in proportion, off by at most 1/2 + (C - 2)/2 * n_c/n examples
     for the C labels present: half an example for two labels.
-    Source: METHOD.md section 4: easy first [P], stratification [D]; the quantile is a project decision (it is
+    Source: docs/method.md section 4: easy first [P], stratification [D]; the quantile is a project decision (it is
     Sainte-Lague's). Raises RunFailed for scores that are not finite.
     """
     ranked = _ascending(scores)
@@ -70,7 +70,8 @@ def batches_easy_first(scores: np.ndarray, batch_size: int, rng: np.random.Gener
     """Fixed batches, drawn once by ``rng``, in ascending order of mean difficulty, ties by draw; prefixes are whole.
 
     The last batch drawn may be smaller. Not stratified: a random batch has the device's labels on average.
-    Source: METHOD.md section 4 [D]. Raises RunFailed for scores that are not finite, InputError for batch_size < 1.
+    Source: docs/method.md section 4 [D]. Raises RunFailed for scores that are not finite, InputError for
+    batch_size < 1.
     """
     if batch_size < 1:
         raise InputError(f"Batches of {batch_size} examples cannot be ordered; the size must be at least 1.")
@@ -83,12 +84,12 @@ def batches_easy_first(scores: np.ndarray, batch_size: int, rng: np.random.Gener
 
 
 def random_order(labels: np.ndarray, rng: np.random.Generator, stratified: bool = True) -> Order:
-    """The control of every score: the same order over uniform random scores (METHOD.md section 4, random-pace)."""
+    """The control of every score: the same order over uniform random scores (docs/method.md section 4, random-pace)."""
     return easy_first(rng.random(len(labels)), labels, stratified)
 
 
 def random_subset(labels: np.ndarray, count: int, rng: np.random.Generator, stratified: bool = True) -> Selection:
-    """``count`` random examples; a fresh ``rng`` each round draws afresh (METHOD.md section 4, random-subset)."""
+    """``count`` random examples; a fresh ``rng`` each round draws afresh (docs/method.md section 4, random-subset)."""
     return random_order(labels, rng, stratified).prefix(count)
 
 
@@ -111,7 +112,7 @@ def importance_sample(
     Systematic draws in a random order: example i comes floor or ceil of count * p_i times. The weighted mean of any
     quantity over the draws is unbiased for its mean over the n examples, so the weights are 1 on average; no weight
     is above 1 / u. Where all difficulties are 0 the draws are uniform.
-    For the rounds after the easy prefix has reached all data. Source: METHOD.md section 4 [D]; sqrt(d), the norm
+    For the rounds after the easy prefix has reached all data. Source: docs/method.md section 4 [D]; sqrt(d), the norm
     of the gradient, is the proportion of least variance; u is a project decision. Raises RunFailed for difficulties
     that are not finite or negative, InputError for u outside (0, 1] or a count below 1.
     """

@@ -7,8 +7,8 @@ from fibecfed.errors import InputError
 
 Pacing = Literal["linear", "sqrt", "exp"]
 
-START = 0.6  # beta, METHOD.md section 4 [D]
-FULL_AT = 0.8  # tau, METHOD.md section 4 [D]
+START = 0.6  # beta, docs/method.md section 4 [D]
+FULL_AT = 0.8  # tau, docs/method.md section 4 [D]
 
 _ROUNDING = 1e-9  # keeps 0.55 * 100 = 55.000000000000007 from becoming 56 examples
 
@@ -24,7 +24,7 @@ def prefix_fraction(kind: Pacing, step: int, steps: int, start: float = START, f
     - sqrt: sqrt(start^2 + (1 - start^2) p)    (Platanios et al. 2019, equation 7 with its competence c0 = start)
     - exp: start^(1 - p), the same factor every round
 
-    Source: easy first and growing with the round [P]; shapes, counting from 0 and the values [D] (METHOD.md
+    Source: easy first and growing with the round [P]; shapes, counting from 0 and the values [D] (docs/method.md
     section 4). Raises InputError for an unknown kind, or ``start`` or ``full_at`` outside (0, 1].
     """
     for name, value in (("start", start), ("full_at", full_at)):

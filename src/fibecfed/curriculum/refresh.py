@@ -22,7 +22,7 @@ class GradientRecorder:
     seen. ``names`` as for ``FisherScorer``; a parameter below the lowest one that trains counts as zero, because no
     gradient reaches it. Nothing in the training step changes. Inputs of the scored layers are kept until the next
     forward pass, also under gradient checkpointing.
-    Source: project decision (METHOD.md section 4, refreshed scores). Raises InputError as ``ScoredParameters``.
+    Source: project decision (docs/method.md section 4, refreshed scores). Raises InputError as ``ScoredParameters``.
     """
 
     def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
@@ -92,7 +92,7 @@ class RunningDifficulty:
     new = momentum * old + (1 - momentum) * seen; an example without a score takes the first one it gets.
     ``indices`` (n,) are the device's examples; ``start`` (n,) their scores so far, NaN for none (the default).
     Only trained examples change: those outside the prefix keep a score of an older, usually worse, model.
-    Source: project decision (METHOD.md section 4). Raises InputError for a momentum outside [0, 1).
+    Source: project decision (docs/method.md section 4). Raises InputError for a momentum outside [0, 1).
     """
 
     def __init__(self, indices: np.ndarray, start: np.ndarray | None = None, momentum: float = 0.5) -> None:

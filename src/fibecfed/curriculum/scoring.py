@@ -53,7 +53,7 @@ def score(
 
     Batches hold examples of like length, and run from short to long, or in an order drawn by ``rng``: give one
     where later mini-batches weigh more. The model is left as it was.
-    Source: METHOD.md section 3: Fisher trace [P], the rest [D]. Raises InputError as ``FisherScorer``, and for a
+    Source: docs/method.md section 3: Fisher trace [P], the rest [D]. Raises InputError as ``FisherScorer``, and for a
     kind that does not exist; RunFailed for a score that is not finite.
     """
     if kind not in ("fisher", "fisher-model", "loss"):

@@ -28,7 +28,7 @@ def select(
 ) -> Selection:
     """The examples of curriculum round ``step`` (from 0) of ``steps``.
 
-    ``difficulty`` and ``labels`` (n,) of the device's own examples. Source: METHOD.md section 4.
+    ``difficulty`` and ``labels`` (n,) of the device's own examples. Source: docs/method.md section 4.
     """
     examples = len(difficulty)
     stratified = config.stratified is not False

@@ -1,18 +1,36 @@
 """Data sets, tokenising, batches, and who holds what."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from fibecfed.data.batches import evaluation_batches, training_batches
 from fibecfed.data.columns import Columns
-from fibecfed.data.federated import FederatedData, Splits, build_data, load_splits, partition_rows
-from fibecfed.data.files import read_rows
+from fibecfed.data.files import label_list, read_rows
+from fibecfed.data.fingerprint import (
+    DataPrint,
+    data_print,
+    label_difference,
+    part_differences,
+    rows_print,
+    source_differences,
+)
 from fibecfed.data.named import DATASETS, SUPPORT, NamedDataset, dataset_names, find_dataset
 from fibecfed.data.partition import Partition
 from fibecfed.data.rows import Rows, hold_out
-from fibecfed.data.tokens import TokenizedSet, tokenize
+from fibecfed.data.splits import Splits, load_splits, partition_rows
+from fibecfed.data.unlabelled import Asked, columns_of, from_arguments, from_file, from_lines
+
+if TYPE_CHECKING:
+    from fibecfed.data.federated import FederatedData, build_data
+    from fibecfed.data.tokens import WITHOUT_EMBEDDING, TokenizedSet, tokenize
 
 __all__ = [
     "DATASETS",
     "SUPPORT",
+    "WITHOUT_EMBEDDING",
+    "Asked",
     "Columns",
+    "DataPrint",
     "FederatedData",
     "NamedDataset",
     "Partition",
@@ -20,13 +38,35 @@ __all__ = [
     "Splits",
     "TokenizedSet",
     "build_data",
+    "columns_of",
+    "data_print",
     "dataset_names",
     "evaluation_batches",
     "find_dataset",
+    "from_arguments",
+    "from_file",
+    "from_lines",
     "hold_out",
+    "label_difference",
+    "label_list",
     "load_splits",
+    "part_differences",
     "partition_rows",
     "read_rows",
+    "rows_print",
+    "source_differences",
     "tokenize",
     "training_batches",
 ]
+
+# What imports torch (seconds) is imported when it is first used, so that a mistake in a file is said before.
+_WHERE = {
+    **dict.fromkeys(("FederatedData", "build_data"), "federated"),
+    **dict.fromkeys(("WITHOUT_EMBEDDING", "TokenizedSet", "tokenize"), "tokens"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"fibecfed.data.{_WHERE[name]}"), name)

@@ -24,7 +24,7 @@ def training_batches(
 
     ``lengths`` gives the tokens of each entry of ``indices``. Examples are shuffled, windows of
     eight batches are sorted by length, and batches are shuffled again. ``steps`` cuts the list.
-    Source: METHOD.md section 1; length windows are a project decision.
+    Source: docs/method.md section 1; length windows are a project decision.
     """
     batches: list[np.ndarray] = []
     for epoch in range(epochs):

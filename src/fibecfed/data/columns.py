@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from fibecfed.commands import advice
 from fibecfed.errors import InputError
 
 _SEPARATORS = (",", ";", "\t", "|")
@@ -25,6 +26,16 @@ class Columns:
     label: str
     device: str | None = None
     separator: str = ","
+    advice: str | None = None  # said of a missing column; None: which settings would fit the file
+
+    def __post_init__(self) -> None:
+        """Raise InputError where the label would be read as a text, too: nothing is easier to learn."""
+        for key in ("text", "text_pair"):
+            if getattr(self, key) == self.label:
+                raise InputError(
+                    f"data.{key} and data.label both name the column '{self.label}': the model would read the answer. "
+                    "Name the column with the text, and the one with the label."
+                )
 
     @property
     def keys(self) -> dict[str, str]:
@@ -48,7 +59,7 @@ def check_header(path: Path, present: Sequence[str], columns: Columns, optional:
     named = ", ".join(f"'{name}' (data.{key})" for key, name in missing.items())
     raise InputError(
         f"'{path}' has {what} {named}; its columns are: {_listed(present)}."
-        + (_other_separator(path, present, columns) or _renamed(path, present, missing))
+        + (columns.advice or _other_separator(path, present, columns) or _renamed(path, present, missing))
     )
 
 
@@ -61,6 +72,11 @@ def setting(key: str, value: str) -> str:
     if not plain:
         value = yaml.safe_dump(value, default_style='"', allow_unicode=True, width=_ONE_LINE).strip()
     return shlex.quote(f"{key}={value}")
+
+
+def _as_settings(values: dict[str, str]) -> str:
+    """Keys of the section data as the reader sets them: arguments of a command, or of ``load_config``."""
+    return advice(" ".join(setting(f"data.{key}", value) for key, value in values.items()), f"data={values}")
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -78,18 +94,18 @@ def _other_separator(path: Path, present: Sequence[str], columns: Columns) -> st
     if other is None:
         return ""
     found = _matches(columns.keys, [name.strip().strip('"') for name in present[0].split(other)])
-    settings = [setting("data.separator", other)]
-    settings += [setting(f"data.{key}", name) for key, name in found.items() if name != columns.keys[key]]
+    settings = {"separator": other} | {key: name for key, name in found.items() if name != columns.keys[key]}
     rename = " give it the ending .csv and" if suffix == ".tsv" else ""
-    return f" The file seems to be separated by {other!r}:{rename} set {' '.join(settings)}"
+    return f" The file seems to be separated by {other!r}:{rename} set {_as_settings(settings)}"
 
 
 def _renamed(path: Path, present: Sequence[str], missing: dict[str, str]) -> str:
     found = _matches(missing, present)
     if found:
-        return f" Set {' '.join(setting(f'data.{key}', name) for key, name in found.items())}"
+        return f" Set {_as_settings(found)}"
+    which = advice(" ".join(f"data.{key}=COLUMN" for key in missing), f"data={dict.fromkeys(missing, 'COLUMN')}")
     first_line = " (its first line must name them)" if path.suffix.lower() in (".csv", ".tsv") else ""
-    return f" Say which of them{first_line} to use: {' '.join(f'data.{key}=COLUMN' for key in missing)}"
+    return f" Say which of them{first_line} to use: {which}"
 
 
 def _matches(wanted: dict[str, str], present: Sequence[str]) -> dict[str, str]:

@@ -2,17 +2,26 @@
 
 import codecs
 import csv
+import dataclasses
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 
+from fibecfed.commands import extra_install
 from fibecfed.data.columns import Columns, check_header
+from fibecfed.data.labels import visible
 from fibecfed.errors import InputError
 
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_HEAD_BYTES = 200
+_PADDING = 20  # blanks and marks around a name
+_SEPARATOR_LINE = re.compile('"?sep=(.)"?', re.IGNORECASE)  # by which Excel tells Excel
 _LONGEST_CELL = 2**31 - 1  # characters; the csv module's own limit is 131,072
 _ADVICE = {
     ".json": "write one JSON object a line and call it .jsonl",
@@ -62,6 +71,8 @@ def read_table(path: Path, columns: Columns, optional: Collection[str] = ()) -> 
             advice = f"; {_ADVICE[suffix]}" if suffix in _ADVICE else ""
             raise InputError(f"'{path}' has the ending '{path.suffix}'; data files are {', '.join(SUFFIXES)}{advice}.")
         try:
+            if suffix != ".parquet":
+                _check_no_utf16(path)
             table = reader(path, columns, optional)
         except UnicodeDecodeError:
             raise _not_utf8(path) from None
@@ -69,7 +80,42 @@ def read_table(path: Path, columns: Columns, optional: Collection[str] = ()) -> 
             raise InputError(f"'{path}' cannot be read as {suffix[1:]}: {' '.join(str(error).split())}") from None
     if not len(table):
         raise InputError(f"'{path}' has no rows.")
+    _check_no_header_within(table)
     return table
+
+
+def _check_no_utf16(path: Path) -> None:
+    """Raise InputError for UTF-16 without its mark, which as UTF-8 is a header with a zero after every letter."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if head.count(0) > len(head) // 4 and not head.startswith(_UTF16_MARKS):
+        raise _utf16_without_mark(path)
+
+
+def _check_no_header_within(table: Table) -> None:
+    """Refuse a row that repeats the names of the columns: a trace of files put together, and a label of its own."""
+    repeats = _repeats(list(table.cells))
+    for row, cells in enumerate(zip(*table.cells.values(), strict=True)):
+        if repeats(cells):
+            raise _header_within(table.place(row))
+
+
+def _repeats(header: Sequence[str]) -> Callable[[Sequence[object]], bool]:
+    """Whether cells are the names of the columns again, in whatever order; never where there is one column only."""
+    names, longest = sorted(visible(name).casefold() for name in header), max(map(len, header)) + _PADDING
+
+    def repeated(cells: Sequence[object]) -> bool:
+        return (
+            len(cells) == len(names) > 1
+            and all(isinstance(cell, str) and len(cell) <= longest for cell in cells)
+            and sorted(visible(str(cell)).casefold() for cell in cells) == names
+        )
+
+    return repeated
+
+
+def _header_within(place: str) -> InputError:
+    return InputError(f"{place} repeats the header, as where files were put together; remove that row.")
 
 
 def _wanted(present: Collection[str], columns: Columns) -> list[str]:
@@ -78,11 +124,12 @@ def _wanted(present: Collection[str], columns: Columns) -> list[str]:
 
 def _read_csv(path: Path, columns: Columns, optional: Collection[str]) -> Table:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        first = next((line for line in file if line.strip()), "")
-        if first and columns.separator not in first:  # before quotation marks that only another separator explains
+        head, separator = _head(file)
+        columns = dataclasses.replace(columns, separator=separator or columns.separator)
+        first = head[-1] if head else ""
+        if first.strip() and columns.separator not in first:  # before quotation marks that another separator explains
             check_header(path, [first.strip()], columns, optional)
-        file.seek(0)
-        return _delimited(path, _records(path, file, columns.separator), columns, optional)
+        return _delimited(path, _records(path, chain(head, file), columns.separator), columns, optional)
 
 
 def _read_tsv(path: Path, columns: Columns, optional: Collection[str]) -> Table:
@@ -92,11 +139,26 @@ def _read_tsv(path: Path, columns: Columns, optional: Collection[str]) -> Table:
     cannot swallow the rows after it; otherwise the file is read as CSV is.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = [line.rstrip("\r\n") for line in file]
+        head, separator = _head(file)
+        lines = [line.rstrip("\r\n") for line in chain(head, file)]
     tabs = {line.count("\t") for line in lines if line.strip()}
-    if len(tabs) == 1:
+    if len(tabs) == 1 and separator in (None, "\t"):
         return _delimited(path, _plain_records(lines), columns, optional)
-    return _delimited(path, _records(path, (f"{line}\n" for line in lines), "\t"), columns, optional)
+    return _delimited(path, _records(path, (f"{line}\n" for line in lines), separator or "\t"), columns, optional)
+
+
+def _head(lines: Iterator[str]) -> tuple[list[str], str | None]:
+    """The lines up to the header, and the separator that a line ``sep=;`` before it names (a blank in its place)."""
+    head: list[str] = []
+    separator = None
+    for line in lines:
+        head.append(line)
+        told = _SEPARATOR_LINE.fullmatch(line.strip("\r\n ")) if separator is None else None
+        if told:
+            separator, head[-1] = told[1], "\n"
+        elif line.strip():
+            break
+    return head, separator
 
 
 def _delimited(
@@ -110,7 +172,10 @@ def _delimited(
     places = {name: header.index(name) for name in _wanted(header, columns)}
     cells: dict[str, list[str]] = {name: [] for name in places}
     lines: list[int] = []
+    repeats = _repeats(header)
     for line, fields in records:
+        if repeats(fields):
+            raise _header_within(_place(path, len(lines), line))
         if any(field.strip() for field in fields[len(header) :]):
             raise InputError(
                 f"{_place(path, len(lines), line)} has {len(fields)} columns where the header has {len(header)}; "
@@ -199,7 +264,7 @@ def _read_datasets_folder(path: Path, columns: Columns, optional: Collection[str
         import datasets
     except ImportError:
         raise InputError(
-            f"'{path}' was saved by `datasets`; install the extra that reads it: pip install 'fibecfed[hub]'."
+            f"'{path}' was saved by `datasets`; install the extra that reads it: {extra_install('hub')}"
         ) from None
     try:
         loaded = datasets.load_from_disk(str(path))
@@ -228,8 +293,10 @@ SUFFIXES = tuple(_READERS)
 
 def _not_utf8(path: Path) -> InputError:
     content = path.read_bytes()
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    if content.startswith(_UTF16_MARKS):
         return InputError(f"'{path}' is UTF-16 text; save it as UTF-8.")
+    if b"\0" in content:
+        return _utf16_without_mark(path)
     try:
         content.decode("utf-8")
         at = 0
@@ -238,4 +305,11 @@ def _not_utf8(path: Path) -> InputError:
     line = content.count(b"\n", 0, at) + 1
     return InputError(
         f"'{path}' line {line} is not UTF-8 text (perhaps Latin-1 or Windows-1252); save the file as UTF-8."
+    )
+
+
+def _utf16_without_mark(path: Path) -> InputError:
+    return InputError(
+        f"'{path}' seems to be UTF-16 text (without the mark that says so, but with zero bytes); save it as "
+        'UTF-8, in Excel as "CSV UTF-8".'
     )

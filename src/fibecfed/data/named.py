@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
+from fibecfed.commands import extra_install
 from fibecfed.data.rows import Rows
 from fibecfed.errors import InputError
 
@@ -183,7 +184,7 @@ def _from_hub(spec: NamedDataset, split: str) -> Rows:
     try:
         import datasets
     except ImportError:
-        raise InputError("data.allow_download needs the extra `hub`: pip install 'fibecfed[hub]'.") from None
+        raise InputError(f"data.allow_download needs the extra `hub`: {extra_install('hub')}") from None
     assert spec.hub is not None
     try:
         loaded = datasets.load_dataset(spec.hub[0], spec.hub[1], split=split)

@@ -58,14 +58,15 @@ def partition(
     rng: np.random.Generator,
     names: np.ndarray | None = None,
 ) -> Partition:
-    """Deal N training examples to ``devices`` devices, as ``config.kind`` says.
+    """Deal N training examples to ``devices`` devices, as ``config.kind`` says (None: dirichlet).
 
     ``labels``: (N,) int64 below ``classes``. ``names``: (N,) str, the device of each row, for ``column`` only.
     Raises InputError when a device would hold fewer than ``config.minimum`` examples, or the names do not fit.
-    Source: dirichlet, METHOD.md section 1 [D], label proportions after Hsu et al. (2019, arXiv 1909.06335);
+    Source: dirichlet, docs/method.md section 1 [D], label proportions after Hsu et al. (2019, arXiv 1909.06335);
     shards, McMahan et al. (2017, arXiv 1602.05629).
     """
-    if config.kind == "column":
+    kind = config.kind or "dirichlet"
+    if kind == "column":
         return _by_name(names, config.minimum, devices)
     total = len(labels)
     if devices * config.minimum > total:
@@ -73,13 +74,13 @@ def partition(
             f"federation.devices={devices} at partition.minimum={config.minimum} needs {devices * config.minimum} "
             f"examples, but only {total} training examples are there."
         )
-    if config.kind == "shards":
+    if kind == "shards":
         return _grouped(_shard_owner(labels, devices, config.shards_per_device, rng), devices)
-    if config.kind == "dirichlet":
+    if kind == "dirichlet":
         columns = np.bincount(labels, minlength=classes)
         log_q = _log_dirichlet(config.alpha, columns / total, devices, rng)
         return _dealt(labels, apportion(log_q, _even(total, devices), columns, rng), rng)
-    if config.kind == "quantity":
+    if kind == "quantity":
         # The minimum comes off the top, so that it holds without redrawing.
         log_share = _log_dirichlet(config.alpha * devices, np.full(devices, 1 / devices), 1, rng)[0]
         share = np.exp(log_share - log_share.max())
@@ -94,7 +95,7 @@ def partition_like(train_counts: np.ndarray, labels: np.ndarray, classes: int, r
 
     Shard sizes are proportional to training sizes (largest remainder, so a shard may be empty when N is small), label
     proportions are the device's own, as near as the test set's label counts allow. ``labels``: (N,) below ``classes``.
-    Raises ValueError when no device holds a training example. Source: METHOD.md section 1 [D].
+    Raises ValueError when no device holds a training example. Source: docs/method.md section 1 [D].
     """
     sizes = train_counts.sum(axis=1)
     if not sizes.any():
@@ -277,7 +278,8 @@ def _by_name(names: np.ndarray | None, minimum: int, devices: int) -> Partition:
     if len(distinct) != devices:
         raise InputError(
             f"The data names {len(distinct)} devices, but federation.devices={devices}: "
-            f"set federation.devices={len(distinct)}; federation.sampled can be {len(distinct)} at most."
+            f"set federation.devices={len(distinct)}; federation.sampled can be {len(distinct)} at most. To deal the "
+            "rows anew instead, set data.partition.kind=dirichlet."
         )
     sizes = np.bincount(owner, minlength=devices)
     smallest = int(sizes.argmin())

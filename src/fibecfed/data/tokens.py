@@ -8,12 +8,16 @@ import numpy as np
 import torch
 
 from fibecfed.data.rows import Rows
-from fibecfed.errors import InputError
+from fibecfed.errors import InputError, half_character
 from fibecfed.tasks import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+WITHOUT_EMBEDDING = (
+    "resize the model where it was made (model.resize_token_embeddings(len(tokenizer)), then save_pretrained), or take "
+    "the token out of its tokenizer"
+)
 _CHUNK = 4096  # texts handed to the tokenizer at once
 
 
@@ -117,10 +121,22 @@ def _longest_first(first: np.ndarray, second: np.ndarray, room: int) -> tuple[np
     return np.where(swapped, new_long, new_short), np.where(swapped, new_short, new_long)
 
 
-def tokenize(rows: Rows, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> TokenizedSet:
+def _check_characters(texts: Sequence[str], start: int, count: int) -> None:
+    """``count`` texts, and again as many where they are pairs; the first is number ``start``, from 0."""
+    for position, text in enumerate(texts):
+        if (half := half_character(text)) is not None:
+            raise InputError(
+                f"Text {start + position % count + 1} has {half}; remove it, or write the whole character."
+            )
+
+
+def tokenize(
+    rows: Rows, tokenizer: "PreTrainedTokenizerBase", max_length: int, vocabulary: int | None = None
+) -> TokenizedSet:
     """Every row as token ids, cut to ``max_length`` (the longer text of a pair first), with what was cut counted.
 
-    Raises InputError if a text has no token at all, naming its position.
+    Raises InputError, naming its position, if a text has no token at all, half a character, or a token that is not
+    below ``vocabulary``, the number of the model's embeddings.
     """
     ids: list[np.ndarray] = []
     types: list[np.ndarray] = []
@@ -131,6 +147,7 @@ def tokenize(rows: Rows, tokenizer: "PreTrainedTokenizerBase", max_length: int) 
     for start in range(0, len(rows), _CHUNK):
         texts = list(rows.texts[start : start + _CHUNK])
         pairs = None if rows.pairs is None else list(rows.pairs[start : start + _CHUNK])
+        _check_characters([*texts, *(pairs or ())], start, len(texts))
         encoded = tokenizer(texts, pairs, truncation=True, max_length=limit)
         full = [i for i, sequence in enumerate(encoded["input_ids"]) if len(sequence) >= limit]
         if full:
@@ -144,6 +161,12 @@ def tokenize(rows: Rows, tokenizer: "PreTrainedTokenizerBase", max_length: int) 
             if not sequence:
                 raise InputError(
                     f"Text {start + i + 1} ({texts[i]!r}) has no token for this model's tokenizer; remove it."
+                )
+            if vocabulary is not None and max(sequence) >= vocabulary:
+                token = tokenizer.convert_ids_to_tokens(max(sequence))
+                raise InputError(
+                    f"Text {start + i + 1} ({texts[i]!r}) has the token '{token}', which the tokenizer knows and the "
+                    f"model has no embedding for; {WITHOUT_EMBEDDING}."
                 )
             ids.append(np.asarray(sequence, dtype=np.int32))
         if pairs is not None and encoded.is_fast:

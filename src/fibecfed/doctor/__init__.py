@@ -2,11 +2,12 @@
 
 from fibecfed.doctor.finding import Finding
 from fibecfed.doctor.machines import check_device, check_flower, check_server
-from fibecfed.doctor.network import check_certificate, check_listening, check_reachable
+from fibecfed.doctor.network import certificate_problem, check_certificate, check_listening, check_reachable
 from fibecfed.doctor.run import check_data, check_model, check_output, check_settings, check_versions
 
 __all__ = [
     "Finding",
+    "certificate_problem",
     "check_certificate",
     "check_data",
     "check_device",

@@ -5,10 +5,12 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from fibecfed.config import Config, DeviceConfig, load_config
+from fibecfed.commands import command_line
+from fibecfed.config import Config, DeviceConfig, load_config, settle
 from fibecfed.data import Columns, read_rows
+from fibecfed.data.locations import find_files, skipped_sentence
 from fibecfed.doctor.finding import Finding
-from fibecfed.doctor.network import check_certificate, check_secret, check_tls
+from fibecfed.doctor.network import INSIDE, certificate_problem, check_certificate, check_secret, check_tls
 from fibecfed.doctor.run import check_model, check_output
 from fibecfed.errors import InputError
 
@@ -33,12 +35,16 @@ def check_server(folder: Path, host: str | None, config: Config) -> Iterator[Fin
         check_settings(config)
     except InputError as error:
         yield Finding("settings", "they cannot be used over machines", str(error))
-    make = f"fibecfed flower certificates HOST --devices N --server {folder}"
+    make = command_line("flower", "certificates", "HOST", "--devices", "N", "--server", folder)
     if not folder.is_dir():
         yield Finding("server", f"'{folder}' does not exist", f"make it: {make}")
         return
-    yield from check_certificate(folder / "server.crt", folder / "server.key", folder / "ca.crt", host)
-    keys, devices = len(list((folder / "keys").glob("*.pub"))), config.federation.devices
+    found = list(check_certificate(folder / "server.crt", folder / "server.key", folder / "ca.crt", host))
+    yield from found
+    inside = certificate_problem(folder)
+    if inside is not None and not any(finding.fix for finding in found):
+        yield Finding("certificate", inside.text, f"{inside.fix}; the server's own parts connect to {INSIDE}")
+    keys, devices = len(list((folder / "keys").glob("*.pub"))), settle(config).federation.device_count
     fix = None if keys >= devices else "add the missing devices' public keys, or lower federation.devices"
     yield Finding("keys", f"{keys} devices may connect; the run has {devices}", fix)
     secrets = sorted((folder / "devices").glob("*/device.key"))
@@ -62,6 +68,9 @@ def check_device(own: DeviceConfig, keys: Path, servers: list[str]) -> Iterator[
         except InputError as error:
             yield Finding("data", f"'{path}' cannot be used", str(error))
             continue
+        skipped = skipped_sentence(path, find_files(path))
+        if skipped is not None:
+            yield Finding("data", skipped)
         counts = Counter(rows.labels.tolist())
         listed = ", ".join(f"{name} ({counts[i]})" for i, name in enumerate(rows.label_names))
         yield Finding("data", f"'{path}': {len(rows)} examples; {listed}. The server's data.labels must name them all")

@@ -1,6 +1,5 @@
 """What TLS and sockets need: certificates that will be accepted, ports that are free or answer."""
 
-import email.utils
 import http.client
 import socket
 import ssl
@@ -10,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from fibecfed.doctor.finding import Finding
+from fibecfed.errors import InputError
+from fibecfed.runtime.flower.reaching import find_trouble, server_date, split_address
 
+INSIDE = "127.0.0.1"  # where a server's own parts reach one another
 _SOON = 14  # days before the end of a certificate that are worth a word
 _PATIENCE = 5.0  # seconds to wait for a connection
 _SKEW = 10.0  # seconds by which two clocks may differ before Flower refuses a device's signatures
@@ -56,8 +58,21 @@ def check_certificate(
         return
     days = int((ssl.cert_time_to_seconds(accepted["notAfter"]) - time.time()) // 86400)
     names = ", ".join(value for _, value in accepted.get("subjectAltName", ())) or "no names"
-    text = f"'{certificate}' is accepted{f' as {host}' if host else ''}; for {names}; valid for {days} more days"
-    yield Finding("certificate", text, "it ends soon; make a new one" if days < _SOON else None)
+    soon = " only: make a new one soon" if days < _SOON else ""
+    text = f"'{certificate}' is accepted{f' as {host}' if host else ''}; for {names}; valid for {days} more days{soon}"
+    yield Finding("certificate", text)
+
+
+def certificate_problem(folder: Path) -> Finding | None:
+    """Why a server could not use the certificate in its folder; None if it can.
+
+    Its own parts on this machine reach one another at 127.0.0.1, whatever the devices call it.
+    """
+    files = (folder / "server.crt", folder / "server.key", folder / "ca.crt")
+    for finding in check_certificate(*files, INSIDE):
+        if finding.fix is not None and finding.subject == "certificate":
+            return finding
+    return None
 
 
 def check_secret(key: Path) -> Iterator[Finding]:
@@ -113,7 +128,7 @@ def _refused_fix(error: ssl.SSLCertVerificationError) -> str:
 def check_listening(address: str) -> Iterator[Finding]:
     """Whether a server could listen at HOST:PORT (or PORT: on every interface)."""
     try:
-        host, port = _split(address)
+        host, port = split_address(address)
         with socket.create_server((host, port)):
             yield Finding("port", f"{address} is free")
     except ValueError as error:
@@ -138,35 +153,24 @@ def check_reachable(address: str) -> Iterator[Finding]:
 def check_tls(address: str, authority: Path) -> Iterator[Finding]:
     """Whether the server shows a certificate of this authority, and whether its clock and this one agree."""
     try:
-        host, port = _elsewhere(address)
-        context = ssl.create_default_context(cafile=str(authority))
-        connection = http.client.HTTPSConnection(host, port, timeout=_PATIENCE, context=context)
-        connection.request("GET", "/")
-        date = connection.getresponse().getheader("date")
-    except ssl.SSLCertVerificationError as error:
-        advice = "ask for the server's ca.crt, connect by a name that its certificate holds, check this machine's clock"
-        yield Finding("server", f"{address} is not trusted: {error.verify_message}", advice)
-    except (OSError, http.client.HTTPException) as error:
-        yield Finding("server", f"{address} does not answer over TLS: {error or type(error).__name__}", _NO_ANSWER)
+        trouble = find_trouble(address, authority, "/")
+        date = None if trouble else server_date(address, authority, "/")
     except ValueError as error:
         yield Finding("server", f"'{address}' is no address", str(error))
+    except (InputError, OSError, http.client.HTTPException) as error:
+        yield Finding("server", f"{address} cannot be tried: {error}", _NO_ANSWER)
     else:
-        skew = abs(time.time() - email.utils.parsedate_to_datetime(date).timestamp()) if date else 0.0
+        if trouble is not None:
+            yield Finding("server", f"{address} {trouble.reason}", trouble.advice)
+            return
+        skew = abs(time.time() - date) if date else 0.0
         fix = f"set this machine's clock or the server's: they differ by {skew:.0f} s" if skew > _SKEW else None
         yield Finding("server", f"{address} answers over TLS, with a certificate of '{authority}'", fix)
 
 
 def _elsewhere(address: str) -> tuple[str, int]:
     """Host and port of HOST:PORT. Raises ValueError, whose text says what to give."""
-    host, port = _split(address)
+    host, port = split_address(address)
     if not host:
         raise ValueError("give it as HOST:PORT")
     return host, port
-
-
-def _split(address: str) -> tuple[str, int]:
-    """Host ("" if there is none) and port of [HOST:]PORT. Raises ValueError, whose text says what to give."""
-    host, _, port = address.rpartition(":")
-    if not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError("give it as HOST:PORT, the port from 1 to 65535")
-    return host.strip("[]"), int(port)

@@ -11,12 +11,13 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from fibecfed.config import Config
-from fibecfed.data import load_splits
+from fibecfed.commands import pip_install
+from fibecfed.config import Config, settle
+from fibecfed.data import WITHOUT_EMBEDDING, load_splits
 from fibecfed.doctor.finding import Finding
 from fibecfed.errors import InputError
 from fibecfed.methods import resolve, tuning
-from fibecfed.models import load_pretrained
+from fibecfed.models import load_pretrained, words_without_embedding
 
 _SMALLEST_FREE = 100 * 2**20  # bytes, beside what the run itself writes: tokenizers, pictures, records
 _COPIES_OF_STATE = 6  # of what trains: two versions, and two moments of an optimizer in each
@@ -33,7 +34,7 @@ def check_versions(package: str = "fibecfed") -> Iterator[Finding]:
         requirement = Requirement(text)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        install = f"pip install '{requirement.name}{requirement.specifier}'"
+        install = pip_install(f"{requirement.name}{requirement.specifier}")
         try:
             version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
@@ -53,24 +54,28 @@ def check_settings(config: Config) -> Iterator[Finding]:
     except InputError as error:
         yield Finding("settings", "the configuration does not fit its method", str(error))
         return
-    federation = config.federation
-    yield Finding(
-        "settings",
-        f"{config.method} ({resolved.tuning}), {federation.rounds} rounds, {federation.sampled} of "
-        f"{federation.devices} devices each",
-    )
+    yield Finding("settings", f"{config.method} ({resolved.tuning}), {config.federation.rounds} rounds")
 
 
 def check_model(config: Config) -> Iterator[Finding]:
-    """Whether the base model is there and can be read, and its weights' sha256."""
+    """Whether the base model is there and can be read and tuned, and its weights' sha256."""
     try:
         kind = tuning(config)
         found = load_pretrained(config.model, 2, config.runtime.precision, reserved=kind.positions(config))
+        parameters = sum(p.numel() for p in found.backbone.parameters())
+        kind.attach(found, 2, resolve(config), 0)
     except InputError as error:
         yield Finding("model", f"{config.model.name} cannot be used", str(error))
         return
-    parameters = sum(p.numel() for p in found.backbone.parameters())
     yield Finding("model", f"{found.name}: {parameters / 1e6:.1f} million parameters, sha256 {found.sha256}")
+    words = words_without_embedding(found.tokenizer, found.vocabulary)
+    if words:
+        named = ", ".join(f"'{word}'" for word in words[:5]) + (", ..." if len(words) > 5 else "")
+        yield Finding(
+            "tokenizer",
+            f"knows {len(words)} tokens that the model has no embedding for ({named}); a text with one is refused",
+            WITHOUT_EMBEDDING,
+        )
 
 
 def check_data(config: Config) -> Iterator[Finding]:
@@ -86,6 +91,14 @@ def check_data(config: Config) -> Iterator[Finding]:
         f"{splits.origin}: {len(splits.train)} training, {len(splits.validation)} validation, {len(splits.test)} test "
         "examples",
     )
+    for note in splits.notes:
+        yield Finding("data", note)
+    try:
+        federation = settle(config, splits.sites).federation
+    except InputError as error:
+        yield Finding("devices", "the settings do not fit the data", str(error))
+    else:
+        yield Finding("devices", f"{federation.devices} devices, {federation.sampled} of them a round")
     counts = Counter(splits.train.labels.tolist())
     yield Finding("labels", ", ".join(f"{name} ({counts[i]})" for i, name in enumerate(names)))
     missing = [name for i, name in enumerate(names) if not counts[i]]
@@ -122,4 +135,4 @@ def _bytes_of_a_run(config: Config) -> int:
         size = kind.layout(kind.attach(pretrained, 2, config, 0), pretrained.config).size
     except InputError:
         return _SMALLEST_FREE  # said by the other checks
-    return _SMALLEST_FREE + 4 * size * (1 + _COPIES_OF_STATE) * (1 + config.federation.devices)
+    return _SMALLEST_FREE + 4 * size * (1 + _COPIES_OF_STATE) * (1 + settle(config).federation.device_count)

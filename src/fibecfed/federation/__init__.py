@@ -1,7 +1,7 @@
 """Messages, devices, the server, and what each remembers."""
 
 from fibecfed.federation.aggregation import AGGREGATORS, Aggregator, CoordinateMedian, Sum, WeightedMean, in_order
-from fibecfed.federation.codec import Undecodable, decode, encode
+from fibecfed.federation.codec import EncodedSizes, Undecodable, decode, encode
 from fibecfed.federation.cohort import DeviceSide
 from fibecfed.federation.device import Device, Site
 from fibecfed.federation.messages import Address, Delivery, Failure, Reply, Request
@@ -41,6 +41,7 @@ __all__ = [
     "DeviceState",
     "DeviceStore",
     "DiskStore",
+    "EncodedSizes",
     "Failure",
     "InfoSpec",
     "Members",

@@ -14,6 +14,7 @@ from fibecfed.errors import FibecFedError
 from fibecfed.federation.messages import Address, Reply, Request
 
 _KEY = "fibecfed"
+_ALIGNED = 8  # safetensors fills its header with spaces to a multiple of this
 # What json and safetensors raise for bytes that someone made up.
 _UNREADABLE = (
     SafetensorError, struct.error, ValueError, KeyError, TypeError, MemoryError, RecursionError, RuntimeError,
@@ -48,7 +49,34 @@ def unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def encode(message: Request | Reply) -> bytes:
     """A message as the bytes that cross the transport."""
-    return pack(message.tensors, {"address": dataclasses.asdict(message.address), "info": dict(message.info)})
+    return pack(message.tensors, _said(message))
+
+
+def _said(message: Request | Reply) -> dict[str, Any]:
+    return {"address": dataclasses.asdict(message.address), "info": dict(message.info)}
+
+
+class EncodedSizes:
+    """``len(encode(message))`` of many messages; tensors of the same names, shapes and types are encoded once."""
+
+    def __init__(self) -> None:
+        self._known: dict[frozenset[tuple[Any, ...]], tuple[int, int]] = {}  # bytes of the header's rest, of tensors
+
+    def __call__(self, message: Request | Reply) -> int:
+        """Bytes."""
+        form = frozenset((name, t.shape, t.dtype) for name, t in message.tensors.items())
+        if form not in self._known:
+            data = pack(message.tensors, {})
+            (length,) = struct.unpack("<Q", data[:8])
+            self._known[form] = len(data[8 : 8 + length].rstrip(b" ")) - _text_size({}), len(data) - 8 - length
+        rest, tensors = self._known[form]
+        header = rest + _text_size(_said(message))
+        return 8 + -(-header // _ALIGNED) * _ALIGNED + tensors
+
+
+def _text_size(content: Mapping[str, Any]) -> int:
+    """Bytes of a message's JSON within the header's own JSON, where quotation marks and backslashes are escaped."""
+    return len(json.dumps(json.dumps(dict(content), sort_keys=True)))
 
 
 def decode(data: bytes, kind: type[Message]) -> Message:

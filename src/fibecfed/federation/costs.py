@@ -1,4 +1,4 @@
-"""Simulated time of an exchange: counted operations and bytes over configured speeds (METHOD.md section 9)."""
+"""Simulated time of an exchange: counted operations and bytes over configured speeds (docs/method.md section 9)."""
 
 import math
 from dataclasses import dataclass

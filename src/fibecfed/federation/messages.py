@@ -45,8 +45,8 @@ class Reply:
 class Failure:
     """A device that did not answer usefully, and why.
 
-    ``kind`` is the reason in a word, to count by: "failed" (the device says so), "absent", "late", "undecodable",
-    "unasked", "repeated", "address", "state version", "tensors", "values", "numbers", "norm", "sums".
+    ``kind`` is the reason in a word, to count by: "failed" (the device says so), "absent", "refused", "late",
+    "undecodable", "unasked", "repeated", "address", "state version", "tensors", "values", "numbers", "norm", "sums".
     """
 
     device: int

@@ -29,6 +29,11 @@ class Stage(Protocol):
     name: ClassVar[str]  # in messages and costs; one of its kind in a method
     is_round: ClassVar[bool]  # counts as a round, and is followed by an evaluation when one is due
     evaluated: ClassVar[bool]  # no round, but an evaluation follows, which replaces that of the last round
+    trains: ClassVar[bool]  # replies tell of training
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether devices keep something new when they have answered, as far as is known before."""
 
     def due(self, state: ServerState) -> bool:
         """Whether it comes next, given that no stage before it in the method does."""
@@ -82,6 +87,9 @@ class Method(Protocol):
 
     def init(self, tensors: Mapping[str, Tensor]) -> ServerState:
         """The state before the first stage."""
+
+    def is_closed(self, state: ServerState) -> bool:
+        """Whether a stage after the last round is done, so that no further round can follow."""
 
     def midway(self, state: ServerState) -> ServerState:
         """A state as it is in most rounds, for estimates before a run."""

@@ -12,7 +12,7 @@ from fibecfed.federation.codec import Undecodable, pack, unpack
 
 @dataclass(frozen=True)
 class Costs:
-    """Cumulative cost of a run; evaluation is not counted (METHOD.md section 9)."""
+    """Cumulative cost of a run; evaluation is not counted (docs/method.md section 9)."""
 
     bytes_up: int = 0
     bytes_down: int = 0

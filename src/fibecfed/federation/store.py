@@ -62,9 +62,11 @@ class DiskStore:
     can write the file can also write the sum.
     """
 
-    def __init__(self, directory: Path, run: str) -> None:
+    def __init__(self, directory: Path, run: str, failure: type[FibecFedError] = DeviceFailed) -> None:
+        """``failure``: what a full disk is; where all devices share one, it is not one device's affair."""
         self._directory = directory
         self._run = run
+        self._failure = failure
 
     def load(self, device: int, version: int) -> DeviceState | None:
         if not version:
@@ -83,7 +85,7 @@ class DiskStore:
         return DeviceState.of(tensors, content["info"])
 
     def save(self, device: int, state: DeviceState, after: int) -> int:
-        """As the protocol says. Raises DeviceFailed where the disk is full or cannot be written."""
+        """As the protocol says. Raises ``failure`` where the disk is full or cannot be written."""
         path = self._path(device, after + 1)
         tensors, content = state.named(), {"info": dict(state.info), "of": self._owner(device, after + 1)}
         data = pack(tensors, {**content, "sha256": _sha256(tensors, content)})
@@ -94,7 +96,7 @@ class DiskStore:
                 if other.stem not in (str(after), str(after + 1)):
                     other.unlink()
         except OSError as error:
-            raise DeviceFailed(f"its state could not be written to '{path}': {error.strerror}") from None
+            raise self._failure(f"its state could not be written to '{path}': {error.strerror}") from None
         return after + 1
 
     def _owner(self, device: int, version: int) -> dict[str, Any]:
@@ -116,8 +118,12 @@ def _sha256(tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> str:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a crash leaves the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # on a full disk it would take up room
+        raise

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from fibecfed.config import Config, build_config, merge, nearest_hint, to_dict
+from fibecfed.config import Config, build_config, merge, nearest_hint, not_offered, to_dict
 from fibecfed.errors import InputError
 from fibecfed.methods.adalora import AdaLora
 from fibecfed.methods.adapter import Adapter
@@ -38,6 +38,7 @@ from fibecfed.methods.prompts import (
     PromptTuning,
     PTuningV2,
 )
+from fibecfed.methods.rounds import settled_by_rounds
 from fibecfed.methods.short_first import SequenceLengthWarmUp, Shortformer
 from fibecfed.methods.slora import SLora
 from fibecfed.methods.voc import Voc
@@ -84,7 +85,7 @@ METHODS: dict[str, type[FederatedAveraging]] = {
 def method_class(name: str) -> type[FederatedAveraging]:
     """The method of that name. Raises InputError naming the nearest known one."""
     if name not in METHODS:
-        hint = nearest_hint(name, METHODS)
+        hint = not_offered(name) + nearest_hint(name, METHODS)
         raise InputError(f"Unknown method '{name}' (key 'method').{hint} Known: {', '.join(METHODS)}.")
     return METHODS[name]
 
@@ -137,4 +138,4 @@ def _refuse_unused(name: str, content: Mapping[str, Any]) -> None:
             raise InputError(f"method={name} does not use {section}.{changed[0]}; it is a setting of {users}.")
 
 
-__all__ = ["METHODS", "FederatedAveraging", "in_use", "method_class", "resolve", "tuning"]
+__all__ = ["METHODS", "FederatedAveraging", "in_use", "method_class", "resolve", "settled_by_rounds", "tuning"]

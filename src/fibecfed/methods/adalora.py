@@ -48,8 +48,8 @@ class _Gathered:
 class _PrunedRound(Train):
     """A round over the triplets that are left; the server prunes when the budget falls."""
 
-    def __init__(self, config: Config, layout: Layout, shared: Shared) -> None:
-        super().__init__(config, layout, shared)
+    def __init__(self, config: Config, layout: Layout, shared: Shared, keeps_local: bool = False) -> None:
+        super().__init__(config, layout, shared, keeps_local)
         self._maps = triplet_maps(layout)
 
     # Server half

@@ -39,6 +39,7 @@ class FederatedAveraging:
         self.config = config
         self.layout = layout
         self.keeps_device_state = False  # devices have models of their own
+        self.keeps_local = False  # because a round trains parameters that do not travel
         asked = config.curriculum.score not in (None, "none") or config.sharing.layers not in (None, "all")
         if asked and not self.takes_parts:
             raise InputError(
@@ -60,7 +61,7 @@ class FederatedAveraging:
 
     def rounds(self) -> Sequence[Stage]:
         """Rounds, all alike."""
-        return (self.round_stage(self.config, self.layout, self.shared),)
+        return (self.round_stage(self.config, self.layout, self.shared, self.keeps_local),)
 
     def after_rounds(self) -> Sequence[Stage]:
         """Nothing."""
@@ -91,6 +92,10 @@ class FederatedAveraging:
         return device.model({name: state.tensors[name] for name in self.shared(state)})
 
     # From the first state to the last
+
+    def is_closed(self, state: ServerState) -> bool:
+        """Rounds can always follow."""
+        return False
 
     def init(self, tensors: Mapping[str, Tensor]) -> ServerState:
         """The server's model starts where every device's does."""

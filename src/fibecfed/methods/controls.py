@@ -1,6 +1,7 @@
-"""The controls of every comparison: they decide whether a claim means anything (BASELINES.md, METHOD.md section 7).
+"""The controls of every comparison: they decide whether a claim means anything.
 
-A gain of a method over fedavg-lora that one of these has too is no gain of its idea.
+A gain of a method over fedavg-lora that one of these has too is no gain of its idea (docs/baselines.md,
+docs/method.md section 7).
 """
 
 import dataclasses
@@ -103,7 +104,7 @@ class FedavgPrior(FederatedAveraging):
 
     def personal_devices(self, state: ServerState) -> range:
         """Every device has label proportions, sampled or not."""
-        return range(self.config.federation.devices)
+        return range(self.config.federation.device_count)
 
     def personal(self, device: Device, state: ServerState) -> dict[str, Tensor]:
         """The server's model with the ratio in the head's bias."""
@@ -127,6 +128,10 @@ class FedavgFinetune(FederatedAveraging):
     def after_rounds(self) -> Sequence[Stage]:
         """One exchange in which every device takes part."""
         return (Finetune(self.config, self.layout, self.shared),)
+
+    def is_closed(self, state: ServerState) -> bool:
+        """Once devices have their own copies."""
+        return bool(state.info.get("finetuned"))
 
     def personal(self, device: Device, state: ServerState) -> dict[str, Tensor]:
         """Its own copy, once it has one."""
@@ -168,7 +173,7 @@ class DeviceMajority(FederatedAveraging):
 
     def personal_devices(self, state: ServerState) -> range:
         """Every device has a most frequent label."""
-        return range(self.config.federation.devices)
+        return range(self.config.federation.device_count)
 
     def personal(self, device: Device, state: ServerState) -> dict[str, Tensor]:
         """A head that looks at nothing and says the device's most frequent label."""

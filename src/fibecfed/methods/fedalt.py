@@ -65,7 +65,7 @@ class FedAlt(FederatedAveraging):
             )
         if settings.head and config.model.head_init != "random":
             raise InputError("personal.head keeps the head on devices, where model.head_init would never reach it.")
-        self.keeps_device_state = len(self._shared) < len(layout)
+        self.keeps_device_state = self.keeps_local = len(self._shared) < len(layout)
 
     def shared(self, state: ServerState) -> tuple[str, ...]:
         return self._shared

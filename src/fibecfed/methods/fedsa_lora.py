@@ -22,7 +22,7 @@ class FedsaLora(FederatedAveraging):
     sends: ClassVar[str] = "LoRA A and the head"
 
     def _prepare(self) -> None:
-        self.keeps_device_state = True
+        self.keeps_device_state = self.keeps_local = True
 
     def shared(self, state: ServerState) -> tuple[str, ...]:
         return tuple(p.name for p in self.layout if p.role != "lora_B")

@@ -1,7 +1,7 @@
 """`fibecfed`: Fisher-information curriculum, global aggregation layers (GAL), sparse personal layers.
 
 "Fisher Information-based Efficient Curriculum Federated Learning with Large Language Models" (EMNLP 2024,
-arXiv 2410.00131); details as METHOD.md decides them. The nine steps of its protocol, and the stage of each:
+arXiv 2410.00131); details as docs/method.md decides them. The nine steps of its protocol, and the stage of each:
 
     initialization   1 devices score their examples and the layers   ScoreLayers.work
                      2 they upload the layer scores, nothing else    ScoreLayers.work
@@ -31,7 +31,7 @@ from fibecfed.sharing import fixed_count
 
 
 class FibecFed(FederatedAveraging):
-    """The method, each part of which a setting can switch off or replace (METHOD.md section 10)."""
+    """The method, each part of which a setting can switch off or replace (docs/method.md section 10)."""
 
     name: ClassVar[str] = "fibecfed"
     paper: ClassVar[str] = "EMNLP 2024, arXiv 2410.00131"
@@ -63,6 +63,10 @@ class FibecFed(FederatedAveraging):
         """Every parameter during the warm-up; then the GAL's and the head's."""
         return self.plan.travelling(state.info.get("layers"))
 
+    def is_closed(self, state: ServerState) -> bool:
+        """Once the local layers are merged."""
+        return bool(state.info.get("merged"))
+
     def init(self, tensors: Mapping[str, Tensor]) -> ServerState:
         """Layers that no device has to be asked for are fixed at once."""
         return self.plan.without_devices(super().init(tensors))
@@ -73,7 +77,7 @@ class FibecFed(FederatedAveraging):
         if plan.is_off:
             return state
         warm_up, rounds = plan.most_warm_up, self.config.federation.rounds
-        state = noted(state, warm_up=warm_up, met=list(range(self.config.federation.devices)))
+        state = noted(state, warm_up=warm_up, met=list(range(self.config.federation.device_count)))
         state = state.replace(round=warm_up + (rounds - warm_up) // 2)
         if not plan.chooses_layers:
             return state

@@ -8,7 +8,7 @@ from fibecfed.methods.base import FederatedAveraging
 
 
 class LocalOnly(FederatedAveraging):
-    """Nothing travels. Its global accuracy is the mean over the trained devices' models (BASELINES.md)."""
+    """Nothing travels. Its global accuracy is the mean over the trained devices' models (docs/baselines.md)."""
 
     name: ClassVar[str] = "local-only"
     paper: ClassVar[str] = "control"
@@ -17,7 +17,7 @@ class LocalOnly(FederatedAveraging):
     global_is_mean_of_devices: ClassVar[bool] = True
 
     def _prepare(self) -> None:
-        self.keeps_device_state = True
+        self.keeps_device_state = self.keeps_local = True
         config = self.config
         if config.model.head_init != "random" or config.training.loss != "cross_entropy":
             raise InputError(

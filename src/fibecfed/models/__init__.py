@@ -4,6 +4,7 @@ from fibecfed.models.entering import Entering, entering, starting_at
 from fibecfed.models.loading import Pretrained, is_decoder, load_pretrained, resolve, weights_sha256
 from fibecfed.models.pooled import NativeClassifier, PooledClassifier, model_inputs, pool
 from fibecfed.models.structure import blocks, blocks_path, layer_of
+from fibecfed.models.vocabulary import embedding_rows, words_without_embedding
 
 __all__ = [
     "Entering",
@@ -12,6 +13,7 @@ __all__ = [
     "Pretrained",
     "blocks",
     "blocks_path",
+    "embedding_rows",
     "entering",
     "is_decoder",
     "layer_of",
@@ -21,4 +23,5 @@ __all__ = [
     "resolve",
     "starting_at",
     "weights_sha256",
+    "words_without_embedding",
 ]

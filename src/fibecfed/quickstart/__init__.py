@@ -1,6 +1,6 @@
 """`fibecfed quickstart`: a few methods on the shipped messages, side by side, and a table that compares them."""
 
-from fibecfed.quickstart.recipe import METHODS, RECIPE, Plan, plan
+from fibecfed.quickstart.recipe import METHODS, RECIPE, Plan, check_same_data, plan
 from fibecfed.quickstart.report import Findings, Row, begin, example_message, findings, headings
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Plan",
     "Row",
     "begin",
+    "check_same_data",
     "example_message",
     "findings",
     "headings",

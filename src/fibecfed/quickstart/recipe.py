@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fibecfed.config import Config, build_config, config_hash, load_config, merge
+from fibecfed.commands import command_line
+from fibecfed.config import Config, build_config, config_hash, expanded, load_config, merge
 from fibecfed.config.loading import parse_overrides
+from fibecfed.data import Splits, source_differences
 from fibecfed.errors import InputError
 from fibecfed.results import RunDirectory
 from fibecfed.side_by_side import Task
@@ -39,18 +41,31 @@ def plan(out: Path, overrides: Iterable[str] = (), force: bool = False, methods:
 
     Raises InputError for wrong overrides, and when ``out`` holds runs with other settings and not ``force``.
     """
-    changes = parse_overrides(overrides)
+    changes, out = parse_overrides(overrides), expanded(out)
     if "method" in changes:
-        raise InputError(
-            "The quick start compares its own methods; for one method use: fibecfed run "
-            f"method={changes['method']} --out DIR."
-        )
+        instead = command_line("run", f"method={changes['method']}", "--out", "DIR")
+        raise InputError(f"The quick start compares its own methods; for one method use: {instead}")
     if out.exists() and not out.is_dir():
         raise InputError(f"'{out}' is a file; --out must name a directory.")
     content = merge(RECIPE, changes)
     configs = {name: build_config(merge(content, {"method": name})) for name in methods}
     tasks = [Task(name, config, out / name, *_state(out / name, config, force)) for name, config in configs.items()]
+    for task in tasks:
+        if not task.begun:
+            RunDirectory.check(task.directory, force)
     return Plan(next(iter(configs.values())), out, tuple(tasks))
+
+
+def check_same_data(planned: Plan, splits: Splits) -> None:
+    """Raise InputError if a run that is kept was made of other data than there is now."""
+    for task in planned.tasks:
+        summary = RunDirectory(task.directory).summary() if task.done else None
+        then = (summary or {}).get("data_print")
+        if then is not None and (differ := source_differences(then["source"], splits.source)):
+            raise InputError(
+                f"'{task.directory}' was made of other data than there is now: {'; '.join(differ)}. Put the data back, "
+                "use --force to run everything again, or another --out."
+            )
 
 
 def _state(directory: Path, config: Config, force: bool) -> tuple[bool, bool]:

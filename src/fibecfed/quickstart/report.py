@@ -2,18 +2,17 @@
 
 import json
 import math
-import shlex
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fibecfed.commands import command_line
 from fibecfed.config import Config, to_dict, to_yaml
 from fibecfed.federation import write_atomically
 from fibecfed.methods import method_class
 from fibecfed.quickstart.recipe import Plan
-from fibecfed.results import RunDirectory
+from fibecfed.results import RunDirectory, only_writer
 
 RECIPE_FILE, MARKDOWN_FILE, JSON_FILE = "recipe.yaml", "quickstart.md", "quickstart.json"
 _TENTH = 10  # up to so many devices, the worst tenth of them is the worst device
@@ -22,7 +21,7 @@ _MESSAGE_LENGTH = 60  # characters of a message that fits a command line
 
 _RECIPE_HEADER = """\
 The settings of `fibecfed quickstart`, for runs of your own:
-    fibecfed run {path} method=NAME --out DIR"""
+    {command}"""
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Row:
 
 def headings(config: Config) -> tuple[str, ...]:
     """What the numbers of a row are."""
-    worst = "worst device" if config.federation.devices <= _TENTH else "worst tenth of devices"
+    worst = "worst device" if config.federation.device_count <= _TENTH else "worst tenth of devices"
     return ("global", "personalized", worst, "MB sent", "CPU s", "simulated s")
 
 
@@ -88,7 +87,7 @@ class Findings:
         error = 100 * math.sqrt(best * (1 - best) / examples)
         methods = {r.method for r in rows}
         sentences = [
-            f"global: one model, the server's, on all {examples} {config.evaluation.split} examples.",
+            f"global: one model, the server's as it is saved, on all {examples} {config.evaluation.split} examples.",
             "personalized: each device's own model on its own part of them, pooled; "
             f"{headings(config)[2]}: the lowest of these. Equal to global where devices keep nothing of their own.",
         ]
@@ -113,7 +112,7 @@ class Findings:
         ]
 
     def _whether_it_decides(self) -> list[str]:
-        """Where a closed-form head is within two points of centralized training, data decide nothing (BASELINES.md)."""
+        """Where ridge-head is within two points of centralized training, data decide nothing (docs/baselines.md)."""
         reached = {r.method: r.accuracy_global for r in self.rows}
         if not {"ridge-head", "centralized-lora"} <= reached.keys():
             return []
@@ -135,17 +134,17 @@ class Findings:
 
     def next_steps(self, message: str) -> list[tuple[str, str]]:
         """Commands to try, each with what it does."""
-        out = self.plan.out
-        recipe = shlex.quote(str(out / RECIPE_FILE))
+        out, longer = self.plan.out, ("evaluation.every=1", "federation.rounds=20")
+        own = ("data.file=messages.csv", "data.text=body", "data.label=topic")
         return [
-            (f"fibecfed predict {shlex.quote(str(self._favourite()))} {shlex.quote(message)}", "label a message"),
+            (command_line("predict", self._favourite(), message), "label a message"),
             (
-                "fibecfed run data.file=messages.csv data.text=body data.label=topic --out runs/mine",
+                command_line("run", *own, "--out", "runs/mine"),
                 "your own file; add --dry-run to see first what it takes",
             ),
-            ("fibecfed methods", "what else can be compared"),
+            (command_line("methods"), "what else can be compared"),
             (
-                f"fibecfed run {recipe} evaluation.every=1 federation.rounds=20 --out runs/longer --dry-run",
+                f"{command_line('run', out / RECIPE_FILE, *longer, '--out', 'runs/longer')} --dry-run",
                 "the same for longer, evaluated every round; without --dry-run it trains",
             ),
         ]
@@ -230,10 +229,12 @@ def begin(plan: Plan, force: bool) -> None:
     for name in (MARKDOWN_FILE, JSON_FILE):
         (plan.out / name).unlink(missing_ok=True)
     for task in plan.tasks:
-        if force and (task.directory / "config.yaml").is_file():  # nothing but a run is ever removed
-            shutil.rmtree(task.directory)
+        if force and (task.directory / "config.yaml").is_file():
+            with only_writer(task.directory):
+                RunDirectory(task.directory).remove()
     path = plan.out / RECIPE_FILE
-    write_atomically(path, to_yaml(plan.config, _RECIPE_HEADER.format(path=path)).encode())
+    header = _RECIPE_HEADER.format(command=command_line("run", path, "method=NAME", "--out", "DIR"))
+    write_atomically(path, to_yaml(plan.config, header).encode())
 
 
 def example_message(texts: Sequence[str]) -> str:

@@ -3,24 +3,54 @@
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fibecfed.config import Config, load_config, to_yaml
-from fibecfed.errors import InputError
+from safetensors import SafetensorError
+
+from fibecfed.commands import advice, going_on
+from fibecfed.config import Config, expanded, load_config, refusal, to_yaml
+from fibecfed.data import label_difference
+from fibecfed.errors import InputError, RunFailed
 from fibecfed.federation import DiskStore, ServerState, Undecodable, write_atomically
+from fibecfed.results.fingerprint import FINGERPRINT_FILE, Fingerprint
+from fibecfed.results.summary import in_todays_form
+
+CONFIG_FILE, PARTITION_FILE, NAME_FILE, CHECKPOINT_FILE = (
+    "config.yaml", "partition.json", "name.json", "checkpoint.safetensors",
+)  # fmt: skip
+_OF_A_RUN = (
+    CONFIG_FILE, FINGERPRINT_FILE, PARTITION_FILE, NAME_FILE, CHECKPOINT_FILE, "metrics.jsonl", "summary.json",
+    "method.json", "method.png", "curves.png", "README.md", "stopped.json", "changes.json", "traffic.json",
+    "adapter", "adapters", "devices",
+)  # fmt: skip
+_ONLY_OF_RUNS = {name for name in _OF_A_RUN if "." in name} - {"README.md"}
+_LEFTOVER = re.compile(r"\..+\.\d+\.tmp")  # what write_atomically and replace_folder make and a killed process leaves
 
 
 def device_states(path: Path, settings: str) -> DiskStore:
-    """The states of simulated devices of the run in ``path``, keyed by the text of its config.yaml.
+    """The states of simulated devices of the run that begins in ``path`` with this text of its config.yaml.
 
-    Comments do not count, but the text does, and not a hash of the settings it stands for: that would change with
-    every new setting of a later version, and the states would look like another run's.
+    A run that goes on with other settings keeps its mark (fingerprint.json). Comments do not count, but the text does,
+    and not a hash of the settings it stands for: that would change with every new setting of a later version.
     """
+    return DiskStore(path / "devices", _mark(settings), _StateNotWritten)
+
+
+def _mark(settings: str) -> str:
     lines = [line for line in settings.splitlines() if not line.startswith("#")]
-    return DiskStore(path / "devices", hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16])
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+class _StateNotWritten(RunFailed):
+    """A simulated device's state, on the disk that the whole run is on."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Of a device: {reason}.")
 
 
 class RunDirectory:
@@ -30,42 +60,123 @@ class RunDirectory:
         self.path = path
 
     @staticmethod
-    def create(path: Path, config: Config, header: str, force: bool) -> "RunDirectory":
-        """A fresh directory holding config.yaml.
+    def check(path: Path, force: bool) -> None:
+        """Find whether a run may begin in ``path`` before anything costly is loaded; writes nothing.
 
-        Raises InputError if the path exists, unless ``force`` is given and it is an earlier run or empty.
+        A folder that is empty, but for hidden files and lost+found, may be one. Raises InputError for anything else
+        that exists, unless ``force`` is given and it is an earlier run, and where nothing can be written.
         """
-        if path.exists():
-            if not path.is_dir():
-                raise InputError(f"'{path}' is a file; --out must name a directory.")
-            earlier = (path / "config.yaml").is_file()
-            if any(path.iterdir()) and not force:
-                advice = f"--resume {path} to go on with it, --force to replace it" if earlier else "another --out"
-                raise InputError(f"'{path}' already exists; use {advice}.")
-            if any(path.iterdir()) and not earlier:
+        wanted = advice("--out", "out")
+        try:
+            if path.exists() and not path.is_dir():
+                raise InputError(f"'{path}' is a file; {wanted} must name a directory.")
+            existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+            if not existing.is_dir():
+                raise InputError(f"'{existing}' is a file, so '{path}' cannot be made; use another {wanted}.")
+            if path.is_symlink() and not path.exists():
                 raise InputError(
-                    f"'{path}' holds something other than a run; --force will not delete it. Use another --out."
+                    f"'{path}' is a link to '{path.readlink()}', which does not exist; use another {wanted}."
                 )
-            shutil.rmtree(path)
-        path.mkdir(parents=True)
-        write_atomically(path / "config.yaml", to_yaml(config, header).encode())
-        return RunDirectory(path)
+            present = _present(path) if path.is_dir() else []
+        except OSError as error:
+            raise InputError(f"'{path}' cannot be used as {wanted}: {error.strerror}.") from None
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise InputError(f"Nothing can be written in '{existing}', so '{path}' cannot be used as {wanted}.")
+        if present and not force:
+            way_out = f"go on with it ({going_on(path)}), or replace it ({advice('--force', 'force=True')})"
+            raise InputError(f"'{path}' already exists; {way_out if _is_run(path) else f'use another {wanted}'}.")
+        if present and not _is_run(path):
+            raise InputError(
+                f"'{path}' holds something other than a run; {advice('--force', 'force=True')} will not delete it. "
+                f"Use another {wanted}."
+            )
+
+    @staticmethod
+    def create(path: Path, config: Config, header: str, force: bool) -> "RunDirectory":
+        """A fresh directory holding config.yaml; the caller is its ``only_writer``.
+
+        With ``force`` an earlier run is deleted, once config.yaml is written in its place; files that are not a run's
+        stay. Raises InputError as ``check`` does.
+        """
+        RunDirectory.check(path, force)
+        directory = RunDirectory(path)
+        path.mkdir(parents=True, exist_ok=True)
+        earlier = path / f".earlier.{os.getpid()}.tmp"
+        moved: list[Path] = []
+        try:
+            for name in _OF_A_RUN:
+                if os.path.lexists(path / name):
+                    earlier.mkdir(exist_ok=True)
+                    (path / name).rename(earlier / name)
+                    moved.append(path / name)
+            text = to_yaml(config, header)
+            directory.write_text(CONFIG_FILE, text)
+            directory.write_fingerprint(Fingerprint.beginning(config, _mark(text)))
+        except BaseException:
+            for name in (CONFIG_FILE, FINGERPRINT_FILE):
+                (path / name).unlink(missing_ok=True)
+            for old in moved:
+                (earlier / old.name).rename(old)
+            if moved:
+                earlier.rmdir()
+            raise
+        directory.clear_leftovers()
+        return directory
 
     @staticmethod
     def open(path: Path) -> "RunDirectory":
         """An existing run's directory. Raises InputError if it is none."""
-        if not (path / "config.yaml").is_file():
+        path = expanded(path)
+        if not (path / CONFIG_FILE).is_file():
             raise InputError(f"'{path}' is not the directory of a run (it has no config.yaml).")
         return RunDirectory(path)
 
     def config(self) -> Config:
-        """The configuration the run was started with."""
-        return load_config(self.path / "config.yaml")
+        """What config.yaml says."""
+        return load_config(self.path / CONFIG_FILE)
+
+    def checked_config(self) -> Config:
+        """The configuration, if what decides results in it is what the run began with. Raises InputError."""
+        config, kept = self.config(), self.fingerprint()
+        why = refusal(kept.changes(config)) if kept is not None else None
+        if why is not None:
+            raise InputError(f"'{self.path / CONFIG_FILE}' is not what this run was trained with: {why}")
+        return config
+
+    def fingerprint(self) -> Fingerprint | None:
+        """What the run began with; None where an earlier version wrote none. Raises InputError if it is broken."""
+        return Fingerprint.read(self.path)
+
+    def write_fingerprint(self, fingerprint: Fingerprint) -> None:
+        """fingerprint.json."""
+        self.write_json(FINGERPRINT_FILE, fingerprint.to_content())
+
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """Raise InputError if an adapter's labels are not those that the run was trained with."""
+        kept = self.fingerprint()
+        if kept is not None and kept.found is not None:
+            differ = label_difference(kept.found["data"]["labels"], labels)
+            if differ is not None:
+                raise InputError(f"The task.json of an adapter in '{self.path}' was changed: {differ}.")
+
+    def labels(self) -> list[str] | None:
+        """The labels of the saved adapter (task.json), else those the run began with; None where neither is known."""
+        for path, key in ((self.adapter / "task.json", "labels"), (self.path / PARTITION_FILE, "labels")):
+            if path.is_file():
+                try:
+                    return list(json.loads(path.read_text(encoding="utf-8"))[key])
+                except (ValueError, KeyError, TypeError) as error:
+                    raise InputError(f"'{path}' cannot be read ({error!r}).") from None
+        return None
+
+    def mark(self) -> str:
+        """What the states of this run's devices are marked with."""
+        kept = self.fingerprint()
+        return kept.states if kept is not None else _mark((self.path / CONFIG_FILE).read_text(encoding="utf-8"))
 
     def states(self) -> DiskStore:
         """Where simulated devices keep their states."""
-        text = (self.path / "config.yaml").read_text(encoding="utf-8")
-        return device_states(self.path, text)
+        return DiskStore(self.path / "devices", self.mark(), _StateNotWritten)
 
     @property
     def adapter(self) -> Path:
@@ -78,11 +189,12 @@ class RunDirectory:
 
     def write_text(self, name: str, text: str) -> None:
         """A text file, atomically."""
-        write_atomically(self.path / name, text.encode())
+        self.write_bytes(name, text.encode())
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """A binary file, atomically."""
-        write_atomically(self.path / name, data)
+        """A file, atomically. Raises RunFailed where the disk is full or nothing can be written."""
+        with _written(self.path / name):
+            write_atomically(self.path / name, data)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """A JSON file, atomically."""
@@ -95,7 +207,7 @@ class RunDirectory:
     @property
     def name_file(self) -> Path:
         """Where a run over machines keeps the name by which its devices know it; other runs have no such file."""
-        return self.path / "name.json"
+        return self.path / NAME_FILE
 
     def metrics(self) -> list[dict[str, Any]]:
         """The evaluations so far."""
@@ -105,15 +217,19 @@ class RunDirectory:
     def summary(self) -> dict[str, Any] | None:
         """summary.json; None while the run has not ended."""
         path = self.path / "summary.json"
-        return dict(json.loads(path.read_text())) if path.is_file() else None
+        return in_todays_form(json.loads(path.read_text()), self.metrics()) if path.is_file() else None
+
+    def unfinished(self) -> None:
+        """Take summary.json away: the run goes on."""
+        (self.path / "summary.json").unlink(missing_ok=True)
 
     def save_checkpoint(self, state: ServerState, extra: Mapping[str, Any]) -> None:
-        """Replace the checkpoint by this state."""
-        write_atomically(self.path / "checkpoint.safetensors", state.pack(extra))
+        """Replace the checkpoint by this state. Raises RunFailed as ``write_bytes`` does."""
+        self.write_bytes(CHECKPOINT_FILE, state.pack(extra))
 
     def load_checkpoint(self) -> tuple[ServerState, dict[str, Any]] | None:
         """The last state; None before the first. Raises InputError if the file is broken."""
-        path = self.path / "checkpoint.safetensors"
+        path = self.path / CHECKPOINT_FILE
         if not path.is_file():
             return None
         try:
@@ -121,24 +237,53 @@ class RunDirectory:
         except (OSError, Undecodable) as error:
             raise InputError(f"'{path}' cannot be read: {error}.") from None
 
-    def replace_folder(self, target: Path) -> "_Replacement":
-        """A context that yields an empty folder and puts it in the place of ``target`` when all went well."""
-        return _Replacement(target)
+    @contextmanager
+    def replace_folder(self, target: Path) -> Iterator[Path]:
+        """An empty folder that takes the place of ``target`` if all goes well. Raises RunFailed as ``write_bytes``."""
+        folder = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            with _written(target):
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
+                yield folder
+                shutil.rmtree(target, ignore_errors=True)
+                folder.replace(target)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def remove(self) -> None:
+        """Delete what a run writes, and nothing else; for the ``only_writer``."""
+        for name in _OF_A_RUN:
+            path = self.path / name
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
+    def clear_leftovers(self) -> None:
+        """Delete what a killed process was writing; for the ``only_writer``."""
+        places = (self.path, self.path / "adapters", *(self.path / "devices").glob("*/"))
+        for place in places:
+            for path in place.glob(".*.tmp") if place.is_dir() else ():
+                if _LEFTOVER.fullmatch(path.name):
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-class _Replacement:
-    def __init__(self, target: Path) -> None:
-        self._target = target
-        self._folder = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RunFailed(f"'{path}' could not be written: {reason}.") from None
 
-    def __enter__(self) -> Path:
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True)
-        return self._folder
 
-    def __exit__(self, kind: object, *details: object) -> None:
-        if kind is None:
-            shutil.rmtree(self._target, ignore_errors=True)
-            os.replace(self._folder, self._target)
-        else:
-            shutil.rmtree(self._folder, ignore_errors=True)
+def _present(path: Path) -> list[str]:
+    """What lies in a folder, but for hidden files and what a file system puts in its root."""
+    return [p.name for p in path.iterdir() if not p.name.startswith(".") and p.name != "lost+found"]
+
+
+def _is_run(path: Path) -> bool:
+    """A config.yaml may be a user's own, beside the user's own files."""
+    if not (path / CONFIG_FILE).is_file():
+        return False
+    marks = (FINGERPRINT_FILE, PARTITION_FILE, NAME_FILE)
+    return any((path / name).is_file() for name in marks) or set(_present(path)) <= _ONLY_OF_RUNS

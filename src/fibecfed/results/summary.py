@@ -9,8 +9,9 @@ from fibecfed.federation import Costs, Failure, StageDone
 from fibecfed.results.environment import git_commit, hardware, versions
 from fibecfed.runtime import Evaluation
 
-LAST = 5  # evaluations that a final number is the mean of (METHOD.md section 7)
-
+LAST = 5  # evaluations that the mean for comparisons covers at most (docs/method.md section 7)
+PART = 4  # it covers at most every fourth of a run's evaluations: no mean reaches back to the first rounds [D]
+PROTOCOLS = ("global", "personalized")
 
 Losses = Sequence[Mapping[str, Any]]  # replies left out, or device states lost, as ``losses_of`` makes them
 
@@ -61,10 +62,40 @@ def metrics_record(
     }
 
 
-def final_mean(records: Sequence[Mapping[str, Any]], key: str) -> float:
-    """The mean of a metric over the last five evaluations."""
-    last = [float(r[key]) for r in records[-LAST:]]
-    return sum(last) / len(last)
+def window(evaluations: int) -> int:
+    """How many of a run's last evaluations the mean for comparisons covers: a quarter of them, at most five."""
+    return max(1, min(LAST, evaluations // PART))
+
+
+def final_mean(records: Sequence[Mapping[str, Any]], key: str, last: int | None = None) -> float:
+    """The mean of a metric over the ``last`` evaluations; None: those that ``window`` says."""
+    values = [float(r[key]) for r in records[-(last or window(len(records))) :]]
+    return sum(values) / len(values)
+
+
+def final_numbers(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Every metric of the saved model, which the last evaluation judged; under ``mean`` the last ones' means."""
+    names = ["accuracy"]
+    names += [
+        k.removesuffix("_global")
+        for k in records[-1]
+        if k.endswith("_global") and not k.startswith(("accuracy", "loss"))
+    ]
+    count = window(len(records))
+
+    def over(last: int) -> dict[str, Any]:
+        found: dict[str, Any] = {n: {p: final_mean(records, f"{n}_{p}", last) for p in PROTOCOLS} for n in names}
+        return {**found, "worst_tenth": final_mean(records, "worst_tenth", last)}
+
+    means = {"evaluations": count, "rounds": [r["round"] for r in records[-count:]], **over(count)}
+    return {**over(1), "mean": means}
+
+
+def in_todays_form(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A summary.json of any version: earlier ones had means over the last five evaluations in the place of the
+    saved model's numbers, which follow from the records.
+    """
+    return dict(summary) if "mean" in summary or not records else {**summary, **final_numbers(records)}
 
 
 def _lost(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -84,18 +115,13 @@ def summarize(
 ) -> dict[str, Any]:
     """summary.json; every number comes from the metrics records."""
     last = records[-1]
-    extra = [
-        k.removesuffix("_global") for k in last if k.endswith("_global") and not k.startswith(("accuracy", "loss"))
-    ]
     return {
         "method": config.method,
-        "dataset": config.dataset,
+        "dataset": data.get("dataset", config.dataset),
         "seed": config.seed,
         "rounds": last["round"],
         "evaluated_on": config.evaluation.split,
-        "accuracy": {p: final_mean(records, f"accuracy_{p}") for p in ("global", "personalized")},
-        **{m: {p: final_mean(records, f"{m}_{p}") for p in ("global", "personalized")} for m in extra},
-        "worst_tenth": final_mean(records, "worst_tenth"),
+        **final_numbers(records),
         "bytes": {"up": last["bytes_up"], "down": last["bytes_down"]},
         "examples_trained": last["examples_trained"],
         "examples_scored": last["examples_scored"],

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from fibecfed.config import Config, config_hash
-from fibecfed.data import FederatedData, build_data, load_splits
+from fibecfed.config import Config, config_hash, settle
+from fibecfed.data import FederatedData, build_data, columns_of, load_splits
 from fibecfed.federation import Device, DeviceSide, DeviceStore, MemoryStore, Server, ServerState, Site, Transport
 from fibecfed.methods import FederatedAveraging, method_class, resolve, tuning
 from fibecfed.models import Pretrained, load_pretrained
@@ -79,7 +79,7 @@ class Experiment:
         return describe_adapter(self.config, self.pretrained, self.data.task.labels)
 
     def data_summary(self) -> dict[str, Any]:
-        """Where the data came from, how many examples there are, and what was cut."""
+        """Where the data came from, how many examples there are, what was cut, and what a user should know of it."""
         data = self.data
         return {
             "origin": data.origin,
@@ -88,6 +88,8 @@ class Experiment:
             "validation_examples": len(data.validation_rows),
             "truncated_examples": data.train.truncated + data.held_out.truncated,
             "tokens_cut": data.train.tokens_cut + data.held_out.tokens_cut,
+            "held_out_in_training": data.shared,
+            "notes": list(data.notes),
         }
 
     def partition(self) -> dict[str, Any]:
@@ -112,14 +114,16 @@ def assemble(config: Config, store: DeviceStore | None = None, transport: Transp
     config = resolve(config)
     torch_device(config.runtime.device)
     splits = load_splits(config)
+    config = settle(config, splits.sites)
     learner = learner_of(config, len(splits.train.label_names))
     method = learner.method
-    data = build_data(config, splits, learner.pretrained.tokenizer, method.pooled_data)
+    pretrained = learner.pretrained
+    data = build_data(config, splits, pretrained.tokenizer, method.pooled_data, pretrained.vocabulary)
     site = learner.site(data, store or MemoryStore())
     carrier = transport or InProcessTransport(DeviceSide(method, site))
     return Experiment(
         config=config,
-        pretrained=learner.pretrained,
+        pretrained=pretrained,
         model=learner.model,
         layout=learner.layout,
         data=data,
@@ -144,15 +148,18 @@ def learner_of(config: Config, labels: int) -> Learner:
 
 def describe_adapter(config: Config, pretrained: Pretrained, labels: Sequence[str]) -> dict[str, Any]:
     """What task.json says beside an adapter."""
-    head = config.model.head
+    head, columns = config.model.head, columns_of(config)
     return {
         "task": "classification",
         "labels": list(labels),
+        "texts": [name for name in (columns.text, columns.text_pair) if name],  # the columns: one text, or a pair
         "tuning": config.tuning,
         "head": head,
         "pooling": pooling_of(config, pretrained.decoder) if head == "pooled" else None,
         "max_length": min(config.data.max_length, pretrained.tokenizer.model_max_length),
         "pad_token": pretrained.tokenizer.pad_token,
         "base_model": pretrained.name,
+        "base_package": pretrained.package,
+        "base_settings": {"dtype": pretrained.dtype, **pretrained.settings},
         "base_sha256": pretrained.sha256,
     }

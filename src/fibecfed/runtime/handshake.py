@@ -9,29 +9,14 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from fibecfed.config import Config, to_dict
+from fibecfed.config import WHERE, Config, dotted
 from fibecfed.runtime.assembly import Experiment, Learner
 
 SHOWN = 5  # differences that are named
 
 # Settings that every site has for itself: where its files are and how they are written, and its hardware. Base
 # weights are compared by what they are, not by the name that a machine has for them.
-OWN_SETTINGS = (
-    "data.dir",
-    "data.file",
-    "data.test_file",
-    "data.text",
-    "data.text_pair",
-    "data.label",
-    "data.separator",
-    "data.device",
-    "data.allow_download",
-    "model.name",
-    "model.allow_download",
-    "runtime.threads",
-    "runtime.device",
-    "runtime.device_states",
-)
+OWN_SETTINGS = (*WHERE, "runtime.threads", "runtime.device", "runtime.device_states")
 
 
 @dataclass(frozen=True)
@@ -82,16 +67,7 @@ def describe(process: Experiment | Learner, labels: Sequence[str]) -> Descriptio
 
 def common_settings(config: Config) -> dict[str, Any]:
     """The settings that all parties of a federation must share, by dotted key, as JSON has them."""
-    settings: dict[str, Any] = json.loads(json.dumps(dict(_dotted(to_dict(config), ""))))
-    return {key: value for key, value in settings.items() if key not in OWN_SETTINGS}
-
-
-def _dotted(content: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+    return {key: value for key, value in dotted(config).items() if key not in OWN_SETTINGS}
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:
@@ -115,8 +91,8 @@ def differences(server: Description, site: Description) -> list[str]:
     """
     if server.version != site.version:
         return [
-            f"The server runs fibecfed {server.version}, this site {site.version}; install the server's version: "
-            f"pip install fibecfed=={server.version}."
+            f"The server runs fibecfed {server.version}, this site {site.version}; install the server's version here, "
+            "from the same checkout."
         ]
     found = [*_settings(server, site), *_model(server, site), *_labels(server.labels, site.labels)]
     if not found:

@@ -12,7 +12,7 @@ from fibecfed.errors import InputError, RunFailed
 
 Chooser = Literal["sensitivity", "gain", "consensus", "reset_loss", "first", "last", "random", "all"]
 
-INFORMATIVE_OVERLAP = 0.8  # METHOD.md section 5 [D]
+INFORMATIVE_OVERLAP = 0.8  # docs/method.md section 5 [D]
 
 _SCORED = ("sensitivity", "gain", "consensus", "reset_loss")
 
@@ -36,7 +36,7 @@ def choose_layers(
 
     sensitivity, gain, consensus and reset_loss (held-out loss when that layer alone is reset) take the
     largest of ``scores`` (L,), ties by lower index; first, last and random (``rng``) need none.
-    Source: METHOD.md section 5: most noise-sensitive layers [P], the other choosers [D].
+    Source: docs/method.md section 5: most noise-sensitive layers [P], the other choosers [D].
     Raises InputError for an impossible count or missing scores, RunFailed for scores that are not finite.
     """
     if kind == "all":
@@ -89,7 +89,7 @@ def functional_count(
     ``order``: the L layers, best first; ``loss_with(kept)``: held-out loss with the LoRA of all other layers
     reset, asked for all layers once and then for N = 1, 2, ... (the loss need not fall with N, so no
     bisection): at most L evaluations. Relative: loss <= full * (1 + tolerance).
-    Source: METHOD.md section 5 [D]. Raises InputError for no layers, RunFailed for a full loss that is not finite.
+    Source: docs/method.md section 5 [D]. Raises InputError for no layers, RunFailed for a full loss that is not finite.
     """
     if not order:
         raise InputError("There are no layers to count.")
@@ -119,8 +119,8 @@ def lossless_count(fractions: Mapping[int, tuple[float | None, int]], layers: in
 
     A device with r_k = None found no gap: it is left out of the mean and counted. If all did, there is no N, and
     it is for the caller to say what is used instead.
-    Source: FedDUAP and FedPepTAO [L]; leaving devices out, and at least 1, are project decisions (METHOD.md section 5).
-    Raises RunFailed for no devices, a fraction outside 0..1, or no examples behind them.
+    Source: FedDUAP and FedPepTAO [L]; leaving devices out, and at least 1, are project decisions (docs/method.md
+    section 5). Raises RunFailed for no devices, a fraction outside 0..1, or no examples behind them.
     """
     found = {device: (r, n) for device, (r, n) in sorted(fractions.items()) if r is not None}
     for device, (r, n) in found.items():
@@ -156,6 +156,6 @@ def jaccard(chosen: Sequence[Sequence[int]]) -> float:
 def informative(chosen: Sequence[Sequence[int]]) -> bool:
     """Whether a layer score picks the same layers over seeds: mean overlap of at least 0.8.
 
-    Source: METHOD.md section 5 [D]. Necessary, not sufficient: sharing all layers always passes.
+    Source: docs/method.md section 5 [D]. Necessary, not sufficient: sharing all layers always passes.
     """
     return jaccard(chosen) >= INFORMATIVE_OVERLAP

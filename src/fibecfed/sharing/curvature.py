@@ -201,7 +201,7 @@ def lossless_share(
 
     ``radius``: the distance LoRA moves in a local round. Costs ``steps`` + 2 * ``NORM_STEPS`` * ``samples``
     Hessian-vector products; ``loss`` counts them.
-    Source: FedDUAP and FedPepTAO [L]; the radius and the use of Ritz values [D] (METHOD.md section 5).
+    Source: FedDUAP and FedPepTAO [L]; the radius and the use of Ritz values [D] (docs/method.md section 5).
     """
     product = loss.product(kind)
     ritz = lanczos(product, loss.dim, steps, rng)

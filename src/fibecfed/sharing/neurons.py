@@ -19,7 +19,7 @@ class MomentumFisher:
     """F <- gamma F + (1 - gamma) g*g over mini-batch gradients g, from 0, for every entry of a layout.
 
     No bias correction: (1 - gamma^t) is one factor for all entries and changes no ranking.
-    Source: METHOD.md section 6 [P], gamma = 0.9 [D].
+    Source: docs/method.md section 6 [P], gamma = 0.9 [D].
     """
 
     def __init__(self, layout: Layout, gamma: float = 0.9) -> None:
@@ -52,7 +52,7 @@ def neuron_scores(fisher: Tensor) -> np.ndarray:
     """(rows,) float64: the sum of F over each row of one matrix; of a vector, F itself.
 
     A row is an output neuron of B (out, r) or a rank row of A (r, in). A vector (a bias, a normalisation's scale)
-    has one entry a neuron [D]. Scores are comparable within one parameter only. Source: METHOD.md section 6 [P].
+    has one entry a neuron [D]. Scores are comparable within one parameter only. Source: docs/method.md section 6 [P].
     Raises InputError if ``fisher`` is neither.
     """
     if fisher.dim() not in (1, 2):
@@ -63,7 +63,7 @@ def neuron_scores(fisher: Tensor) -> np.ndarray:
 def kept_rows(rows: int, density: float) -> int:
     """k = max(1, density * rows to the nearest integer, halves up).
 
-    Source: METHOD.md section 6, rounding is a project decision. Raises InputError for density outside (0, 1].
+    Source: docs/method.md section 6, rounding is a project decision. Raises InputError for density outside (0, 1].
     """
     if not 0 < density <= 1:
         raise InputError(f"The density is {density}; it must be above 0 and at most 1 (to keep no row, choose none).")
@@ -137,7 +137,7 @@ def choose_rows(
 
     fisher: the best of ``fisher`` (``MomentumFisher.values``) within each matrix; random: as many, drawn by
     ``rng`` in layout order; dense: all; none: no row. ``density`` counts for the first two.
-    Source: METHOD.md section 6: fisher [P], density and the controls [D].
+    Source: docs/method.md section 6: fisher [P], density and the controls [D].
     Raises InputError for a parameter that is neither, or a missing ``fisher`` or ``rng``.
     """
     return RowMask({p.name: _rows(kind, p, density, fisher, rng) for p in layout})

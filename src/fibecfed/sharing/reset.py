@@ -30,7 +30,7 @@ def reset_losses(loss_with: Callable[[frozenset[int]], float], layers: int) -> n
     """(L,) float64: the held-out loss when the LoRA of that layer alone is reset; the larger, the more it is needed.
 
     ``loss_with(kept)`` is the loss with the LoRA of all other layers reset, as for ``functional_count``.
-    Source: project decision (METHOD.md section 5 [D]).
+    Source: project decision (docs/method.md section 5 [D]).
     """
     everything = frozenset(range(layers))
     return np.array([loss_with(everything - {layer}) for layer in range(layers)], dtype=np.float64)

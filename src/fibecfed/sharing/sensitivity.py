@@ -58,7 +58,7 @@ def perturbation(hidden: Tensor, mask: Tensor, noise_direction: NoiseDirection, 
     Both norms run over an example's non-padding tokens and all channels. ``mask`` (B, T) is 1 for a
     real token. Gaussian noise is drawn for real tokens only, example after example, so neither padding
     nor the cut into batches changes it. An example whose direction is zero gets no noise.
-    Source: METHOD.md section 5 [D]. Raises InputError for sigma <= 0 or a direction of another shape.
+    Source: docs/method.md section 5 [D]. Raises InputError for sigma <= 0 or a direction of another shape.
     """
     if not sigma > 0:
         raise InputError(f"The noise level sigma is {sigma}; it must be above 0.")
@@ -94,7 +94,7 @@ def layer_sensitivity(
     it, taken before any final norm. The noise is ``perturbation``. The input of a layer is the output of
     the one below. Two forward passes in evaluation mode, no backward; norms in float64, over non-padding
     tokens. An example that gets no noise is left out of the sums and of ``examples``.
-    Source: METHOD.md section 5: the idea [P], noise, score and gain [D]. Raises InputError as ``perturbation``.
+    Source: docs/method.md section 5: the idea [P], noise, score and gain [D]. Raises InputError as ``perturbation``.
     """
     stack = list(blocks)
     with evaluating(model):
@@ -111,7 +111,7 @@ def layer_sensitivity(
 def aggregate_scores(scores: Mapping[int, tuple[np.ndarray, int]]) -> np.ndarray:
     """(L,) float64: S^l = sum_k (n_k / n) s_k^l over devices k with (scores (L,), n_k), in device order.
 
-    Source: METHOD.md section 5 [D]. Raises RunFailed for no scores, no examples, unequal lengths or a
+    Source: docs/method.md section 5 [D]. Raises RunFailed for no scores, no examples, unequal lengths or a
     score that is not finite.
     """
     if not scores:
@@ -133,7 +133,7 @@ class ConsensusSum:
     """Update consensus of each layer, one device at a time; holds one update, however many devices there are.
 
     Fold in device order: the sums are float64, and their last bits depend on the order.
-    Source: METHOD.md section 5 [D].
+    Source: docs/method.md section 5 [D].
     """
 
     def __init__(self, layout: Layout) -> None:

@@ -99,7 +99,7 @@ def lipschitz(product: HessianProduct, dim: int, radius: float, samples: int, rn
     Lanczos steps of two products. So every D is paired with its worst neighbour; pairs of random D find a constant
     10 to 100 times smaller in the 166,000 dimensions of LoRA on MiniLM. Still a bound from below, and the radius
     decides its size: state it with every result.
-    Source: FedDUAP and FedPepTAO [L]; the estimate and the radius are project decisions (METHOD.md section 5).
+    Source: FedDUAP and FedPepTAO [L]; the estimate and the radius are project decisions (docs/method.md section 5).
     Raises InputError for a radius or sample count that is not positive, RunFailed as ``lanczos``.
     """
     if not (radius > 0 and math.isfinite(radius)) or samples < 1:
@@ -178,7 +178,7 @@ def plateau_count(runs: Sequence[Ritz], change: float = PLATEAU_CHANGE, width: f
 
 
 def kept_fraction(count: int | None, dim: int) -> float | None:
-    """r = 1 - m/d, the share of parameters that must stay; None for None. Source: METHOD.md section 5 [L]."""
+    """r = 1 - m/d, the share of parameters that must stay; None for None. Source: docs/method.md section 5 [L]."""
     return None if count is None else 1 - count / dim
 
 

@@ -9,8 +9,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from fibecfed.callbacks import Callback, Record
+from fibecfed.commands import at_a_shell
 from fibecfed.config import build_config
-from fibecfed.errors import FibecFedError
+from fibecfed.errors import FibecFedError, in_sentences
 from fibecfed.experiment import resume, run
 from fibecfed.federation import ServerState, StageDone
 from fibecfed.runtime import Experiment
@@ -46,10 +47,11 @@ class _Teller(Callback):
 def carry_out(order: Mapping[str, Any], parent: Connection) -> None:
     """Run or resume what ``order`` says; ends with the exit code of `fibecfed run`, its error told before."""
     try:
-        if order["resume"]:
-            resume(order["directory"], [_Teller(parent)])
-        else:
-            run(build_config(order["config"]), order["directory"], callbacks=[_Teller(parent)])
+        with at_a_shell(), in_sentences():
+            if order["resume"]:
+                resume(order["directory"], [_Teller(parent)], progress=False)
+            else:
+                run(build_config(order["config"]), order["directory"], callbacks=[_Teller(parent)], progress=False)
     except FibecFedError as error:
         parent.send({"error": str(error)})
         sys.exit(error.exit_code)

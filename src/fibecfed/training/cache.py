@@ -2,7 +2,7 @@
 
 Values are a function of the device's examples and the lower layers' parameters only, whatever ran before, so that a
 resumed run computes the same ones. Against training without the cache they differ in the last bits, because batches
-are padded differently. Source: METHOD.md section 9 [D].
+are padded differently. Source: docs/method.md section 9 [D].
 """
 
 import hashlib
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fibecfed.data import TokenizedSet, evaluation_batches
+from fibecfed.errors import InputError
 from fibecfed.models import entering, starting_at
 from fibecfed.training.local import batch_sizes
 from fibecfed.tuning import Layout
@@ -84,6 +85,11 @@ class HiddenStates:
             batch = self._data.batch(chosen).to(device)
             with torch.no_grad():
                 entered = entering(partial(self._model, batch), self._blocks, layer)
+            if entered.hidden.shape[:2] != batch.input_ids.shape:
+                raise InputError(
+                    "training.cache_mb needs layers that take one vector for each token of each text; those of a "
+                    f"{self._model.backbone.config.model_type} do not. Set training.cache_mb=0."
+                )
             returned = entered.returned
             for row, position in enumerate(chosen):
                 found[int(position)] = entered.hidden[row, : int(self._data.lengths[position])].clone()

@@ -16,7 +16,7 @@ class MovingRows:
     """The parts of a parameter that move, as a compact parameter of their own.
 
     Clipping, weight decay and optimizer state see only these rows; the others are never written.
-    With all rows it is the parameter itself. Source: METHOD.md section 6.
+    With all rows it is the parameter itself. Source: docs/method.md section 6.
     """
 
     def __init__(self, parameter: nn.Parameter, rows: Tensor | None) -> None:

@@ -20,7 +20,7 @@ class OperationCounter:
     a, b and c come from counting three real passes once for each set of trained parameters (attention is the only
     term quadratic in T; the head and a prompt's own places cost the same for every T), so skipped backward passes
     are counted as skipped, and a second forward pass as a second one.
-    Source: METHOD.md section 9; the three-point count is a project decision.
+    Source: docs/method.md section 9; the three-point count is a project decision.
     """
 
     def __init__(self, model: Any, task: Task, device: torch.device) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ def save_adapter(
     (directory / TASK_FILE).write_text(
         json.dumps(dict(description), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
+    for path in directory.glob("*.safetensors"):  # made for the owner alone, whatever the umask says
+        shutil.copymode(directory / TASK_FILE, path)
 
 
 def _file(form: SavedForm) -> str:

@@ -86,13 +86,19 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def with_peft(pretrained: Pretrained, settings: peft.PeftConfig) -> Any:
-    """The backbone inside a PEFT model, whose adapter names its base as a user would."""
+    """The backbone inside a PEFT model, whose adapter names its base as a user would.
+
+    Raises InputError where PEFT refuses the model.
+    """
     with warnings.catch_warnings():
         # PEFT asks transformers by an old name; the executor checkpoints by itself.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         # An adapter names its base by the name a user can load, not by the folder it was read from.
         warnings.filterwarnings("ignore", "The PEFT config's `base_model_name_or_path`", UserWarning)
-        wrapped = peft.get_peft_model(pretrained.backbone, settings)  # type: ignore[arg-type]
+        try:
+            wrapped = peft.get_peft_model(pretrained.backbone, settings)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise InputError(f"PEFT refuses '{pretrained.name}': {' '.join(str(error).split())}") from None
     wrapped.peft_config["default"].base_model_name_or_path = pretrained.name
     return wrapped
 

@@ -112,6 +112,8 @@ def low_rank(change: Tensor, rank: int, scale: float) -> tuple[Tensor, Tensor]:
     The singular values are split evenly. Source: Babakniya et al. 2023; the division by LoRA's
     scale = alpha / r, without which the change would come back alpha / r times as large, is a project decision.
     """
+    if not change.any():  # such a factoring is zero, and takes seconds to find
+        return change.new_zeros(rank, change.shape[1]).double(), change.new_zeros(change.shape[0], rank).double()
     u, s, vt = torch.linalg.svd(change.double() / scale, full_matrices=False)
     kept = min(rank, len(s))
     root = s[:kept].sqrt()

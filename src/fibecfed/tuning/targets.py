@@ -23,11 +23,21 @@ _QUERY_VALUE = (
     ("qkv_proj",),
 )
 
+# Maps whose weight a fused kernel reads past the module, so that PEFT puts no LoRA on them.
+_FUSED = dict.fromkeys(("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"), "out_proj")
+
 
 def linear_maps(backbone: Any) -> dict[str, nn.Module]:
-    """The linear maps inside the transformer layers, by dotted name within the stack (``0.attention.query``)."""
+    """The linear maps inside the transformer layers that can carry LoRA, by dotted name within the stack
+    (``0.attention.query``).
+    """
     stack = blocks(backbone, backbone.config).named_modules()
-    return {name: module for name, module in stack if isinstance(module, nn.Linear | Conv1D)}
+    fused = _FUSED.get(backbone.config.model_type)
+    return {
+        name: module
+        for name, module in stack
+        if isinstance(module, nn.Linear | Conv1D) and (fused is None or not named_by(name, [fused]))
+    }
 
 
 def linear_names(backbone: Any) -> list[str]:
@@ -60,7 +70,8 @@ def lora_targets(backbone: Any, wanted: str | Sequence[str]) -> list[str]:
         return present
     if wanted == "auto":
         listed = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(backbone.config.model_type, ())
-        for names in (tuple(listed), *_QUERY_VALUE):
+        fused = _FUSED.get(backbone.config.model_type)
+        for names in (tuple(name for name in listed if name != fused), *_QUERY_VALUE):
             if names and set(names) <= set(present):
                 return list(names)
         raise InputError(
@@ -70,7 +81,9 @@ def lora_targets(backbone: Any, wanted: str | Sequence[str]) -> list[str]:
     maps = linear_maps(backbone)
     unknown = [target for target in chosen if not any(named_by(name, [target]) for name in maps)]
     if unknown or not chosen:
+        fused = _FUSED.get(backbone.config.model_type)
+        why = f" (PEFT puts no LoRA on {fused} of a {backbone.config.model_type})" if fused in unknown else ""
         raise InputError(
-            f"lora.targets names {unknown or 'nothing'}; the model's linear maps are {', '.join(present)}."
+            f"lora.targets names {unknown or 'nothing'}; the model's linear maps are {', '.join(present)}{why}."
         )
     return chosen

@@ -1,6 +1,6 @@
 """A device's initialization: one pass over its examples gives difficulty, layer scores and the rows worth training.
 
-METHOD.md sections 3, 5 and 6. What is found stays on the device, but for the layer scores and what the count of
+docs/method.md sections 3, 5 and 6. What is found stays on the device, but for the layer scores and what the count of
 layers needs.
 """
 
@@ -104,7 +104,7 @@ def held_out_losses(
 ) -> Generator[Job, Any, np.ndarray]:
     """(len(kept),) mean loss over a seeded fifth of the device's examples with the LoRA of all layers but those reset.
 
-    Source: METHOD.md section 5 [D]; these examples were trained on in the warm-up, whose LoRA is being judged.
+    Source: docs/method.md section 5 [D]; these examples were trained on in the warm-up, whose LoRA is being judged.
     """
     order = stream(config.seed, "held-out fifth", device.number).permutation(device.examples)
     chosen = np.sort(device.indices[order[: max(1, round(HELD_OUT * device.examples))]])

@@ -1,4 +1,4 @@
-"""How many layers are shared, and in which order they come: server and device half (METHOD.md section 5)."""
+"""How many layers are shared, and in which order they come: server and device half (docs/method.md section 5)."""
 
 from collections.abc import Generator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""How many layers are shared, where devices have to be asked (METHOD.md section 5)."""
+"""How many layers are shared, where devices have to be asked (docs/method.md section 5)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -50,7 +50,7 @@ class CountLayers(Exchange):
 
     def members(self, state: ServerState) -> Members:
         """``sharing.devices``, or as many as take part in a round."""
-        return Members(self.config.sharing.devices or self.config.federation.sampled)
+        return Members(self.config.sharing.devices or self.config.federation.cohort_size)
 
     def request(self, state: ServerState, device: int) -> Content:
         """The shared model, how far LoRA moved in the warm-up, and the order of the layers."""

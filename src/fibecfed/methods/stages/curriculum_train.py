@@ -25,6 +25,11 @@ class _Replies:
 class CurriculumTrain(PartlyShared):
     """Steps 6 to 9 of the protocol; a device that comes late is initialised first."""
 
+    @property
+    def keeps_state(self) -> bool:
+        """What initialization found, at least."""
+        return self.plan.chooses_layers or self.plan.has_curriculum or super().keeps_state
+
     # Server half
 
     def request(self, state: ServerState, device: int) -> Content:

@@ -27,10 +27,16 @@ class Exchange:
     name: ClassVar[str]
     is_round: ClassVar[bool] = False
     evaluated: ClassVar[bool] = False
+    trains: ClassVar[bool] = False
 
     def __init__(self, config: Config, layout: Layout) -> None:
         self.config = config
         self.layout = layout
+
+    @property
+    def keeps_state(self) -> bool:
+        """Nothing."""
+        return False
 
     # Server half
 
@@ -40,7 +46,7 @@ class Exchange:
 
     def members(self, state: ServerState) -> Members:
         """As many devices as take part in a round."""
-        return Members(self.config.federation.sampled)
+        return Members(self.config.federation.cohort_size)
 
     def request(self, state: ServerState, device: int) -> Content:
         """Nothing but the question."""

@@ -25,13 +25,18 @@ class Finetune(Train):
     is_round: ClassVar[bool] = False
     evaluated: ClassVar[bool] = True
 
+    @property
+    def keeps_state(self) -> bool:
+        """Its own copy."""
+        return True
+
     def due(self, state: ServerState) -> bool:
         """Once, when the rounds are over."""
         return not state.info.get("finetuned")
 
     def members(self, state: ServerState) -> Members:
         """Every device."""
-        return Members(self.config.federation.devices)
+        return Members(self.config.federation.device_count)
 
     def expected(self, state: ServerState) -> tuple[Mapping[str, TensorSpec], Mapping[str, InfoSpec]]:
         """No tensors."""

@@ -1,4 +1,4 @@
-"""A round in which part of the model stays on its device (METHOD.md section 2, steps 6 to 9)."""
+"""A round in which part of the model stays on its device (docs/method.md section 2, steps 6 to 9)."""
 
 from fibecfed.federation import Device, DeviceState, Reply, Request, ServerState
 from fibecfed.methods.fibecfed_parts.plan import Layers, Plan
@@ -12,6 +12,11 @@ class PartlyShared(Train):
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan.config, plan.layout, self._travelling)
         self.plan = plan
+
+    @property
+    def keeps_state(self) -> bool:
+        """A head that stays, and the optimizer where it is kept."""
+        return super().keeps_state or self.config.sharing.head == "local"
 
     def _travelling(self, state: ServerState) -> tuple[str, ...]:
         return self.plan.travelling(state.info.get("layers"))

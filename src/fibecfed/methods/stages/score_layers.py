@@ -1,4 +1,4 @@
-"""Initialization, steps 1 and 2 (METHOD.md section 2): devices score examples and layers, and send the layer scores."""
+"""Initialization, steps 1 and 2: devices score examples and layers, and send the layer scores (docs/method.md)."""
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
@@ -43,6 +43,11 @@ class ScoreLayers(Exchange):
         super().__init__(plan.config, plan.layout)
         self.plan = plan
 
+    @property
+    def keeps_state(self) -> bool:
+        """Difficulty, rows, and the layers as they are."""
+        return True
+
     # Server half
 
     def due(self, state: ServerState) -> bool:
@@ -52,7 +57,7 @@ class ScoreLayers(Exchange):
 
     def members(self, state: ServerState) -> Members:
         """``sharing.devices``, or as many as take part in a round."""
-        return Members(self.config.sharing.devices or self.config.federation.sampled)
+        return Members(self.config.sharing.devices or self.config.federation.cohort_size)
 
     def request(self, state: ServerState, device: int) -> Content:
         """The shared model."""

@@ -30,7 +30,7 @@ class Statistics(Exchange):
 
     def members(self, state: ServerState) -> Members:
         """Every device."""
-        return Members(self.config.federation.devices)
+        return Members(self.config.federation.device_count)
 
     def expected(self, state: ServerState) -> tuple[Mapping[str, TensorSpec], Mapping[str, InfoSpec]]:
         """The sums, in float64."""

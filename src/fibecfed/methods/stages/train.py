@@ -38,10 +38,17 @@ class Train(Exchange):
 
     name: ClassVar[str] = "train"
     is_round: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
 
-    def __init__(self, config: Config, layout: Layout, shared: Shared) -> None:
+    def __init__(self, config: Config, layout: Layout, shared: Shared, keeps_local: bool = False) -> None:
         super().__init__(config, layout)
         self.shared = shared
+        self._keeps_local = keeps_local  # devices keep parameters that do not travel
+
+    @property
+    def keeps_state(self) -> bool:
+        """What does not travel, and the optimizer where it is kept."""
+        return self._keeps_local or self.config.training.keep_optimizer
 
     # Server half
 

@@ -1,4 +1,4 @@
-"""The warm-up: ordinary rounds until the shared model can judge difficulty (METHOD.md section 2 [D])."""
+"""The warm-up: ordinary rounds until the shared model can judge difficulty (docs/method.md section 2 [D])."""
 
 import statistics
 from collections.abc import Iterable, Mapping

@@ -1,17 +1,21 @@
 """What devices reach of Flower's server: its Fleet API, and nothing else.
 
-Flower 1.41 serves three APIs on one port, and without an account service whoever reaches the port may start a run,
-that is code on the server and on every device, or register a key. So Flower listens on this machine only, and this
-gate, the one open port, passes on what devices need.
+Flower serves three APIs on one port, and without an account service whoever reaches the port may start a run, that is
+code on the server and on every device, or register a key. So Flower listens on this machine only, and this gate, the
+one open port, passes on what devices need.
 """
 
+import socket
 import ssl
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import uvicorn
+
+from fibecfed.errors import InputError
 
 _OPEN = "/v1/fleet/"
 _LIMIT = 64 * 2**20  # bytes of one request; Flower cuts large messages into pieces of 5 MB
@@ -65,10 +69,23 @@ async def _respond(send: Send, status: int, body: bytes, headers: list[tuple[byt
     await send({"type": "http.response.body", "body": body})
 
 
-def open_gate(host: str, port: int, inside: str, certificates: Path | None) -> uvicorn.Server:
-    """A server that is ready to run; ``certificates`` None: plain text."""
+@contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that listens at once, so that a second server learns that the port is taken. Raises InputError."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        made = socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        advice = "stop what listens there (ss -ltnp shows it), or take another --port"
+        raise InputError(f"{host}:{port} cannot be listened at: {error.strerror}; {advice}.") from None
+    with made:
+        yield made
+
+
+def open_gate(inside: str, certificates: Path | None) -> uvicorn.Server:
+    """A server that is ready to run on a socket; ``certificates`` None: plain text."""
     tls: dict[str, Any] = {}
     if certificates is not None:
         tls = {"ssl_certfile": certificates / "server.crt", "ssl_keyfile": certificates / "server.key"}
     gate = Gate(inside, certificates / "ca.crt" if certificates else None)
-    return uvicorn.Server(uvicorn.Config(gate, host=host, port=port, log_level="warning", lifespan="off", **tls))
+    return uvicorn.Server(uvicorn.Config(gate, log_level="warning", lifespan="off", **tls))

@@ -1,4 +1,4 @@
-"""Both protocols of METHOD.md section 7 where the held-out text lies on the devices: only totals travel."""
+"""Both protocols of docs/method.md section 7 where the held-out text lies on the devices: only totals travel."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -109,7 +109,7 @@ class FederatedEvaluator:
 
     def __call__(self, state: ServerState) -> Evaluation:
         task, held_out = self._site.data.task, self._site.data.held_out
-        devices = range(self._site.config.federation.devices)
+        devices = range(self._site.config.federation.device_count)
         requests = {device: state_request(state, self._run, "evaluate", device) for device in devices}
         with_own = set(self._method.personal_devices(state)) if self._method.keeps_device_state else set()
         servers, own, without = dict[int, Counts](), dict[int, Counts](), dict[int, Counts]()

@@ -1,15 +1,25 @@
 """A device's own text on its own machine, in the form that devices have in one process."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 
 from fibecfed.config import Config
-from fibecfed.data import Columns, FederatedData, Partition, Rows, hold_out, read_rows, tokenize
+from fibecfed.data import Columns, FederatedData, Partition, Rows, data_print, hold_out, label_list, read_rows, tokenize
+from fibecfed.data.apart import check_files_apart, check_rows_apart
 from fibecfed.errors import InputError
 from fibecfed.runtime import Learner
 from fibecfed.seeding import stream
 from fibecfed.tasks import Classification
+
+
+class UnknownLabels(InputError):
+    """``count`` labels of a site's text are not among those of the run."""
+
+    def __init__(self, message: str, count: int) -> None:
+        super().__init__(message)
+        self.count = count
 
 
 def own_data(learner: Learner, device: int) -> FederatedData:
@@ -17,15 +27,17 @@ def own_data(learner: Learner, device: int) -> FederatedData:
 
     What no test file says is held out by a seeded draw of the device's own. In one process the draw is over all
     devices, so that numbers equal those of one process only with test files and data.validation_fraction=0.
-    Raises InputError.
+    Raises InputError, as UnknownLabels where that is why.
     """
     config, labels = learner.config, labels_of(learner.config)
     data, seed = config.data, config.seed
     columns = Columns(data.text, data.text_pair, data.label, None, data.separator)
     assert data.file is not None
-    train = read_rows(data.file, columns, labels)
+    train = _rows(data.file, columns, labels)
     if data.test_file is not None:
-        test = read_rows(data.test_file, columns, labels)
+        check_files_apart(data.file, data.test_file)
+        test = _rows(data.test_file, columns, labels)
+        check_rows_apart(train, test, data.file, data.test_file)
     else:
         test, train = hold_out(train, round(data.test_fraction * len(train)), stream(seed, "test split", device))
     validation, train = hold_out(
@@ -35,6 +47,20 @@ def own_data(learner: Learner, device: int) -> FederatedData:
         raise InputError(f"'{data.file}' leaves {len(train)} training examples; {data.partition.minimum} are needed.")
     held_out = validation if config.evaluation.split == "validation" else test
     return _data(learner, train, held_out, validation, device, data.file)
+
+
+def _rows(location: str, columns: Columns, labels: Sequence[str]) -> Rows:
+    try:
+        return read_rows(location, columns, labels)
+    except InputError as error:
+        try:
+            found = read_rows(location, columns, fewest_labels=1).label_names
+        except InputError:
+            raise error from None
+        unknown = len(set(found) - set(labels))
+        if unknown:
+            raise UnknownLabels(str(error), unknown) from None
+        raise
 
 
 def server_data(learner: Learner) -> FederatedData:
@@ -54,24 +80,31 @@ def labels_of(config: Config) -> tuple[str, ...]:
     """The labels of a run over machines. Raises InputError if the configuration does not name them."""
     if config.data.labels is None:
         raise InputError("Over machines no one sees all labels: name them, as data.labels=[billing,delivery,praise].")
-    return tuple(config.data.labels)
+    return label_list(config.data.labels)
 
 
 def _data(
     learner: Learner, train: Rows, held_out: Rows, validation: Rows, device: int | None, origin: str
 ) -> FederatedData:
-    config, tokenizer = learner.config, learner.pretrained.tokenizer
-    as_tokens = partial(tokenize, tokenizer=tokenizer, max_length=config.data.max_length)
+    config, pretrained = learner.config, learner.pretrained
+    devices = _belonging_to(device, len(train), config.federation.device_count)
+    as_tokens = partial(
+        tokenize,
+        tokenizer=pretrained.tokenizer,
+        max_length=config.data.max_length,
+        vocabulary=pretrained.vocabulary,
+    )
     return FederatedData(
         task=Classification(train.label_names),
         train=as_tokens(train),
-        devices=_belonging_to(device, len(train), config.federation.devices),
+        devices=devices,
         held_out=as_tokens(held_out),
-        held_out_owners=_belonging_to(device, len(held_out), config.federation.devices),
+        held_out_owners=_belonging_to(device, len(held_out), config.federation.device_count),
         validation_rows=validation,
         origin=origin,
         judged_on=config.evaluation.split,
         tokenize=as_tokens,
+        fingerprint=data_print({}, train, validation, held_out, devices),
     )
 
 

@@ -1,6 +1,5 @@
 """Flower's own commands, started with what makes them safe: TLS, known keys, no telemetry, nothing installed."""
 
-import fcntl
 import json
 import os
 import signal
@@ -13,14 +12,16 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fibecfed.commands import extra_install
 from fibecfed.config import DeviceConfig
 from fibecfed.errors import InputError, RunFailed
 
 APP = Path(__file__).parent / "app"
+_GUARD = Path(__file__).parent / "guard.py"
 CONNECTION = "fibecfed"
-_FLOWER = "1.41."
+_FLOWER = ("1.41.", "1.42.")
 _START_SECONDS = 120.0
-_RETRY_SECONDS = 90.0  # Flower takes a killed device for connected for up to a minute
+_SILENCE = "60"  # seconds for which Flower's side of a device tries to reach a server that is gone before it ends
 
 
 def check_flower() -> None:
@@ -28,9 +29,10 @@ def check_flower() -> None:
     try:
         found = version("flwr")
     except PackageNotFoundError:
-        raise InputError("Runs over machines need the extra `flower`: pip install 'fibecfed[flower]'.") from None
+        raise InputError(f"Runs over machines need the extra `flower`: {extra_install('flower')}") from None
     if not found.startswith(_FLOWER):
-        raise InputError(f"Flower {found} is installed, {_FLOWER}x is needed: pip install 'fibecfed[flower]'.")
+        wanted = " or ".join(f"{known}x" for known in _FLOWER)
+        raise InputError(f"Flower {found} is installed, {wanted} is needed: {extra_install('flower')}")
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -76,6 +78,7 @@ def supernode_command(config: DeviceConfig, server: str, keys: Path | None, chan
         tls = ["--root-certificates", str(keys / "ca.crt"), "--auth-supernode-private-key", str(keys / "device.key")]
     return [
         str(_programs() / "flower-supernode"), *tls, "--superlink", server,
+        "--max-wait-time", _SILENCE,
         "--host", "127.0.0.1", "--port", str(free_port()), "--node-config", f'socket="{channel}"',
     ]  # fmt: skip
 
@@ -112,30 +115,39 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes], what: str) -> Non
 def register(folder: Path, home: Path) -> int:
     """Make the public keys in ``folder``/keys known to the server; returns how many there are.
 
-    Raises RunFailed if a key cannot be registered for another reason than that it is known already.
+    Raises InputError for a file that is no key or the same key as another, RunFailed if the server takes one not.
     """
+    from fibecfed.runtime.flower.certificates import check_keys  # needs the extra, which may be missing here
+
     keys = sorted((folder / "keys").glob("*.pub"))
-    for key in keys:
-        command = flwr("supernode", "register", str(key.resolve()), CONNECTION, "--name", key.stem)
-        try:
-            done = subprocess.run(
-                command, env=environment(home), capture_output=True, text=True, timeout=_START_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise RunFailed(f"Flower did not register the key '{key}' within {_START_SECONDS:.0f} s.") from None
-        said = done.stdout + done.stderr
-        if done.returncode and "already" not in said.lower():
-            raise RunFailed(f"The key '{key}' could not be registered: {' '.join(said.split())[-400:]}")
+    check_keys(keys)
+    script = Path(__file__).with_name("registering.py")
+    command = [sys.executable, "-P", str(script), CONNECTION, *(str(key.resolve()) for key in keys)]
+    seconds = _START_SECONDS + len(keys)
+    try:
+        done = subprocess.run(
+            command, env=environment(home), capture_output=True, text=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise RunFailed(f"Flower did not register the keys in '{folder}/keys' within {seconds:.0f} s.") from None
+    if done.returncode:
+        said = " ".join((done.stdout + done.stderr).split())[-400:]
+        raise RunFailed(f"The keys in '{folder}/keys' could not be registered: {said}")
     return len(keys)
 
 
 @contextmanager
 def running(command: Sequence[str], home: Path, keep: Sequence[int] = ()) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of Flower's that ends when the block does, at the latest ten seconds after it is asked to.
+    """A program of Flower's that ends when the block does, ten seconds after it is asked to at the latest.
 
-    ``keep``: file descriptors that it inherits.
+    It also ends when this process is killed. ``keep``: file descriptors that it inherits.
     """
-    process = subprocess.Popen(list(command), env=environment(home), pass_fds=tuple(keep))
+    alive, held = os.pipe()
+    words = [sys.executable, "-P", str(_GUARD), str(alive), *command]
+    try:
+        process = subprocess.Popen(words, env=environment(home), pass_fds=(alive, *keep))
+    finally:
+        os.close(alive)
     try:
         yield process
     finally:
@@ -146,6 +158,7 @@ def running(command: Sequence[str], home: Path, keep: Sequence[int] = ()) -> Ite
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        os.close(held)
 
 
 def stop_when_terminated() -> None:
@@ -155,48 +168,3 @@ def stop_when_terminated() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
-
-
-@contextmanager
-def only_one(folder: Path) -> Iterator[int]:
-    """A lock on a device's folder, as a file descriptor; it holds as long as any process has the descriptor.
-
-    Raises InputError if another process serves this device, or is left over from one that was killed.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            who = (folder / "lock").read_text().strip() or "unknown"
-            raise InputError(f"'{folder}' is in use by another process of this device (processes {who}).") from None
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def stay_connected(config: DeviceConfig, server: str, keys: Path | None, socket_name: Path) -> None:
-    """Run Flower's side of the device until it ends; begin again while the server still takes an old one for connected.
-
-    Flower refuses a device it does not know and one it takes for connected in the same words, so only a device that
-    took part before tries again. Raises RunFailed when it has ended.
-    """
-    folder = Path(config.folder)
-    known = any(folder.glob("*/settings.json"))
-    with only_one(folder) as lock:
-        first = time.monotonic()
-        while True:
-            started = time.monotonic()
-            with running(supernode_command(config, server, keys, socket_name), folder / "flwr", [lock]) as process:
-                (folder / "lock").write_text(f"{os.getpid()} {process.pid}\n")
-                code = process.wait()
-            lasted = time.monotonic() - started
-            if not known or lasted > _RETRY_SECONDS or time.monotonic() - first > _RETRY_SECONDS:
-                break
-            print("Flower's SuperNode ended; it is started again in 5 s.", flush=True)
-            time.sleep(5)
-    raise RunFailed(
-        f"Flower's SuperNode ended with exit code {code}; see above. If it was refused: has the server this device's "
-        "public key, are both clocks right, and does no other process use the key, or did until a minute ago?"
-    )

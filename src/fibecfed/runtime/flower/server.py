@@ -6,7 +6,7 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
-from fibecfed.config import Config, DataConfig, PartitionConfig, shared_settings
+from fibecfed.config import Config, DataConfig, PartitionConfig, settle, shared_settings
 from fibecfed.errors import InputError
 from fibecfed.federation import Delivery, Failure, MemoryStore, Reply, Request, Server, ServerState
 from fibecfed.methods import method_class, resolve
@@ -14,6 +14,7 @@ from fibecfed.runtime.assembly import Experiment, learner_of
 from fibecfed.runtime.flower import wire
 from fibecfed.runtime.flower.judging import FederatedEvaluator, state_request
 from fibecfed.runtime.flower.own_data import labels_of, server_data
+from fibecfed.runtime.flower.traffic import Traffic
 from fibecfed.runtime.flower.transport import FlowerTransport, Joined, introduction
 from fibecfed.runtime.handshake import Description, describe, differences
 from fibecfed.training import torch_device
@@ -43,6 +44,7 @@ class ServerExperiment(Experiment):
         """What the devices said when they joined: numbers of examples only."""
         return {
             "origin": self.data.origin,
+            "dataset": "the sites' own text",
             "train_examples": sum(int(j.said["examples"]) for j in self._joined()),
             "held_out_examples": len(self.data.held_out)
             or sum(int(j.said["held_out_examples"]) for j in self._joined()),
@@ -65,20 +67,27 @@ class ServerExperiment(Experiment):
 
 
 def assemble_server(
-    config: Config, run: str, grid: Grid, report: Callable[[str], None] = print, poll_seconds: float = 0.5
+    config: Config,
+    run: str,
+    grid: Grid,
+    report: Callable[[str], None] = print,
+    poll_seconds: float = 0.5,
+    traffic: Traffic | None = None,
 ) -> ServerExperiment:
     """Load the model, wait for the devices, wire method and transport. ``run`` names this run to the devices.
+
+    What crosses is counted in ``traffic``.
 
     Raises InputError for settings that mean nothing over machines, RunFailed if too few devices join in time.
     """
     check_settings(config)
-    config = resolve(config)
+    config = settle(resolve(config))
     torch_device(config.runtime.device)
     learner = learner_of(config, len(labels_of(config)))
     mine = describe(learner, labels_of(config))
 
     def check(reply: Reply) -> str | None:
-        if not 0 <= reply.address.device < config.federation.devices:
+        if not 0 <= reply.address.device < config.federation.device_count:
             return f"there is no device {reply.address.device}; federation.devices is {config.federation.devices}"
         if not all(type(reply.info.get(key)) is int for key in ("examples", "held_out_examples")):
             return "it does not say how many examples it has"
@@ -89,10 +98,10 @@ def assemble_server(
         return " ".join(found) or None
 
     said = {"settings": shared_settings(config), "server": mine.to_content()}
-    transport = FlowerTransport(grid, introduction(run, said), check, report)
+    transport = FlowerTransport(grid, introduction(run, said), check, report, learner.initial, traffic)
     transport.poll_seconds = poll_seconds
     federation = config.federation
-    transport.gather(federation.devices, federation.minimum_replies, federation.deadline_seconds)
+    transport.gather(federation.device_count, federation.minimum_replies, federation.deadline_seconds)
     data = server_data(learner)
     site = learner.site(data, MemoryStore())
 
@@ -107,7 +116,7 @@ def assemble_server(
         data=data,
         method=learner.method,
         site=site,
-        server=Server(config, learner.method, transport, federation.devices, run),
+        server=Server(config, learner.method, transport, federation.device_count, run),
         evaluate=FederatedEvaluator(learner.method, site, run, judged),
         start=learner.method.init(learner.initial),
         transport=transport,

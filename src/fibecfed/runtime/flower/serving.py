@@ -6,8 +6,10 @@ import shutil
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from fibecfed.config import Config, DeviceConfig, build_config, to_yaml
+from fibecfed.commands import command_line
+from fibecfed.config import DeviceConfig, build_config, to_yaml
 from fibecfed.errors import FibecFedError
 from fibecfed.federation import (
     Device,
@@ -23,8 +25,10 @@ from fibecfed.federation import (
 )
 from fibecfed.methods import resolve, tuning
 from fibecfed.runtime.assembly import Learner, describe_adapter, learner_of
+from fibecfed.runtime.flower import wire
 from fibecfed.runtime.flower.judging import counted, server_state
-from fibecfed.runtime.flower.own_data import labels_of, own_data
+from fibecfed.runtime.flower.own_data import UnknownLabels, labels_of, own_data
+from fibecfed.runtime.flower.resending import Held, Lacking
 from fibecfed.runtime.handshake import Description, describe, differences
 from fibecfed.training import DeviceFailed
 from fibecfed.tuning import put_tensors, save_adapter
@@ -46,8 +50,10 @@ class DeviceServer:
         self._folder = Path(config.folder)
         self._report = report
         self._run: str | None = None
+        self._told: dict[str, Any] | None = None  # settings of the run that is loaded
         self._learner: Learner | None = None
         self._site: Site | None = None
+        self._held: Held | None = None
 
     def __call__(self, kind: str, data: bytes) -> bytes:
         """The encoded reply to an encoded request. Raises Refused, whose text may be sent.
@@ -57,29 +63,45 @@ class DeviceServer:
         try:
             request = decode(data, Request)
             return encode(self._answer(kind, request))
-        except (Refused, DeviceFailed) as error:
-            self._report(f"Not answered: {error}")
-            raise Refused(str(error)) from None
-        except FibecFedError as error:
-            self._report(f"Error: {error}")
-            raise Refused("its settings or its text cannot be used; its own log says why") from None
         except Exception as error:
-            self._report(traceback.format_exc())
-            raise Refused(f"{type(error).__name__}; its own log says more") from None
+            raise Refused(self._explained(error)) from None
+
+    def _explained(self, error: Exception) -> str:
+        """Say here what went wrong; returns what may be sent of it."""
+        if isinstance(error, (Refused, DeviceFailed)):
+            self._report(f"Not answered: {error}")
+            return str(error)
+        if isinstance(error, FibecFedError):
+            self._report(f"Error: {error}")
+            if isinstance(error, UnknownLabels):
+                several = "a label" if error.count == 1 else f"{error.count} labels"
+                return f"its text has {several} that data.labels does not name; its own log says why"
+            return "its settings or its text cannot be used; its own log says why"
+        self._report("".join(traceback.format_exception(error)))
+        return f"{type(error).__name__}; its own log says more"
 
     def _answer(self, kind: str, request: Request) -> Reply:
-        if kind == "query.join":
-            return self._join(request)
+        if kind == wire.JOIN:
+            try:
+                return self._join(request)
+            except Exception as error:  # told in a reply, which says which device this is
+                address = dataclasses.replace(request.address, device=self._config.device)
+                return Reply(address, {}, {wire.REFUSAL: self._explained(error)})
         site = self._at(request.address.run)
+        assert self._held is not None
+        try:
+            request = self._held.completed(kind, request)
+        except Lacking:
+            raise Refused(wire.LACKS) from None
         address = dataclasses.replace(request.address, device=self._config.device)
         if address != request.address:
             raise Refused(f"it is device {self._config.device}, not {request.address.device}")
         device = Device(site, address.device, address.state_version)
         if device.state_lost is not None:
             self._report(f"The state of version {address.state_version} is {device.state_lost}; it is made anew.")
-        if kind == "evaluate":
+        if kind == wire.EVALUATE:
             return counted(self._method(), device, request)
-        if kind == "query.save":
+        if kind == wire.SAVE:
             self._save_adapter(device, request)
             return Reply(address, {})
         return DeviceSide(self._method(), site).answer(request)
@@ -89,6 +111,8 @@ class DeviceServer:
         folder = self._of(run)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "settings.json", json.dumps(settings).encode())
+        if settings != self._told:  # a run that was stopped may go on with more rounds or another deadline
+            self._run = self._site = self._learner = None
         site = self._at(run)
         address = dataclasses.replace(request.address, device=self._config.device)
         assert self._learner is not None
@@ -97,7 +121,8 @@ class DeviceServer:
             raise Refused(" ".join(found))
         train, held_out = len(site.data.train), len(site.data.held_out)
         self._report(f"Joined run {run} with {train} training and {held_out} held-out examples.")
-        return Reply(address, {}, {"site": mine.to_content(), "examples": train, "held_out_examples": held_out})
+        counts = {"examples": train, "held_out_examples": held_out}
+        return Reply(address, {}, {"site": mine.to_content(), wire.KEEPS: True, **counts})
 
     def _method(self) -> Method:
         assert self._learner is not None  # it came with the site
@@ -115,16 +140,15 @@ class DeviceServer:
         path = self._of(run) / "settings.json"
         if not path.is_file():
             raise Refused("it has not joined this run")
-        config = self._settings(run)
+        told = json.loads(path.read_text())
+        config = build_config(self._config.apply(told))
         self._run = self._site = self._learner = None  # one backbone at a time
         self._learner = learner_of(resolve(config), len(labels_of(config)))
         store = DiskStore(self._of(run) / "states", run)
-        self._site, self._run = self._learner.site(own_data(self._learner, self._config.device), store), run
+        self._site = self._learner.site(own_data(self._learner, self._config.device), store)
+        self._held = Held(self._site.initial)
+        self._run, self._told = run, told
         return self._site
-
-    def _settings(self, run: str) -> Config:
-        """The server's settings for a run, with what is this device's own."""
-        return build_config(self._config.apply(json.loads((self._of(run) / "settings.json").read_text())))
 
     def _save_adapter(self, device: Device, request: Request) -> None:
         """The device's own model (or the server's, where the method keeps none) as an adapter in its folder."""
@@ -143,6 +167,8 @@ class DeviceServer:
         save_adapter(fresh, learner.model, learner.pretrained.tokenizer, description, form)
         shutil.rmtree(folder / "adapter", ignore_errors=True)
         fresh.rename(folder / "adapter")
-        text = to_yaml(self._settings(request.address.run), "Written by fibecfed: this device's settings in a run.")
+        assert self._told is not None
+        settings = build_config(self._config.apply(self._told))
+        text = to_yaml(settings, "Written by fibecfed: this device's settings in a run.")
         write_atomically(folder / "config.yaml", text.encode())
-        self._report(f'The run has ended; this device has an adapter. Try: fibecfed predict {folder} "a text"')
+        self._report(f"The run has ended; this device has an adapter. Try: {command_line('predict', folder, 'a text')}")

@@ -5,6 +5,9 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 TRAIN, EVALUATE, JOIN, SAVE = "train", "evaluate", "query.join", "query.save"  # Flower's message types
+REFUSAL = "refusal"  # in the reply of a device that does not join: why
+KEEPS = "keeps"  # in the reply of a device that joins: it holds on to what it was sent
+LACKS = "it lacks what it was sent before"  # why a device does not answer a shortened request
 _BYTES, _FAILURE = "fibecfed", "failure"
 _FORM = "safetensors"
 _LONGEST = 600  # characters of a reason that are kept
@@ -23,19 +26,19 @@ def failed(reason: str) -> RecordDict:
 def payload(message: Message) -> bytes | str:
     """The bytes that a message carries, or why it carries none."""
     if message.has_error():
-        return _plain(f"Flower reports: {message.error.reason or message.error.code}")
+        return plain(f"Flower reports: {message.error.reason or message.error.code}")
     records: Any = message.content
     if _FAILURE in records.config_records:
-        return _plain(str(records.config_records[_FAILURE].get("reason", "it gave no reason")))
+        return plain(str(records.config_records[_FAILURE].get("reason", "it gave no reason")))
     try:
         array = records.array_records[_BYTES][_BYTES]
     except KeyError:
         return "its message holds no reply"
     if array.stype != _FORM:
-        return _plain(f"its message is of another kind ({array.stype[:40]})")
+        return plain(f"its message is of another kind ({array.stype[:40]})")
     return bytes(array.data)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A text from elsewhere, safe to print: one line without control characters, cut."""
     return "".join(c if c.isprintable() else " " for c in text[:_LONGEST])

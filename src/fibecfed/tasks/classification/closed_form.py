@@ -1,6 +1,6 @@
 """Sums over a device's examples, and the head that the server makes of everybody's.
 
-All of them are sums over examples, so secure aggregation can hide whose they are (METHOD.md section 8 [D]).
+All of them are sums over examples, so secure aggregation can hide whose they are (docs/method.md section 8 [D]).
 """
 
 from collections.abc import Mapping
@@ -76,7 +76,7 @@ def solve_head(config: Config, totals: Mapping[str, Tensor], start: Mapping[str,
 
     ridge: least squares onto one-hot targets with penalty ``ridge_penalty`` times the features' mean square,
     centred and scaled to logits. class_means: (h . mu_c - ||mu_c||^2 / 2) / s^2, s^2 the mean squared distance to
-    the class mean, with the log of the class's share. Source: project decision (METHOD.md section 8).
+    the class mean, with the log of the class's share. Source: project decision (docs/method.md section 8).
     """
     counts = totals["label_counts"].double()
     if config.model.head_init == "ridge":

@@ -1,5 +1,6 @@
 """Flower's server process: goes on with the run in the directory that the run configuration names."""
 
+import logging
 import os
 import threading
 import time
@@ -14,14 +15,23 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Raises what stops the run; Flower then marks it as failed."""
-    from rich.console import Console
-
-    from fibecfed.cli.progress import RunProgress
+    from fibecfed.callbacks import RunProgress
     from fibecfed.over_machines import serve
+    from fibecfed.screen import log_console
 
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-    console = Console(width=120, soft_wrap=True, force_terminal=False)
-    serve(grid, Path(str(context.run_config["out"])), [RunProgress(console)], report=_say)
+    logging.getLogger("flwr").addFilter(_without_traceback)
+    serve(grid, Path(str(context.run_config["out"])), [RunProgress(log_console())], report=_say)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """A stop that a sentence explains is no fault of the program."""
+    from fibecfed.errors import FibecFedError
+
+    error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+    if isinstance(error, FibecFedError):
+        record.msg, record.args, record.exc_info = f"The run stopped: {error}", (), None
+    return True
 
 
 def _end_with_parent(parent: int) -> None:

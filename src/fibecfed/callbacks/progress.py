@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fibecfed.callbacks import Callback, Record
+from fibecfed.callbacks.protocol import Callback, Record
 from fibecfed.federation import ServerState, StageDone
 from fibecfed.runtime import Experiment
 
@@ -29,8 +29,9 @@ class RunProgress(Callback):
         self._started = time.perf_counter()
         if self.console.is_terminal:
             self._bar = Progress(
-                TextColumn("round"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[status]}"),
-                TextColumn("left"), TimeRemainingColumn(), console=self.console,
+                TextColumn("round"), MofNCompleteColumn(), BarColumn(),
+                TextColumn("{task.fields[status]}", markup=False), TextColumn("left"), TimeRemainingColumn(),
+                console=self.console,
             )  # fmt: skip
             self._task = self._bar.add_task("", total=self._rounds, completed=state.round, status="")
             self._bar.start()

@@ -1,0 +1,44 @@
+"""Settings that follow the data where they are left alone: who the devices are, how many, how many a round."""
+
+import dataclasses
+from pathlib import Path
+
+from fibecfed.config.federation import DEVICES, SAMPLED
+from fibecfed.config.schema import Config
+
+_NAMES_NO_SITES = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
+def settle(config: Config, sites: int | None = None) -> Config:
+    """The configuration with partition.kind, federation.devices and federation.sampled said.
+
+    ``sites`` is how many devices the data names, None if it names none. Several in data.file are the devices; those of
+    a data set by name only with partition.kind=column. Raises InputError for settings that contradict what was found.
+    """
+    data, federation = config.data, config.federation
+    kind = data.partition.kind
+    if kind is None:
+        kind = "column" if data.file is not None and sites is not None and sites > 1 else "dirichlet"
+    devices = federation.devices or (sites if kind == "column" else None) or DEVICES
+    sampled = federation.sampled or min(SAMPLED, devices)
+    if (kind, devices, sampled) == (data.partition.kind, federation.devices, federation.sampled):
+        return config
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(data, partition=dataclasses.replace(data.partition, kind=kind)),
+        federation=dataclasses.replace(federation, devices=devices, sampled=sampled),
+    )
+
+
+def may_name_sites(config: Config) -> bool:
+    """Whether only the data can say who the devices are: a folder, a glob or a device column of the user's own."""
+    file = config.data.file
+    if config.data.partition.kind == "column":
+        return True
+    if file is None:
+        return False
+    return (
+        config.data.device is not None
+        or bool(set("*?[") & set(file))
+        or Path(file).suffix.lower() not in _NAMES_NO_SITES
+    )

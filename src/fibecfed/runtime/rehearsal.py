@@ -1,0 +1,126 @@
+"""A run's messages without its work: the server goes through every stage, devices answer with made-up values.
+
+What travels depends on the server's half of a method, on the cohorts and on the partition, all of which are known
+before a run. What only work can tell is assumed; see ``rehearse``.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fibecfed.config import Config
+from fibecfed.federation import (
+    STATE_LOST,
+    EncodedSizes,
+    InfoSpec,
+    Number,
+    OneOf,
+    Reply,
+    Request,
+    Server,
+    ServerState,
+    Stage,
+    next_stage,
+)
+from fibecfed.methods import FederatedAveraging, method_class
+from fibecfed.runtime.assembly import Experiment
+from fibecfed.sharing import fixed_count
+
+# Numbers that nobody knows before: as long as they usually are as text. The accuracy is too low to end a warm-up.
+_AS_LONG_AS = {"loss": 0.6931471805599453, "operations": 123456789012.0, "accuracy": 0.012345678901234567}
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """A stage, and the bytes that its messages take."""
+
+    stage: Stage
+    round: int  # that it is, or prepares
+    cohort: tuple[int, ...]
+    bytes_down: int  # to all of the cohort
+    bytes_up: int
+    after: ServerState
+
+
+def rehearse(experiment: Experiment) -> Iterator[Rehearsed]:
+    """Every stage of a run with the sizes of its messages, encoded as they would be.
+
+    Assumed: every device answers, no round is left out, a warm-up takes as many rounds as it may, and half of the
+    layers are shared where devices decide on their number. The few digits of numbers that only work gives (loss,
+    operations) may be more or fewer; with safetensors' alignment that is at most 16 bytes a message. Which triplets
+    adalora prunes is drawn at random, which is right to a few percent.
+    """
+    method, state = _with_means(experiment), experiment.start
+    original = experiment.server
+    server = Server(method.config, method, original.transport, original.devices, original.run_name)
+    sizes = EncodedSizes()
+    counts = experiment.data.devices.label_counts(experiment.data.train.labels, experiment.data.task.outputs)
+    while (stage := next_stage(method, state)) is not None:
+        chosen = server.cohort(state, stage)
+        accumulator, (specs, info) = stage.accumulator(state), stage.expected(state)
+        versions, down, up, made_up = dict(state.device_versions), 0, 0, dict[str, Tensor]()
+        number = 0
+        for device in chosen:
+            request = server.request(state, stage, device)
+            number = request.address.round
+            if stage.keeps_state:
+                versions[device] = versions.get(device, 0) + 1
+            answered = dataclasses.replace(request.address, state_version=versions.get(device, 0))
+            if not stage.is_round or device == chosen[0]:
+                made_up = {name: _made_up(name, *spec, request, counts[device]) for name, spec in specs.items()}
+            said = _said(stage, method.config, info, int(counts[device].sum()))
+            down += sizes(request)
+            reply = Reply(answered, made_up, said)
+            up += sizes(reply)
+            if stage.is_round and device != chosen[0]:  # would not change the mean of what comes back as it was sent
+                reply = Reply(answered, {}, {**said, "examples": 0})
+            stage.fold(accumulator, reply)
+        state = stage.finish(state, accumulator).replace(device_versions=versions)
+        yield Rehearsed(stage, number, chosen, down, up, state)
+
+
+def _with_means(experiment: Experiment) -> FederatedAveraging:
+    """The method, with an aggregation that needs no reply of every device; it changes no size."""
+    federation = dataclasses.replace(experiment.config.federation, aggregation="mean")
+    config = dataclasses.replace(experiment.config, federation=federation)
+    return method_class(config.method)(config, experiment.layout)
+
+
+def _made_up(name: str, shape: tuple[int, ...], dtype: torch.dtype, request: Request, label_counts: Any) -> Tensor:
+    """What was sent comes back; label counts are the device's; the losses of a count leave half of the layers."""
+    sent = request.tensors.get(name)
+    if sent is not None and tuple(sent.shape) == shape:
+        return sent
+    if name == "label_counts":
+        return torch.from_numpy(label_counts).to(dtype)
+    if name == "losses":
+        losses = torch.ones(shape, dtype=dtype)
+        losses[: fixed_count(0.5, len(losses)) - 1] = 2
+        return losses
+    if len(shape) == 1:  # scores of layers or triplets: none is favoured
+        return torch.rand(shape, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    return torch.ones(shape, dtype=dtype)
+
+
+def _said(stage: Stage, config: Config, wanted: Mapping[str, InfoSpec], examples: int) -> dict[str, Any]:
+    """The info of a reply of a device with so many examples."""
+    left_out = {STATE_LOST} | (set() if stage.trains else {"loss", "examples_trained", "tokens", "tokens_cut"})
+    if config.warm_up.rounds is not None:
+        left_out.add("accuracy")
+    known = {"examples": examples, "examples_trained": examples * config.training.local_epochs}
+    return {
+        name: known.get(name, _AS_LONG_AS.get(name, _least(spec)))
+        for name, spec in wanted.items()
+        if name not in left_out
+    }
+
+
+def _least(spec: InfoSpec) -> Any:
+    if isinstance(spec, OneOf):
+        return spec.values[0]
+    assert isinstance(spec, Number)
+    return None if spec.or_none else 0

@@ -16,7 +16,7 @@ from baselines import ONE_DEVICE, Parameters, Watched, batches_of, by_hand, chan
 from fibecfed import Config, InputError
 from fibecfed.models import PooledClassifier
 from fibecfed.runtime import assemble
-from fibecfed.sharing.triplets import TripletImportance, TripletMap, allocate, cubic_budget, pack, unpack
+from fibecfed.sharing.triplets import TripletImportance, TripletMap, allocate, cubic_budget, pack, triplet_maps, unpack
 from fibecfed.tuning import Layout, Parameter, put_tensors, read_tensors
 
 RANKS: dict[str, Any] = {"method": "adalora", "adalora": {"init_rank": 4, "start": 0.2, "end": 0.8}}
@@ -114,14 +114,14 @@ def test_packing_keeps_what_is_left() -> None:
 def lora_entries(run: Watched, active: list[list[int]]) -> int:
     """R (d_in + d_out + 1) over the maps."""
     shapes = {p.name: p.shape for p in run.experiment.layout}
-    maps = run.experiment.method._maps
+    maps = triplet_maps(run.experiment.layout)
     return sum(len(own) * (shapes[m.q][1] + shapes[m.p][0] + 1) for m, own in zip(maps, active, strict=True))
 
 
 @pytest.mark.parametrize("training", [{}, {"keep_optimizer": True, "weight_decay": 0.1}])
 def test_traffic_shrinks_with_the_budget_and_what_is_pruned_stays_zero(small: Config, training: dict[str, Any]) -> None:
     run = watched(changed(small, RANKS, training=training, federation={"rounds": 6, "sampled": 6}))
-    layout, maps = run.experiment.layout, run.experiment.method._maps
+    layout, maps = run.experiment.layout, triplet_maps(run.experiment.layout)
     head = sum(p.size for p in layout if p.role == "head")
     first, last = 4 * len(maps), 2 * len(maps)
     left: dict[int, list[list[int]]] = {}
@@ -160,7 +160,7 @@ def test_a_device_never_moves_what_is_pruned(small: Config) -> None:
     executor._train = recording
     state = experiment.start
     for done in experiment.server.run(state):
-        for m, own in zip(experiment.method._maps, state.info["active"], strict=True):
+        for m, own in zip(triplet_maps(experiment.layout), state.info["active"], strict=True):
             gone = torch.tensor(sorted(set(range(4)) - set(own)), dtype=torch.int64)
             assert all(not seen[-1][name].index_select(axis, gone).any() for name, axis in m.parts())
         state = done.state

@@ -149,7 +149,7 @@ def test_only_the_masked_values_and_the_head_travel_in_stage_one(small: Config) 
 
 def test_how_many_rounds_are_sparse(small: Config) -> None:
     for rounds, expected in ((1, 0), (2, 1), (9, 1), (20, 4)):
-        method = assemble(changed(small, method="slora", federation={"rounds": rounds})).site.method
+        method = assemble(changed(small, method="slora", federation={"rounds": rounds})).method
         assert method.midway(assemble(small).start).round == expected
     with pytest.raises(InputError, match="leaves no round for LoRA"):
         assemble(changed(small, method="slora", sparse={"rounds": 2}))

@@ -150,14 +150,14 @@ def test_a_device_never_moves_what_is_pruned(small: Config) -> None:
     keep = {"training": {"keep_optimizer": True}, "federation": {"rounds": 5, "devices": 1, "sampled": 1}}
     experiment = assemble(changed(small, RANKS, keep, data={"partition": {"kind": "iid"}}))
     executor, seen = experiment.site.executor, []
-    inner = executor._train
+    inner = executor.result
 
     def recording(job: Any) -> Any:
         result = inner(job)
         seen.append(result.tensors)
         return result
 
-    executor._train = recording
+    executor.result = recording
     state = experiment.start
     for done in experiment.server.run(state):
         for m, own in zip(triplet_maps(experiment.layout), state.info["active"], strict=True):

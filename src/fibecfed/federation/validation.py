@@ -201,8 +201,8 @@ def _size_problem(reply: Reply, request: Request, criteria: Criteria) -> _Proble
 
 def shown(text: str) -> str:
     """A text that came from a device, safe to print and to write: plain ASCII in quotation marks, cut."""
-    cut = text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
-    return ascii(cut)
+    quoted = ascii(text)  # a character may become ten, so that it is cut after this
+    return quoted if len(quoted) <= _SHOWN + 2 else f"{quoted[:_SHOWN]}...{quoted[0]}"
 
 
 def _digits(number: int) -> str:
@@ -212,4 +212,4 @@ def _digits(number: int) -> str:
 def _value(value: Any) -> str:
     if type(value) is int:
         return _digits(value)
-    return str(value) if type(value) in (float, bool, type(None)) else shown(repr(value)[: 2 * _SHOWN])
+    return str(value) if type(value) in (float, bool, type(None)) else shown(repr(value))

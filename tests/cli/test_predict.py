@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -255,3 +256,11 @@ def test_a_device_by_its_name(run: Path) -> None:
 def test_a_console_that_knows_ascii_only(run: Path) -> None:
     result = CliRunner(charset="ascii").invoke(app, ["predict", str(run), "thank you é"])
     assert result.exit_code == 0 and json.loads(result.stdout)["text"] == "thank you é"
+
+
+def test_a_broken_partition_file_is_named(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "partition.json").write_text("{")
+    code, _, said = predict(str(tmp_path / "run"), "a text", "--device", "east")
+    assert code == 2
+    assert "partition.json' cannot be read" in said

@@ -226,6 +226,14 @@ def _plain_records(lines: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
         yield number, fields
 
 
+def _whole(digits: str) -> int | str:
+    """A whole number; one with more digits than Python reads stays text."""
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
+
+
 def _read_jsonl(path: Path, columns: Columns, optional: Collection[str]) -> Table:
     records: list[dict[str, object]] = []
     lines: list[int] = []
@@ -235,7 +243,7 @@ def _read_jsonl(path: Path, columns: Columns, optional: Collection[str]) -> Tabl
                 continue
             where = _place(path, len(records), number)
             try:
-                record = json.loads(line)
+                record = json.loads(line, parse_int=_whole)
             except (json.JSONDecodeError, RecursionError) as error:
                 reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "depth"
                 raise InputError(f"{where} is not valid JSON ({reason}); every line must be one object.") from None

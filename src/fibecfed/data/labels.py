@@ -85,6 +85,12 @@ def disagreement(sites: Sequence[Collection[str]]) -> tuple[int, str, int, str] 
     return None
 
 
+def spelled_alike(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Labels of one ``meaning`` beside the first that has it, such as Yes and yes."""
+    first: dict[object, str] = {}
+    return [(one, name) for name in names if (one := first.setdefault(meaning(name), name)) != name]
+
+
 def meaning(name: str) -> object:
     """Equal for labels that are the same number, or the same word but for case and compatible letters."""
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())

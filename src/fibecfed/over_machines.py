@@ -114,4 +114,4 @@ def _name(directory: RunDirectory) -> str:
     """Made when a run begins, so that devices never take the states of one run for another's."""
     if not directory.name_file.is_file():
         directory.write_json(directory.name_file.name, {"run": secrets.token_hex(8)})
-    return str(json.loads(directory.name_file.read_text())["run"])
+    return str(json.loads(directory.name_file.read_text(encoding="utf-8"))["run"])

@@ -156,7 +156,10 @@ def _number(run: RunDirectory, device: int | str) -> int:
     if isinstance(device, int):
         return device
     path = run.path / "partition.json"
-    names = (json.loads(path.read_text(encoding="utf-8")).get("names") if path.is_file() else None) or []
+    try:
+        names = (json.loads(path.read_text(encoding="utf-8")).get("names") if path.is_file() else None) or []
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"'{path}' cannot be read ({error!r}); it is written by fibecfed only.") from None
     if device in names:
         return int(names.index(device))
     if device.isdecimal() and device.isascii():

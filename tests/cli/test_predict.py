@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -255,3 +256,27 @@ def test_a_device_by_its_name(run: Path) -> None:
 def test_a_console_that_knows_ascii_only(run: Path) -> None:
     result = CliRunner(charset="ascii").invoke(app, ["predict", str(run), "thank you é"])
     assert result.exit_code == 0 and json.loads(result.stdout)["text"] == "thank you é"
+
+
+def test_a_broken_partition_file_is_named(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "partition.json").write_text("{")
+    code, _, said = predict(str(tmp_path / "run"), "a text", "--device", "east")
+    assert code == 2
+    assert "partition.json' cannot be read" in said
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"labels": "x"}'])
+def test_a_task_file_that_describes_nothing_is_named(run: Path, tmp_path: Path, content: str) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "adapter" / "task.json").write_text(content)
+    code, _, said = predict(str(tmp_path / "run"), "a text")
+    assert code == 2
+    assert "does not describe an adapter: 'labels' is missing or wrong" in said
+
+
+def test_out_follows_a_link(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "real.csv").write_text("old")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
+    assert predict(str(run), "a text", "--out", str(tmp_path / "link.csv"), "--force")[0] == 0
+    assert (tmp_path / "link.csv").is_symlink() and "a text" in (tmp_path / "real.csv").read_text()

@@ -181,3 +181,36 @@ def test_answers_to_prompts_are_noticed(tmp_path: Path) -> None:
     assert many(tmp_path / "few.csv", [f"class {i % 10}" for i in range(12)]) == ()
     with pytest.raises(InputError, match=r"1001 distinct labels .* \(data.label\)\? fibecfed only classifies .* 1,000"):
         many(tmp_path / "v.csv", [f"{i % 1001}" for i in range(3000)])
+
+
+def test_labels_of_one_file_that_differ_only_in_spelling_are_said_to_be_two(tmp_path: Path) -> None:
+    notes = load_splits(load_config(data={"file": csv(tmp_path / "x.csv", ["Yes", "yes", "no", "+1", "1"] * 8)})).notes
+    assert "The labels 'Yes' and 'yes' are two: write them alike if they should be one." in notes
+    assert "The labels '+1' and '1' are two: write them alike if they should be one." in notes
+    assert not load_splits(load_config(data={"file": csv(tmp_path / "y.csv", ["yes", "no"] * 20)})).notes
+
+
+def test_a_whole_number_of_more_digits_than_python_reads_is_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(f'{{"text": {"1" * 5000}, "label": 1}}\n{{"text": "b", "label": 2}}\n')
+    assert read_rows(str(path), PLAIN).texts[0] == "1" * 5000
+
+
+def test_a_key_that_a_json_object_has_twice_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"text": "a", "label": "x"}\n{"text": "b", "label": "x", "label": "y"}\n')
+    with pytest.raises(InputError, match=r"row 2 has the key 'label' more than once"):
+        read_rows(str(path), PLAIN)
+
+
+@pytest.mark.parametrize(("one", "other"), [("-1", "\u22121"), ("don't", "don\u2019t"), ("a-b", "a\u2013b")])
+def test_labels_that_differ_in_a_dash_or_a_quotation_mark_are_said_to_be_two(
+    tmp_path: Path, one: str, other: str
+) -> None:
+    notes = load_splits(load_config(data={"file": csv(tmp_path / "x.csv", [one, other, "no"] * 8)})).notes
+    assert any(f"'{one}'" in note and f"'{other}'" in note for note in notes)
+
+
+def test_a_pair_is_two_columns() -> None:
+    with pytest.raises(InputError, match=r"data.text and data.text_pair both name the column 'text'"):
+        Columns("text", "text", "label")

@@ -19,9 +19,12 @@ from fibecfed.tuning import load_adapter, put_tensors, read_description, save_ad
 HEADS = ("pooled", "native")
 
 
+DESCRIPTION = {"labels": list(tiny.LABELS), "max_length": 32, "base_model": "tiny", "base_sha256": "0"}
+
+
 def saved(built: tiny.Built, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
-    save_adapter(folder, built.model, built.pretrained.tokenizer, {"labels": list(tiny.LABELS)})
+    save_adapter(folder, built.model, built.pretrained.tokenizer, DESCRIPTION)
     return folder
 
 
@@ -167,7 +170,7 @@ def test_a_missing_or_broken_file_is_named(file: str, tmp_path: Path) -> None:
 
 def test_description(tmp_path: Path) -> None:
     folder = saved(tiny.build("bert"), tmp_path / "adapter")
-    assert read_description(folder) == {"labels": list(tiny.LABELS)}
+    assert read_description(folder) == DESCRIPTION
     (folder / "task.json").write_text("{")
     with pytest.raises(InputError, match=r"task\.json' cannot be read"):
         read_description(folder)

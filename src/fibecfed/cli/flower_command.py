@@ -216,7 +216,7 @@ def _carry_out(directory: Any, changes: Mapping[str, Any], server: Path) -> None
     with processes.running(command, server / "flwr") as shown:
         code = shown.wait()
     if (where / STOPPED).is_file():
-        stopped = json.loads((where / STOPPED).read_text())
+        stopped = json.loads((where / STOPPED).read_text(encoding="utf-8"))
         raise _of_code(int(stopped["exit_code"]))(f"{stopped['reason']} {_how_to_go_on(directory.path)}")
     summary = directory.summary()
     if summary is None:

@@ -164,7 +164,7 @@ def _write(out: Path, asked: Asked, outcomes: Sequence[Outcome]) -> None:
             writer.writerow([*cells, record.get("error")])
         content = text.getvalue()
     try:
-        write_atomically(out, content.encode())
+        write_atomically(out.resolve(), content.encode())  # where a link leads, not in the link's place
     except OSError as error:
         raise InputError(f"--out '{out}' cannot be written: {error.strerror}.") from None
 

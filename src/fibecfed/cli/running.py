@@ -82,7 +82,7 @@ def show_results(summary: dict[str, Any], where: Path | None, console: Console) 
     console.print(summary_table(summary))
     decided = where / "method.json" if where else None
     if decided is not None and decided.is_file():
-        for line in decision_lines(json.loads(decided.read_text())):
+        for line in decision_lines(json.loads(decided.read_text(encoding="utf-8"))):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"Results in {where}; the adapter in {where}/adapter. Try: {command_line('predict', where or '', 'a text')}",

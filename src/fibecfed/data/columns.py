@@ -29,13 +29,18 @@ class Columns:
     advice: str | None = None  # said of a missing column; None: which settings would fit the file
 
     def __post_init__(self) -> None:
-        """Raise InputError where the label would be read as a text, too: nothing is easier to learn."""
+        """Raise InputError where the label is a text, too, which nothing is easier to learn than, or a text is both."""
         for key in ("text", "text_pair"):
             if getattr(self, key) == self.label:
                 raise InputError(
                     f"data.{key} and data.label both name the column '{self.label}': the model would read the answer. "
                     "Name the column with the text, and the one with the label."
                 )
+        if self.text_pair == self.text:
+            raise InputError(
+                f"data.text and data.text_pair both name the column '{self.text}': a pair is two texts. Name the "
+                "column with the second, or leave data.text_pair out."
+            )
 
     @property
     def keys(self) -> dict[str, str]:

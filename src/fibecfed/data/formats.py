@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -226,6 +227,25 @@ def _plain_records(lines: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
         yield number, fields
 
 
+def _whole(digits: str) -> int | str:
+    """A whole number; one with more digits than Python reads stays text."""
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
+
+
+class _Twice(Exception):
+    """A JSON object has this key more than once, of which JSON readers silently take the last."""
+
+
+def _once_each(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _Twice(next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1))
+    return found
+
+
 def _read_jsonl(path: Path, columns: Columns, optional: Collection[str]) -> Table:
     records: list[dict[str, object]] = []
     lines: list[int] = []
@@ -235,7 +255,9 @@ def _read_jsonl(path: Path, columns: Columns, optional: Collection[str]) -> Tabl
                 continue
             where = _place(path, len(records), number)
             try:
-                record = json.loads(line)
+                record = json.loads(line, parse_int=_whole, object_pairs_hook=_once_each)
+            except _Twice as twice:
+                raise InputError(f"{where} has the key '{twice}' more than once; keep one.") from None
             except (json.JSONDecodeError, RecursionError) as error:
                 reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "depth"
                 raise InputError(f"{where} is not valid JSON ({reason}); every line must be one object.") from None

@@ -18,6 +18,9 @@ _INVISIBLE = (
     *(c for c in (*range(0x20), *range(0x7F, 0xA0)) if not chr(c).isspace()),
 )
 _LOOKS: Mapping[int, int | None] = {**dict.fromkeys(_INVISIBLE), 0x2010: ord("-"), 0x2011: ord("-")}
+_ALIKE = str.maketrans(
+    "\u2212\u2012\u2013\u2014\u2018\u2019\u02bc\u201c\u201d", "----'''\"\""
+)  # minus, dashes, curly marks
 _JOINERS = "\u200c\u200d"  # inside a word they change how it looks
 
 _WHOLE = re.compile(r"([-+]?[0-9]+)\.0*")
@@ -85,7 +88,13 @@ def disagreement(sites: Sequence[Collection[str]]) -> tuple[int, str, int, str] 
     return None
 
 
+def spelled_alike(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Labels of one ``meaning`` beside the first that has it, such as Yes and yes."""
+    first: dict[object, str] = {}
+    return [(one, name) for name in names if (one := first.setdefault(meaning(name), name)) != name]
+
+
 def meaning(name: str) -> object:
     """Equal for labels that are the same number, or the same word but for case and compatible letters."""
-    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).translate(_ALIKE)
     return float(plain) if plain.isascii() and _NUMBER.fullmatch(plain) else plain

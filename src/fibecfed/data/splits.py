@@ -11,6 +11,7 @@ from fibecfed.data.apart import check_files_apart, check_rows_apart, shared_exam
 from fibecfed.data.columns import Columns
 from fibecfed.data.files import FEW_ROWS, NO_GENERATION, read_rows
 from fibecfed.data.fingerprint import rows_print
+from fibecfed.data.labels import spelled_alike
 from fibecfed.data.locations import find_files, skipped_sentence
 from fibecfed.data.named import DATASETS, SUPPORT, dataset_names, read_named
 from fibecfed.data.partition import Partition, partition, partition_like
@@ -129,6 +130,10 @@ def _notes_on_files(config: Config, train: Rows) -> list[str]:
             f"The data names {'one device' if sites == 1 else f'{sites} devices'}, but its rows are dealt anew to "
             f"{settled.federation.devices} (data.partition.kind={kind}); data.partition.kind=column keeps them."
         )
+    found += [
+        f"The labels '{one}' and '{other}' are two: write them alike if they should be one."
+        for one, other in spelled_alike(train.label_names if data.labels is None else ())
+    ]
     counts = np.bincount(train.labels)
     labels, once = int((counts > 0).sum()), int((counts == 1).sum())
     if labels > FEW_ROWS and (2 * once > labels or 2 * labels > len(train)):

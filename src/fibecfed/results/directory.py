@@ -212,12 +212,12 @@ class RunDirectory:
     def metrics(self) -> list[dict[str, Any]]:
         """The evaluations so far."""
         path = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
     def summary(self) -> dict[str, Any] | None:
         """summary.json; None while the run has not ended."""
         path = self.path / "summary.json"
-        return in_todays_form(json.loads(path.read_text()), self.metrics()) if path.is_file() else None
+        return in_todays_form(json.loads(path.read_text(encoding="utf-8")), self.metrics()) if path.is_file() else None
 
     def unfinished(self) -> None:
         """Take summary.json away: the run goes on."""

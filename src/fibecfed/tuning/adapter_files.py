@@ -17,6 +17,12 @@ from fibecfed.models import PooledClassifier
 from fibecfed.tuning.kind import SavedForm, own_form
 
 TASK_FILE = "task.json"
+_DESCRIBED = {
+    "labels": list,
+    "max_length": int,
+    "base_model": str,
+    "base_sha256": str,
+}  # what loading cannot do without
 HEAD_FILE = "head.safetensors"
 ADAPTER_FILE = "adapter_model.safetensors"
 OWN_FILE = "tuning.safetensors"  # where PEFT has no such kind
@@ -102,12 +108,16 @@ def _compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: 
 
 
 def read_description(directory: Path) -> dict[str, Any]:
-    """task.json of an adapter folder; InputError if it is missing or no JSON."""
+    """task.json of an adapter folder; InputError if it is missing, no JSON, or does not describe an adapter."""
     path = directory / TASK_FILE
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"'{path}' cannot be read: {error}.") from None
+    for key, kind in _DESCRIBED.items():
+        if not isinstance(found, dict) or not isinstance(found.get(key), kind):
+            raise InputError(f"'{path}' does not describe an adapter: '{key}' is missing or wrong. Put the file back.")
+    return dict(found)
 
 
 def trainable_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -131,7 +131,7 @@ def _write_device(folder: Path, number: int) -> None:
     _write_secret(bundle / "device.key", secret)
     (folder / "keys" / f"{number}.pub").write_bytes(public + b"\n")
     (bundle / "ca.crt").write_bytes((folder / "ca.crt").read_bytes())
-    (bundle / "device.yaml").write_text(_DEVICE.format(number=number))
+    (bundle / "device.yaml").write_text(_DEVICE.format(number=number), encoding="utf-8")
 
 
 def _require(folder: Path, name: str) -> None:

@@ -94,7 +94,7 @@ def write_connection(folder: Path, port: int, insecure: bool) -> Path:
     home.mkdir(exist_ok=True)
     trust = "insecure = true" if insecure else f"root-certificates = {json.dumps(str(folder.resolve() / 'ca.crt'))}"
     text = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "127.0.0.1:{port}"\n{trust}\n'
-    (home / "config.toml").write_text(text)
+    (home / "config.toml").write_text(text, encoding="utf-8")
     return home
 
 

@@ -140,7 +140,7 @@ class DeviceServer:
         path = self._of(run) / "settings.json"
         if not path.is_file():
             raise Refused("it has not joined this run")
-        told = json.loads(path.read_text())
+        told = json.loads(path.read_text(encoding="utf-8"))
         config = build_config(self._config.apply(told))
         self._run = self._site = self._learner = None  # one backbone at a time
         self._learner = learner_of(resolve(config), len(labels_of(config)))

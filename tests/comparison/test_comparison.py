@@ -18,7 +18,7 @@ from fibecfed import Config, InputError, RunFailed, experiment, run
 from fibecfed.cli.app import app
 from fibecfed.comparison import Comparison, build_report, running, write_report
 from fibecfed.data import rows_print
-from fibecfed.experiment import resume
+from fibecfed.runs.running import resume
 from fibecfed.side_by_side import Report, Task
 
 ROOT = Path(__file__).resolve().parents[2]

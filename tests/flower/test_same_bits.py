@@ -14,9 +14,9 @@ from crash import Crash, CrashAt
 from fibecfed import Config, InputError, RunFailed
 from fibecfed.config import DeviceConfig, build_config, merge, to_dict
 from fibecfed.federation import ServerState
-from fibecfed.over_machines import CHANGES, serve
+from fibecfed.flower.over_machines import CHANGES, serve
+from fibecfed.flower.serving import DeviceServer
 from fibecfed.results import RunDirectory
-from fibecfed.runtime.flower.serving import DeviceServer
 from flower_grid import Nodes
 from flower_sites import NAMES, same_adapters, servers, together, write_sites
 from run_content import settled

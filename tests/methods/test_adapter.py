@@ -9,8 +9,8 @@ import torch
 import fibecfed
 from fibecfed import Config, InputError
 from fibecfed.config import build_config, merge, to_dict
-from fibecfed.estimate import estimate
 from fibecfed.federation import ServerState
+from fibecfed.runs.estimate import estimate
 from fibecfed.runtime import Experiment, assemble
 from kinds import WIDTH, check_modes, check_run, plain_steps
 

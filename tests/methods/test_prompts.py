@@ -14,7 +14,7 @@ import torch
 import fibecfed
 from fibecfed import Config, InputError
 from fibecfed.config import build_config, merge, to_dict
-from fibecfed.estimate import estimate
+from fibecfed.runs.estimate import estimate
 from fibecfed.runtime import assemble
 from kinds import TEXTS as SHORT
 from kinds import check_modes, check_run, plain_steps

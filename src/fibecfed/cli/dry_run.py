@@ -2,8 +2,8 @@
 
 from rich.table import Table
 
-from fibecfed.estimate import Estimate, Stretch, Traffic
 from fibecfed.methods.stages import CountLayers
+from fibecfed.runs.estimate import Estimate, Stretch, Traffic
 
 
 def estimate_table(found: Estimate) -> Table:

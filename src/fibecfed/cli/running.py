@@ -15,11 +15,11 @@ from fibecfed.cli.tables import decision_lines, partition_table, summary_table
 from fibecfed.commands import command_line
 from fibecfed.config import Config
 from fibecfed.errors import InputError
-from fibecfed.estimate import Round, estimate, ordinary_round
-from fibecfed.evaluating import evaluate_run
-from fibecfed.experiment import RunResult, resume, run
 from fibecfed.federation import ServerState
 from fibecfed.methods import METHODS
+from fibecfed.runs.estimate import Round, estimate, ordinary_round
+from fibecfed.runs.evaluate_run import evaluate_run
+from fibecfed.runs.running import RunResult, resume, run
 from fibecfed.runtime import Experiment, assemble
 
 

@@ -6,14 +6,6 @@ from fibecfed.results.decisions_plot import decisions_png
 from fibecfed.results.directory import RunDirectory, device_states
 from fibecfed.results.environment import git_commit, hardware, peak_memory_bytes, versions
 from fibecfed.results.fingerprint import Fingerprint
-from fibecfed.results.going_on import (
-    check_found,
-    check_judged,
-    go_on_with,
-    remember,
-    settings_to_go_on_with,
-    warn,
-)
 from fibecfed.results.lock import only_writer
 from fibecfed.results.summary import (
     LAST,
@@ -30,8 +22,6 @@ __all__ = [
     "LAST",
     "Fingerprint",
     "RunDirectory",
-    "check_found",
-    "check_judged",
     "curves_png",
     "decisions_png",
     "device_states",
@@ -40,7 +30,6 @@ __all__ = [
     "final_numbers",
     "git_commit",
     "global_name",
-    "go_on_with",
     "hardware",
     "loading_code",
     "losses_of",
@@ -48,10 +37,7 @@ __all__ = [
     "model_card",
     "only_writer",
     "peak_memory_bytes",
-    "remember",
-    "settings_to_go_on_with",
     "summarize",
     "versions",
-    "warn",
     "window",
 ]

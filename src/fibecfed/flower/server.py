@@ -9,13 +9,13 @@ from flwr.serverapp import Grid
 from fibecfed.config import Config, DataConfig, PartitionConfig, settle, shared_settings
 from fibecfed.errors import InputError
 from fibecfed.federation import Delivery, Failure, MemoryStore, Reply, Request, Server, ServerState
+from fibecfed.flower import wire
+from fibecfed.flower.evaluation import FederatedEvaluator, state_request
+from fibecfed.flower.own_data import labels_of, server_data
+from fibecfed.flower.traffic import Traffic
+from fibecfed.flower.transport import FlowerTransport, Joined, introduction
 from fibecfed.methods import method_class, resolve
 from fibecfed.runtime.assembly import Experiment, learner_of
-from fibecfed.runtime.flower import wire
-from fibecfed.runtime.flower.judging import FederatedEvaluator, state_request
-from fibecfed.runtime.flower.own_data import labels_of, server_data
-from fibecfed.runtime.flower.traffic import Traffic
-from fibecfed.runtime.flower.transport import FlowerTransport, Joined, introduction
 from fibecfed.runtime.handshake import Description, describe, differences
 from fibecfed.training import torch_device
 

@@ -17,22 +17,18 @@ from fibecfed.federation import AGGREGATORS, Costs, DeviceStore, MemoryStore, Se
 from fibecfed.methods import tuning
 from fibecfed.results import (
     RunDirectory,
-    check_found,
     curves_png,
     decisions_png,
     device_states,
     failures_of,
-    go_on_with,
     losses_of,
     metrics_record,
     model_card,
     only_writer,
     peak_memory_bytes,
-    remember,
-    settings_to_go_on_with,
     summarize,
-    warn,
 )
+from fibecfed.runs.going_on import check_found, go_on_with, remember, settings_to_go_on_with, warn
 from fibecfed.runtime import Evaluation, Experiment, assemble
 from fibecfed.screen import plain_console
 from fibecfed.tuning import put_tensors, save_adapter

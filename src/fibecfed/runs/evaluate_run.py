@@ -7,7 +7,8 @@ from fibecfed.commands import going_on
 from fibecfed.config import build_config, merge, to_dict
 from fibecfed.errors import InputError
 from fibecfed.methods import tuning
-from fibecfed.results import RunDirectory, check_judged
+from fibecfed.results import RunDirectory
+from fibecfed.runs.going_on import check_judged
 from fibecfed.runtime import assemble
 from fibecfed.tuning import load_adapter, trainable_tensors
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from fibecfed.callbacks import Callback, Record
 from fibecfed.config import Config
 from fibecfed.errors import FibecFedError, in_sentences
-from fibecfed.experiment import RunResult, resume
 from fibecfed.federation import DeviceStore, StageDone
 from fibecfed.results import RunDirectory, only_writer
+from fibecfed.runs.running import RunResult, resume
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
-    from fibecfed.runtime.flower.server import ServerExperiment
-    from fibecfed.runtime.flower.traffic import Traffic
+    from fibecfed.flower.server import ServerExperiment
+    from fibecfed.flower.traffic import Traffic
 
 CHANGES = "changes.json"  # settings, nested, that a run is to go on with
 TRAFFIC = "traffic.json"  # bytes that crossed so far
@@ -39,7 +39,7 @@ def serve(
     When it ends every device keeps an adapter of its own. Other runs of the same server are said. Raises what
     ``resume`` raises; the reason is written to stopped.json, too.
     """
-    from fibecfed.runtime.flower.locks import announced
+    from fibecfed.flower.locks import announced
 
     directory = RunDirectory.open(out)
     home = os.environ.get("FLWR_HOME")  # Flower's simulation has no server, and no home
@@ -65,8 +65,8 @@ def _serve(
     report: Callable[[str], None],
     poll_seconds: float,
 ) -> RunResult:
-    from fibecfed.runtime.flower.server import assemble_server
-    from fibecfed.runtime.flower.traffic import Traffic
+    from fibecfed.flower.server import assemble_server
+    from fibecfed.flower.traffic import Traffic
 
     made: list[ServerExperiment] = []
     path, traffic = directory.path, Traffic(_read(directory.path / TRAFFIC))

@@ -23,12 +23,12 @@ from fibecfed.federation import (
     encode,
     write_atomically,
 )
+from fibecfed.flower import wire
+from fibecfed.flower.evaluation import counted, server_state
+from fibecfed.flower.own_data import UnknownLabels, labels_of, own_data
+from fibecfed.flower.resending import Held, Lacking
 from fibecfed.methods import resolve, tuning
 from fibecfed.runtime.assembly import Learner, describe_adapter, learner_of
-from fibecfed.runtime.flower import wire
-from fibecfed.runtime.flower.judging import counted, server_state
-from fibecfed.runtime.flower.own_data import UnknownLabels, labels_of, own_data
-from fibecfed.runtime.flower.resending import Held, Lacking
 from fibecfed.runtime.handshake import Description, describe, differences
 from fibecfed.training import DeviceFailed
 from fibecfed.tuning import put_tensors, save_adapter

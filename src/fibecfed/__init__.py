@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from fibecfed.errors import FibecFedError, InputError, RunFailed
     from fibecfed.runs.evaluate_run import evaluate_run
     from fibecfed.runs.prediction import Classifier, Prediction, load
-    from fibecfed.runs.running import RunResult, resume, run
+    from fibecfed.runs.run import RunResult, resume, run
 
 __version__ = "0.1.0"
 
@@ -39,7 +39,7 @@ _WHERE = {
     **dict.fromkeys(("Callback", "EarlyStopping", "TensorBoard", "Trackio"), "callbacks"),
     **dict.fromkeys(("FibecFedError", "InputError", "RunFailed"), "errors"),
     "evaluate_run": "runs.evaluate_run",
-    **dict.fromkeys(("RunResult", "resume", "run"), "runs.running"),
+    **dict.fromkeys(("RunResult", "resume", "run"), "runs.run"),
     **dict.fromkeys(("Classifier", "Prediction", "load"), "runs.prediction"),
 }
 

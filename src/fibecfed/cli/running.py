@@ -19,7 +19,7 @@ from fibecfed.federation import ServerState
 from fibecfed.methods import METHODS
 from fibecfed.runs.estimate import Round, estimate, ordinary_round
 from fibecfed.runs.evaluate_run import evaluate_run
-from fibecfed.runs.running import RunResult, resume, run
+from fibecfed.runs.run import RunResult, resume, run
 from fibecfed.runtime import Experiment, assemble
 
 

@@ -14,7 +14,7 @@ from fibecfed.config import Config
 from fibecfed.errors import FibecFedError, in_sentences
 from fibecfed.federation import DeviceStore, StageDone
 from fibecfed.results import RunDirectory, only_writer
-from fibecfed.runs.running import RunResult, resume
+from fibecfed.runs.run import RunResult, resume
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid

@@ -10,7 +10,7 @@ from fibecfed.config import Config, DataConfig, PartitionConfig, settle, shared_
 from fibecfed.errors import InputError
 from fibecfed.federation import Delivery, Failure, MemoryStore, Reply, Request, Server, ServerState
 from fibecfed.flower import wire
-from fibecfed.flower.evaluation import FederatedEvaluator, state_request
+from fibecfed.flower.federated_evaluator import FederatedEvaluator, state_request
 from fibecfed.flower.own_data import labels_of, server_data
 from fibecfed.flower.traffic import Traffic
 from fibecfed.flower.transport import FlowerTransport, Joined, introduction
@@ -105,7 +105,7 @@ def assemble_server(
     data = server_data(learner)
     site = learner.site(data, MemoryStore())
 
-    def judged(requests: Sequence[Request]) -> Iterator[Delivery | Failure]:
+    def ask(requests: Sequence[Request]) -> Iterator[Delivery | Failure]:
         return transport.ask(wire.EVALUATE, requests, federation.deadline_seconds)
 
     return ServerExperiment(
@@ -117,7 +117,7 @@ def assemble_server(
         method=learner.method,
         site=site,
         server=Server(config, learner.method, transport, federation.device_count, run),
-        evaluate=FederatedEvaluator(learner.method, site, run, judged),
+        evaluate=FederatedEvaluator(learner.method, site, run, ask),
         start=learner.method.init(learner.initial),
         transport=transport,
     )

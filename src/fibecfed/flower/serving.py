@@ -1,4 +1,4 @@
-"""What a device does with the server's messages: joins, trains, is judged, keeps its own adapter."""
+"""What a device does with the server's messages: joins, trains, evaluates, keeps its own adapter."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ from fibecfed.federation import (
     write_atomically,
 )
 from fibecfed.flower import wire
-from fibecfed.flower.evaluation import counted, server_state
+from fibecfed.flower.federated_evaluator import counted, server_state
 from fibecfed.flower.own_data import UnknownLabels, labels_of, own_data
 from fibecfed.flower.resending import Held, Lacking
 from fibecfed.methods import resolve, tuning

@@ -20,7 +20,7 @@ from fibecfed.tuning import Layout, pooling_of, trainable_tensors
 
 
 class Evaluator(Protocol):
-    """Judges a run by both protocols."""
+    """Evaluates a run by both protocols."""
 
     global_is_mean_of_devices: bool
 

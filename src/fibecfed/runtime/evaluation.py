@@ -1,4 +1,4 @@
-"""Judging a run by both protocols of docs/method.md section 7: one global model, and each device's own."""
+"""Evaluating a run by both protocols of docs/method.md section 7: one global model, and each device's own."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

@@ -13,7 +13,7 @@ from fibecfed.commands import at_a_shell
 from fibecfed.config import build_config
 from fibecfed.errors import FibecFedError, in_sentences
 from fibecfed.federation import ServerState, StageDone
-from fibecfed.runs.running import resume, run
+from fibecfed.runs.run import resume, run
 from fibecfed.runtime import Experiment
 
 

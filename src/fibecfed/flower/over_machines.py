@@ -15,11 +15,12 @@ from fibecfed.errors import FibecFedError, in_sentences
 from fibecfed.federation import DeviceStore, StageDone
 from fibecfed.results import RunDirectory, only_writer
 from fibecfed.runs.run import RunResult, resume
+from fibecfed.runtime import Experiment
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
-    from fibecfed.flower.server import ServerExperiment
+    from fibecfed.flower.server import DevicesElsewhere
     from fibecfed.flower.traffic import Traffic
 
 CHANGES = "changes.json"  # settings, nested, that a run is to go on with
@@ -68,12 +69,13 @@ def _serve(
     from fibecfed.flower.server import assemble_server
     from fibecfed.flower.traffic import Traffic
 
-    made: list[ServerExperiment] = []
+    made: list[DevicesElsewhere] = []
     path, traffic = directory.path, Traffic(_read(directory.path / TRAFFIC))
 
-    def assemble(config: Config, store: DeviceStore) -> "ServerExperiment":
-        made.append(assemble_server(config, _name(directory), grid, report, poll_seconds, traffic))
-        return made[0]
+    def assemble(config: Config, store: DeviceStore) -> Experiment:
+        experiment, devices = assemble_server(config, _name(directory), grid, report, poll_seconds, traffic)
+        made.append(devices)
+        return experiment
 
     with only_writer(path):  # before stopped.json, which belongs to the one process that writes there
         (path / STOPPED).unlink(missing_ok=True)
@@ -81,7 +83,7 @@ def _serve(
             with in_sentences():
                 watching, changes = [*callbacks, _Counting(directory, traffic)], _read(path / CHANGES)
                 result = resume(path, watching, assemble, changes=changes, report=report, progress=False)
-                for failure in made[0].save_on_devices(result.state):
+                for failure in made[0].save(result.state):
                     report(f"Device {failure.device} has not saved its adapter: {failure.reason}")
                 summary = {**result.summary, "traffic": traffic.content()}
                 directory.write_json(TRAFFIC, traffic.content())

@@ -28,7 +28,8 @@ from fibecfed.flower.federated_evaluator import counted, server_state
 from fibecfed.flower.own_data import UnknownLabels, labels_of, own_data
 from fibecfed.flower.resending import Held, Lacking
 from fibecfed.methods import resolve, tuning
-from fibecfed.runtime.assembly import Learner, describe_adapter, learner_of
+from fibecfed.runtime.assembly import Learner, learner_of
+from fibecfed.runtime.experiment import describe_adapter
 from fibecfed.runtime.handshake import Description, describe, differences
 from fibecfed.training import DeviceFailed
 from fibecfed.tuning import put_tensors, save_adapter

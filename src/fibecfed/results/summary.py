@@ -117,7 +117,7 @@ def summarize(
     last = records[-1]
     return {
         "method": config.method,
-        "dataset": data.get("dataset", config.dataset),
+        "dataset": data["dataset"],
         "seed": config.seed,
         "rounds": last["round"],
         "evaluated_on": config.evaluation.split,

@@ -178,7 +178,7 @@ def _check_can_go_on(
 ) -> None:
     """Raise InputError where device states are gone, or no round can follow."""
     was = next((change.was for change in changed if change.key == "runtime.device_states"), None)
-    if experiment.devices_here and state.device_versions and "memory" in (was, experiment.config.runtime.device_states):
+    if experiment.devices.here and state.device_versions and "memory" in (was, experiment.config.runtime.device_states):
         raise InputError(
             f"'{directory.path}' cannot be resumed: its devices kept their states in memory "
             "(runtime.device_states=memory), and they are gone. Start again with device_states=auto."
@@ -280,11 +280,11 @@ def _write_results(
     note = ""
     tensors: dict[str, Tensor] = dict(state.tensors)
     method = experiment.method
-    lost = experiment.states_lost(state) if method.keeps_device_state else {}
+    lost = experiment.devices.states_lost(state) if method.keeps_device_state else {}
     summary["lost"]["states"] += [
         {"round": state.round, "stage": "results", "device": number, "reason": why} for number, why in lost.items()
     ]
-    if method.keeps_device_state and experiment.devices_here:
+    if method.keeps_device_state and experiment.devices.here:
         numbers = [number for number in method.personal_devices(state) if number not in lost]
         models = {number: method.personal(experiment.device(number, state), state) for number in numbers}
         for number, model in models.items():

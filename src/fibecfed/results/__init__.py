@@ -3,10 +3,11 @@
 from fibecfed.results.card import global_name, loading_code, model_card
 from fibecfed.results.curves import curves_png
 from fibecfed.results.decisions_plot import decisions_png
-from fibecfed.results.directory import RunDirectory, device_states
+from fibecfed.results.directory import OWN_MODELS_FILE, RunDirectory, device_states
 from fibecfed.results.environment import git_commit, hardware, peak_memory_bytes, versions
 from fibecfed.results.fingerprint import Fingerprint
 from fibecfed.results.lock import only_writer
+from fibecfed.results.own_models import OwnModels, own_parameters
 from fibecfed.results.summary import (
     LAST,
     failures_of,
@@ -20,7 +21,9 @@ from fibecfed.results.summary import (
 
 __all__ = [
     "LAST",
+    "OWN_MODELS_FILE",
     "Fingerprint",
+    "OwnModels",
     "RunDirectory",
     "curves_png",
     "decisions_png",
@@ -36,6 +39,7 @@ __all__ = [
     "metrics_record",
     "model_card",
     "only_writer",
+    "own_parameters",
     "peak_memory_bytes",
     "summarize",
     "versions",

@@ -28,8 +28,8 @@ import yaml
 from fibecfed import load_config
 from fibecfed.config import to_yaml
 from fibecfed.data import load_splits
+from fibecfed.flower.processes import free_port
 from fibecfed.results import git_commit, hardware, versions
-from fibecfed.runtime.flower.processes import free_port
 
 LOAD = """
 from fibecfed import load_config

@@ -13,8 +13,8 @@ import fibecfed
 from fibecfed import Callback, Config
 from fibecfed.config import build_config, merge, to_dict
 from fibecfed.data import training_batches
-from fibecfed.experiment import RunResult
 from fibecfed.federation import Device, DeviceSide, Reply, Request, ServerState
+from fibecfed.runs.run import RunResult
 from fibecfed.runtime import Experiment
 from fibecfed.training import DeviceFailed, TrainJob
 

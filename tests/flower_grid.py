@@ -7,8 +7,8 @@ from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity  # private: Flower sets it in its own processes
 
-from fibecfed.runtime.flower import wire
-from fibecfed.runtime.flower.serving import Refused
+from fibecfed.flower import wire
+from fibecfed.flower.serving import Refused
 
 Node = Callable[[str, bytes], bytes]
 TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1

@@ -7,9 +7,9 @@ if TYPE_CHECKING:
     from fibecfed.callbacks import Callback, EarlyStopping, TensorBoard, Trackio
     from fibecfed.config import Config, load_config
     from fibecfed.errors import FibecFedError, InputError, RunFailed
-    from fibecfed.evaluating import evaluate_run
-    from fibecfed.experiment import RunResult, resume, run
-    from fibecfed.prediction import Classifier, Prediction, load
+    from fibecfed.runs.evaluate_run import evaluate_run
+    from fibecfed.runs.prediction import Classifier, Prediction, load
+    from fibecfed.runs.run import RunResult, resume, run
 
 __version__ = "0.1.0"
 
@@ -38,9 +38,9 @@ _WHERE = {
     **dict.fromkeys(("Config", "load_config"), "config"),
     **dict.fromkeys(("Callback", "EarlyStopping", "TensorBoard", "Trackio"), "callbacks"),
     **dict.fromkeys(("FibecFedError", "InputError", "RunFailed"), "errors"),
-    "evaluate_run": "evaluating",
-    **dict.fromkeys(("RunResult", "resume", "run"), "experiment"),
-    **dict.fromkeys(("Classifier", "Prediction", "load"), "prediction"),
+    "evaluate_run": "runs.evaluate_run",
+    **dict.fromkeys(("RunResult", "resume", "run"), "runs.run"),
+    **dict.fromkeys(("Classifier", "Prediction", "load"), "runs.prediction"),
 }
 
 

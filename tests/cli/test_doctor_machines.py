@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 pytest.importorskip("flwr", reason="needs the extra `flower`")
 
 from fibecfed.cli.app import app
-from fibecfed.runtime.flower.certificates import write_certificates
-from fibecfed.runtime.flower.gate import listening, open_gate
-from fibecfed.runtime.flower.processes import free_port
+from fibecfed.flower.certificates import write_certificates
+from fibecfed.flower.gate import listening, open_gate
+from fibecfed.flower.processes import free_port
 
 
 def doctor(*arguments: str) -> tuple[int, str]:

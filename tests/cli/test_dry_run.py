@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 import fibecfed
 from fibecfed.cli.app import app
 from fibecfed.config import Config, build_config, merge, to_dict
-from fibecfed.estimate import traffic
 from fibecfed.federation import MemoryStore
+from fibecfed.runs.estimate import traffic
 from fibecfed.runtime import assemble
 
 
@@ -79,7 +79,7 @@ def test_stretches_hold_what_a_run_counts_in_its_stages(warm: Config) -> None:
 
 def test_an_estimate_scores_only_a_few_examples(warm: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scoring a whole device, and counting operations, took most of the time of a dry run."""
-    from fibecfed.estimate import ordinary_round
+    from fibecfed.runs.estimate import ordinary_round
     from fibecfed.training.operations import OperationCounter
 
     monkeypatch.setattr(OperationCounter, "_count", None)

@@ -12,8 +12,8 @@ import fibecfed
 from fibecfed.cli.app import app
 from fibecfed.cli.methods_command import Rounds, show_methods
 from fibecfed.config import Config
-from fibecfed.estimate import Round, estimate, ordinary_round
 from fibecfed.methods import METHODS
+from fibecfed.runs.estimate import Round, estimate, ordinary_round
 from fibecfed.runtime import assemble
 
 

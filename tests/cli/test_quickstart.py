@@ -24,7 +24,7 @@ from fibecfed.commands import extra_install
 from fibecfed.config import to_dict, to_yaml
 from fibecfed.methods import method_class
 from fibecfed.quickstart import METHODS, Findings, example_message, plan
-from fibecfed.side_by_side import Task
+from fibecfed.side_by_side import WantedRun
 from run_content import content
 
 FEW = ["federation.rounds=10", "evaluation.every=1", "data.train_examples=48", "training.batch_size=8"]
@@ -73,13 +73,13 @@ def found(tmp_path: Path, *summaries: dict[str, Any], overrides: tuple[str, ...]
 
 
 def test_every_method_gets_the_same_settings(tmp_path: Path) -> None:
-    tasks = plan(tmp_path, ["training.local_steps=3", "seed=5"]).tasks
-    assert [t.name for t in tasks] == list(METHODS)
-    first = to_dict(tasks[0].config)
+    runs = plan(tmp_path, ["training.local_steps=3", "seed=5"]).runs
+    assert [t.name for t in runs] == list(METHODS)
+    first = to_dict(runs[0].config)
     assert (first["training"]["local_steps"], first["seed"]) == (3, 5)
-    for task in tasks:
-        assert to_dict(task.config) == first | {"method": task.name}
-        assert task.directory == tmp_path / task.name
+    for wanted in runs:
+        assert to_dict(wanted.config) == first | {"method": wanted.name}
+        assert wanted.directory == tmp_path / wanted.name
 
 
 def test_the_last_round_is_evaluated_and_only_it(tmp_path: Path) -> None:
@@ -94,37 +94,37 @@ def test_the_recipe_is_the_six_companies(tmp_path: Path) -> None:
     assert config.model.name == "minilm"
 
 
-def write_run(directory: Path, task: Task, ended: bool) -> None:
+def write_run(directory: Path, wanted: WantedRun, ended: bool) -> None:
     directory.mkdir(parents=True)
-    (directory / "config.yaml").write_text(to_yaml(task.config))
+    (directory / "config.yaml").write_text(to_yaml(wanted.config))
     if ended:
         (directory / "summary.json").write_text("{}")
 
 
 def test_earlier_runs_of_the_same_settings_are_kept(tmp_path: Path) -> None:
-    first, second, _ = plan(tmp_path).tasks[:3]
+    first, second, _ = plan(tmp_path).runs[:3]
     write_run(first.directory, first, ended=True)
     write_run(second.directory, second, ended=False)
-    now = plan(tmp_path).tasks
+    now = plan(tmp_path).runs
     assert [(t.done, t.begun) for t in now[:3]] == [(True, True), (False, True), (False, False)]
-    assert not any(t.done or t.begun for t in plan(tmp_path, force=True).tasks)
+    assert not any(t.done or t.begun for t in plan(tmp_path, force=True).runs)
 
 
 @pytest.mark.parametrize("damage", [None, "federation: {rouns: 3}", "- 3"])
 def test_a_run_with_other_settings_needs_force(tmp_path: Path, damage: str | None) -> None:
-    task = plan(tmp_path).tasks[1]
-    write_run(task.directory, task, ended=True)
+    wanted = plan(tmp_path).runs[1]
+    write_run(wanted.directory, wanted, ended=True)
     if damage:
-        (task.directory / "config.yaml").write_text(damage)
+        (wanted.directory / "config.yaml").write_text(damage)
     with pytest.raises(InputError, match=rf"'.*{METHODS[1]}' holds a run with other settings; use --force"):
         plan(tmp_path, [] if damage else ["seed=7"])
-    assert not plan(tmp_path, ["seed=7"], force=True).tasks[1].done
+    assert not plan(tmp_path, ["seed=7"], force=True).runs[1].done
 
 
 def test_the_folder_of_the_data_is_no_other_setting(tmp_path: Path) -> None:
-    task = plan(tmp_path).tasks[0]
-    write_run(task.directory, task, ended=True)
-    assert plan(tmp_path, ["data.dir=elsewhere"]).tasks[0].done
+    wanted = plan(tmp_path).runs[0]
+    write_run(wanted.directory, wanted, ended=True)
+    assert plan(tmp_path, ["data.dir=elsewhere"]).runs[0].done
 
 
 # Wrong input: exit code 2, one sentence, nothing written
@@ -226,7 +226,7 @@ def test_the_example_message_needs_no_escaping() -> None:
 def progress(tmp_path: Path, terminal: bool) -> str:
     file = io.StringIO()
     planned = plan(tmp_path / "out")
-    first, second = planned.tasks[:2]
+    first, second = planned.runs[:2]
     write_run(second.directory, second, ended=True)
     shown = QuickstartProgress(Console(file=file, force_terminal=terminal, width=120), plan(tmp_path / "out"))
     shown.progressed(first, {"round": 0, "rounds": 4, "loss": None, "accuracy": None, "megabytes": 0.0})

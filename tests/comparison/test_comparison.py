@@ -14,12 +14,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from fibecfed import Config, InputError, RunFailed, experiment, run
+from fibecfed import Config, InputError, RunFailed, run
 from fibecfed.cli.app import app
 from fibecfed.comparison import Comparison, build_report, running, write_report
 from fibecfed.data import rows_print
-from fibecfed.experiment import resume
-from fibecfed.side_by_side import Report, Task
+from fibecfed.runs.run import resume
+from fibecfed.side_by_side import Report, WantedRun
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,26 +30,28 @@ class Silent:
     def __init__(self) -> None:
         self.names: list[str] = []
 
-    def begins(self, stage: str, tasks: Sequence[Task]) -> None:
+    def begins(self, stage: str, runs: Sequence[WantedRun]) -> None:
         pass
 
-    def progressed(self, task: Task, event: dict[str, Any]) -> None:
+    def progressed(self, wanted: WantedRun, event: dict[str, Any]) -> None:
         pass
 
-    def ended(self, task: Task, reason: str | None) -> None:
-        self.names.append(task.name)
+    def ended(self, wanted: WantedRun, reason: str | None) -> None:
+        self.names.append(wanted.name)
 
 
-def in_this_process(tasks: Sequence[Task], jobs: int, report: Report, seconds: float | None = None) -> dict[str, str]:
+def in_this_process(
+    runs: Sequence[WantedRun], jobs: int, report: Report, seconds: float | None = None
+) -> dict[str, str]:
     """What run_side_by_side does, without the seconds that a process takes to start."""
     reasons = {}
-    for task in tasks:
-        if not task.done:
+    for wanted in runs:
+        if not wanted.done:
             try:
-                resume(task.directory) if task.begun else run(task.config, task.directory)
+                resume(wanted.directory) if wanted.begun else run(wanted.config, wanted.directory)
             except RunFailed as error:
-                reasons[task.name] = str(error)
-            report.ended(task, reasons.get(task.name))
+                reasons[wanted.name] = str(error)
+            report.ended(wanted, reasons.get(wanted.name))
     return reasons
 
 
@@ -58,7 +60,7 @@ def quick() -> Iterator[None]:
     """Runs in this process, without each run's own picture."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "run_side_by_side", in_this_process)
-        patch.setattr(experiment, "curves_png", lambda records, title: b"")
+        patch.setattr("fibecfed.runs.writing.curves_png", lambda records, title: b"")
         yield
 
 

@@ -4,9 +4,9 @@ import csv
 import io
 
 from fibecfed.comparison.statistics import Interval, Spread
-from fibecfed.comparison.tables import Column, Table
+from fibecfed.comparison.tables import Column, ReportTable
 
-TABLE = Table(
+TABLE = ReportTable(
     "accuracy",
     "Final accuracy",
     (

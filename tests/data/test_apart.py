@@ -17,8 +17,8 @@ from fibecfed.config import load_config
 from fibecfed.data import Splits, build_data, load_splits, read_rows
 from fibecfed.data.columns import Columns
 from fibecfed.errors import InputError
+from fibecfed.flower.own_data import labels_of, own_data
 from fibecfed.runtime import assemble
-from fibecfed.runtime.flower.own_data import labels_of, own_data
 
 
 def csv(path: Path, numbers: range, name: str = "text") -> str:

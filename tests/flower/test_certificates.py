@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 from fibecfed import InputError
 from fibecfed.cli.app import app
 from fibecfed.config import load_device_config
-from fibecfed.runtime.flower import certificates
-from fibecfed.runtime.flower.certificates import add_devices, renew_certificate, write_certificates
+from fibecfed.flower import certificates
+from fibecfed.flower.certificates import add_devices, renew_certificate, write_certificates
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +186,6 @@ def test_on_the_command_line(tmp_path: Path) -> None:
 
 def test_certificates_take_no_torch() -> None:
     """Its import took seven seconds of each call."""
-    modules = "fibecfed.runtime.flower.certificates, fibecfed.runtime.flower.processes"
+    modules = "fibecfed.flower.certificates, fibecfed.flower.processes"
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -18,8 +18,8 @@ pytest.importorskip("flwr", reason="needs the extra `flower`")
 import fibecfed
 from fibecfed import Config
 from fibecfed.config import build_config, merge, to_dict, to_yaml
+from fibecfed.flower.processes import free_port
 from fibecfed.results import RunDirectory
-from fibecfed.runtime.flower.processes import free_port
 from flower_sites import NAMES, same_adapters, write_sites
 
 PATIENCE = float(os.environ.get("FIBECFED_TEST_PATIENCE", "1"))  # factor for slow machines

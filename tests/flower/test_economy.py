@@ -8,11 +8,11 @@ import torch
 pytest.importorskip("flwr", reason="needs the extra `flower`")
 
 from fibecfed.federation import Address, Delivery, Failure, Reply, Request, decode, encode
-from fibecfed.runtime.flower import wire
-from fibecfed.runtime.flower.resending import Held, Lacking
-from fibecfed.runtime.flower.serving import Refused
-from fibecfed.runtime.flower.traffic import Traffic
-from fibecfed.runtime.flower.transport import FlowerTransport, introduction
+from fibecfed.flower import wire
+from fibecfed.flower.resending import Held, Lacking
+from fibecfed.flower.serving import Refused
+from fibecfed.flower.traffic import Traffic
+from fibecfed.flower.transport import FlowerTransport, introduction
 from flower_grid import Nodes
 
 START = {"b": torch.zeros(50_000), "a": torch.zeros(50_000)}  # two names for the same values

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from fibecfed import InputError
 from fibecfed.cli.app import app
-from fibecfed.runtime.flower.certificates import write_certificates
-from fibecfed.runtime.flower.gate import listening
-from fibecfed.runtime.flower.locks import only_one
-from fibecfed.runtime.flower.processes import free_port, running
+from fibecfed.flower.certificates import write_certificates
+from fibecfed.flower.gate import listening
+from fibecfed.flower.locks import only_one
+from fibecfed.flower.processes import free_port, running
 
 FLOWER = """\
 import os, pathlib, signal, sys, threading, time

@@ -9,7 +9,7 @@ pytest.importorskip("flwr", reason="needs the extra `flower`")
 
 import httpx
 
-from fibecfed.runtime.flower.gate import Gate
+from fibecfed.flower.gate import Gate
 
 REFUSED = [
     "/v1/control/start-run",

@@ -10,9 +10,9 @@ pytest.importorskip("flwr", reason="needs the extra `flower`")
 import fibecfed
 from fibecfed import Config, InputError
 from fibecfed.config import DeviceConfig, build_config, merge, to_dict
-from fibecfed.over_machines import CHANGES, serve
+from fibecfed.flower.over_machines import CHANGES, serve
+from fibecfed.flower.serving import DeviceServer
 from fibecfed.results import RunDirectory
-from fibecfed.runtime.flower.serving import DeviceServer
 from flower_grid import Nodes
 from flower_sites import NAMES, same_adapters, servers, together, write_sites
 
@@ -67,7 +67,7 @@ def test_a_second_server_leaves_a_run_alone(
     monkeypatch.setattr("fibecfed.results.lock._PATIENCE", 0.1)
     out = tmp_path / "grid"
     RunDirectory.create(out, servers(together(small, sites, "fedavg-lora")), "", force=False)
-    monkeypatch.setattr("fibecfed.over_machines.resume", lambda *_, **__: second())
+    monkeypatch.setattr("fibecfed.flower.over_machines.resume", lambda *_, **__: second())
 
     def second() -> None:
         with ThreadPoolExecutor(1) as pool:

@@ -13,10 +13,10 @@ pytest.importorskip("flwr", reason="needs the extra `flower`")
 
 from fibecfed import InputError, RunFailed
 from fibecfed.config import DeviceConfig
-from fibecfed.runtime.flower import staying
-from fibecfed.runtime.flower.certificates import write_certificates
-from fibecfed.runtime.flower.processes import free_port
-from fibecfed.runtime.flower.reaching import find_trouble, wait_for_server
+from fibecfed.flower import staying
+from fibecfed.flower.certificates import write_certificates
+from fibecfed.flower.processes import free_port
+from fibecfed.flower.reaching import find_trouble, wait_for_server
 
 Talk = Callable[[socket.socket], None]
 

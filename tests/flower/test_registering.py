@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("flwr", reason="needs the extra `flower`")
 
 from fibecfed import InputError, RunFailed
-from fibecfed.runtime.flower import processes, registering
-from fibecfed.runtime.flower.certificates import add_devices, write_certificates
+from fibecfed.flower import processes, registering
+from fibecfed.flower.certificates import add_devices, write_certificates
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from flwr.app import Context, Message, RecordDict
 import flower_grid  # noqa: F401 - tells Flower which task this is
 from fibecfed import InputError
 from fibecfed.federation import Address, Request, encode
-from fibecfed.runtime.flower import wire
-from fibecfed.runtime.flower.processes import APP
-from fibecfed.runtime.flower.resident import answering
-from fibecfed.runtime.flower.serving import Refused
+from fibecfed.flower import wire
+from fibecfed.flower.processes import APP
+from fibecfed.flower.resident import answering
+from fibecfed.flower.serving import Refused
 
 
 def loaded() -> ModuleType:

@@ -1,10 +1,13 @@
 """A run over Flower's Grid trains the same adapters, bit for bit, as the run in one process."""
 
+import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.console import Console
 from safetensors.torch import load_file
 
 pytest.importorskip("flwr", reason="needs the extra `flower`")
@@ -12,11 +15,13 @@ pytest.importorskip("flwr", reason="needs the extra `flower`")
 import fibecfed
 from crash import Crash, CrashAt
 from fibecfed import Config, InputError, RunFailed
+from fibecfed.cli.running import Introduction
 from fibecfed.config import DeviceConfig, build_config, merge, to_dict
 from fibecfed.federation import ServerState
-from fibecfed.over_machines import CHANGES, serve
+from fibecfed.flower.over_machines import CHANGES, serve
+from fibecfed.flower.serving import DeviceServer
 from fibecfed.results import RunDirectory
-from fibecfed.runtime.flower.serving import DeviceServer
+from fibecfed.runtime import assemble
 from flower_grid import Nodes
 from flower_sites import NAMES, same_adapters, servers, together, write_sites
 from run_content import settled
@@ -101,8 +106,19 @@ def test_a_run_goes_on_with_more_rounds_and_another_deadline(small: Config, site
     directory = RunDirectory(tmp_path / "grid")
     directory.write_json(CHANGES, {"federation": {"rounds": 2, "deadline_seconds": 33.0}})
     said: list[str] = []
-    result = serve(nodes, tmp_path / "grid", [], said.append, poll_seconds=0.01)
+    shown = io.StringIO()
+    result = serve(
+        nodes, tmp_path / "grid", [Introduction(Console(file=shown, width=200))], said.append, poll_seconds=0.01
+    )
     assert result.state.round == 2
+    held = sum(len(pd.read_csv(path)) for path in (sites / "sites").iterdir())
+    assert f"{held} training examples on the devices" in shown.getvalue()
+    here = assemble(together(small, sites, "fedavg-lora"))  # the same facts under the same keys, wherever they lie
+    facts = result.summary["data"], json.loads((tmp_path / "grid" / "partition.json").read_text())
+    for there, one in zip(facts, (here.data_summary(), here.partition()), strict=True):
+        assert there.keys() == one.keys()
+    assert facts[0]["train_examples"] == here.data_summary()["train_examples"] == held
+    assert facts[1]["train_sizes"] == here.partition()["train_sizes"]
     assert not any("refused" in line for line in said)
     assert directory.config().federation.deadline_seconds == 33.0
     summary = directory.summary()

@@ -11,8 +11,7 @@ pytest.importorskip("ray", reason="needs Flower's simulation: pip install 'flwr[
 
 import fibecfed
 from fibecfed import Config
-from fibecfed.results import RunDirectory
-from fibecfed.runtime.flower.processes import (
+from fibecfed.flower.processes import (
     APP,
     environment,
     flwr,
@@ -21,6 +20,7 @@ from fibecfed.runtime.flower.processes import (
     superlink_command,
     wait_for_port,
 )
+from fibecfed.results import RunDirectory
 from flower_sites import NAMES, same_adapters, servers, together, write_sites
 
 DEVICES = "num-supernodes=3 client-resources-num-cpus=1 init-args-num-cpus=1"

@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip("flwr", reason="needs the extra `flower`")
 
 from fibecfed import RunFailed
-from fibecfed.runtime.flower.locks import announced
-from fibecfed.runtime.flower.processes import APP
+from fibecfed.flower.locks import announced
+from fibecfed.flower.processes import APP
 
 
 @pytest.mark.parametrize(("error", "traceback"), [(RunFailed("too few replies"), False), (ValueError("a bug"), True)])

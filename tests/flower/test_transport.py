@@ -12,9 +12,9 @@ from flwr.app import Message
 
 from fibecfed import RunFailed
 from fibecfed.federation import Address, Delivery, Failure, Reply, Request, decode, encode
-from fibecfed.runtime.flower import wire
-from fibecfed.runtime.flower.serving import Refused
-from fibecfed.runtime.flower.transport import FlowerTransport, introduction
+from fibecfed.flower import wire
+from fibecfed.flower.serving import Refused
+from fibecfed.flower.transport import FlowerTransport, introduction
 from flower_grid import Nodes
 
 Answer = Callable[[Request], Reply]

@@ -89,10 +89,11 @@ def _decisions(run: Path) -> dict[str, Any]:
 def _hashes(run: Path) -> dict[str, Any]:
     """SHA-256 of a run's tensors: adapters as they are published, and what is kept to go on from."""
     folders = {"global": run / "adapter"} | {path.name: path for path in _numbered(run / "adapters")}
+    adapters = {name: _adapter(folder) for name, folder in folders.items()} | _own(run, _adapter(run / "adapter"))
     server = load_file(run / "checkpoint.safetensors")
     states = {path.name: load_file(_numbered(path)[-1]) for path in _numbered(run / "devices")}
     return {
-        "adapters": {name: digest(_adapter(folder)) for name, folder in folders.items()},
+        "adapters": {name: digest(tensors) for name, tensors in adapters.items()},
         "checkpoint": {
             "server_model": digest(_part(server, "model/")),
             "server_rest": digest(_part(server, "model/", other=True)),
@@ -115,6 +116,20 @@ def _adapter(folder: Path) -> dict[str, Tensor]:
         assert not found.keys() & tensors.keys(), f"two tensors of one name in {folder.name}"
         tensors |= found
     return tensors
+
+
+def _own(run: Path, server: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The devices' own models where one file says what each has instead of the server's, as adapters have it."""
+    path = run / "own_models.safetensors"
+    if not path.is_file():
+        return {}
+    rows = load_file(path)
+    devices = rows.pop("devices").tolist()
+    names = {name: name.removeprefix("head.") for name in rows}
+    assert set(names.values()) <= server.keys()
+    return {
+        str(device): {**server, **{names[name]: rows[name][row] for name in rows}} for row, device in enumerate(devices)
+    }
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str, other: bool = False) -> dict[str, Tensor]:

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import fibecfed
+from every_tuning import WIDTH, check_modes, check_run, plain_steps
 from fibecfed import Config, InputError
 from fibecfed.config import build_config, merge, to_dict
-from fibecfed.estimate import estimate
 from fibecfed.federation import ServerState
+from fibecfed.runs.estimate import estimate
 from fibecfed.runtime import Experiment, assemble
-from kinds import WIDTH, check_modes, check_run, plain_steps
 
 
 def changed(config: Config, **values: Any) -> Config:

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import fibecfed
+from every_tuning import TEXTS as SHORT
+from every_tuning import check_modes, check_run, plain_steps
 from fibecfed import Config, InputError
 from fibecfed.config import build_config, merge, to_dict
-from fibecfed.estimate import estimate
+from fibecfed.runs.estimate import estimate
 from fibecfed.runtime import assemble
-from kinds import TEXTS as SHORT
-from kinds import check_modes, check_run, plain_steps
 
 P, W, D, C, L = 4, 5, 16, 3, 2
 TEXTS = [*SHORT, "the parcel never arrived " * 60]  # the last is longer than the model has positions

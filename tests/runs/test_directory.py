@@ -142,7 +142,7 @@ def test_out_is_checked_before_anything_is_loaded(
     def loaded(*_: object) -> None:
         raise AssertionError("it was loaded first")
 
-    monkeypatch.setattr("fibecfed.experiment.assemble", loaded)
+    monkeypatch.setattr("fibecfed.runs.run.assemble", loaded)
     with pytest.raises(InputError, match=r"another out|must name a directory|cannot be used as out"):
         fibecfed.run(one, make(tmp_path), force=force)  # type: ignore[operator]
 
@@ -150,7 +150,7 @@ def test_out_is_checked_before_anything_is_loaded(
 def test_out_that_cannot_be_written_is_found_first(
     one: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fibecfed.experiment.assemble", lambda *_: pytest.fail("it was loaded first"))
+    monkeypatch.setattr("fibecfed.runs.run.assemble", lambda *_: pytest.fail("it was loaded first"))
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
     with pytest.raises(InputError, match="Nothing can be written in"):
         fibecfed.run(one, tmp_path / "a" / "run")

@@ -15,7 +15,7 @@ import pytest
 
 import workers
 from fibecfed import InputError, load_config
-from fibecfed.side_by_side import Task, processes, run_side_by_side
+from fibecfed.side_by_side import WantedRun, processes, run_side_by_side
 
 
 class Notes:
@@ -25,11 +25,11 @@ class Notes:
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.ends: dict[str, str | None] = {}
 
-    def progressed(self, task: Task, event: dict[str, Any]) -> None:
-        self.events.append((task.name, event))
+    def progressed(self, wanted: WantedRun, event: dict[str, Any]) -> None:
+        self.events.append((wanted.name, event))
 
-    def ended(self, task: Task, reason: str | None) -> None:
-        self.ends[task.name] = reason
+    def ended(self, wanted: WantedRun, reason: str | None) -> None:
+        self.ends[wanted.name] = reason
 
 
 @pytest.fixture
@@ -38,14 +38,14 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
     return lambda work: monkeypatch.setattr(processes, "WORK", work)
 
 
-def tasks(tmp_path: Path, *names: str) -> list[Task]:
-    return [Task(n, load_config(method=n), tmp_path / "out" / n) for n in names]
+def runs(tmp_path: Path, *names: str) -> list[WantedRun]:
+    return [WantedRun(n, load_config(method=n), tmp_path / "out" / n) for n in names]
 
 
 def test_runs_are_reported_and_those_done_are_left_alone(tmp_path: Path, worker: Any) -> None:
     worker(workers.echo)
-    done, fresh, begun = tasks(tmp_path, "a", "b", "c")
-    done, begun = Task(**done.__dict__ | {"done": True}), Task(**begun.__dict__ | {"begun": True})
+    done, fresh, begun = runs(tmp_path, "a", "b", "c")
+    done, begun = WantedRun(**done.__dict__ | {"done": True}), WantedRun(**begun.__dict__ | {"begun": True})
     notes = Notes()
     assert run_side_by_side([done, fresh, begun], 1, notes) == {}
     assert notes.events == [
@@ -60,7 +60,7 @@ def test_runs_are_reported_and_those_done_are_left_alone(tmp_path: Path, worker:
 def test_no_more_than_jobs_run_at_once(tmp_path: Path, worker: Any, jobs: int) -> None:
     worker(workers.take_a_while)
     notes = Notes()
-    run_side_by_side(tasks(tmp_path, "a", "b", "c", "d"), jobs, notes)
+    run_side_by_side(runs(tmp_path, "a", "b", "c", "d"), jobs, notes)
     spans = [[e["at"] for n, e in notes.events if n == name] for name in "abcd"]
     assert max(sum(s <= start < e for s, e in spans) for start, _ in spans) == jobs
 
@@ -68,13 +68,13 @@ def test_no_more_than_jobs_run_at_once(tmp_path: Path, worker: Any, jobs: int) -
 def test_a_failed_run_gives_its_reason_and_the_others_go_on(tmp_path: Path, worker: Any) -> None:
     worker(workers.fail_if_a)
     notes = Notes()
-    assert run_side_by_side(tasks(tmp_path, "a", "b"), 1, notes) == {"a": "the loss became nan"}
+    assert run_side_by_side(runs(tmp_path, "a", "b"), 1, notes) == {"a": "the loss became nan"}
     assert notes.ends == {"a": "the loss became nan", "b": None}
 
 
 def test_a_process_that_dies_leaves_its_last_words_and_a_log(tmp_path: Path, worker: Any) -> None:
     worker(workers.last_words)
-    reasons = run_side_by_side(tasks(tmp_path, "a"), 1, Notes())
+    reasons = run_side_by_side(runs(tmp_path, "a"), 1, Notes())
     log = tmp_path / "out" / "a.log"
     assert reasons == {"a": f"its process ended with exit code 3; its last words: out of paper; see {log}"}
     assert log.read_text() == "out of paper\n"
@@ -82,14 +82,14 @@ def test_a_process_that_dies_leaves_its_last_words_and_a_log(tmp_path: Path, wor
 
 def test_an_error_of_ours_leaves_its_traceback_in_the_log(tmp_path: Path, worker: Any) -> None:
     worker(workers.raise_an_error)
-    (reason,) = run_side_by_side(tasks(tmp_path, "a"), 1, Notes()).values()
+    (reason,) = run_side_by_side(runs(tmp_path, "a"), 1, Notes()).values()
     assert "ended with exit code 1; its last words: KeyError: 'no such thing'" in reason
     assert "Traceback" in (tmp_path / "out" / "a.log").read_text()
 
 
 def test_a_killed_process_is_named_as_such(tmp_path: Path, worker: Any) -> None:
     worker(workers.kill_itself)
-    (reason,) = run_side_by_side(tasks(tmp_path, "a"), 1, Notes()).values()
+    (reason,) = run_side_by_side(runs(tmp_path, "a"), 1, Notes()).values()
     assert "was killed by signal 9 (9 often means that memory ran out; try --jobs 1)" in reason
 
 
@@ -97,7 +97,7 @@ def test_wrong_input_found_by_a_process_ends_all(tmp_path: Path, worker: Any) ->
     worker(workers.wrong_input_if_b)
     started = time.monotonic()
     with pytest.raises(InputError, match="no such column"):
-        run_side_by_side(tasks(tmp_path, "a", "b", "c"), 2, Notes())
+        run_side_by_side(runs(tmp_path, "a", "b", "c"), 2, Notes())
     assert time.monotonic() - started < 30
     assert not list((tmp_path / "out").glob("*.log"))
 
@@ -106,7 +106,7 @@ def test_time_that_is_up_ends_the_processes(tmp_path: Path, worker: Any) -> None
     worker(workers.sleep)
     notes = Notes()
     started = time.monotonic()
-    assert run_side_by_side(tasks(tmp_path, "a", "b"), 1, notes, seconds=1.0) == {}
+    assert run_side_by_side(runs(tmp_path, "a", "b"), 1, notes, seconds=1.0) == {}
     assert time.monotonic() - started < 30
     assert notes.ends == {}
     assert all(gone(event["pid"]) for _, event in notes.events)
@@ -116,14 +116,14 @@ def test_ctrl_c_ends_the_processes(tmp_path: Path, worker: Any) -> None:
     worker(workers.sleep)
 
     class Interrupting(Notes):
-        def progressed(self, task: Task, event: dict[str, Any]) -> None:
-            super().progressed(task, event)
+        def progressed(self, wanted: WantedRun, event: dict[str, Any]) -> None:
+            super().progressed(wanted, event)
             if len(self.events) == 2:
                 threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
 
     notes = Interrupting()
     with pytest.raises(KeyboardInterrupt):
-        run_side_by_side(tasks(tmp_path, "a", "b", "c"), 2, notes)
+        run_side_by_side(runs(tmp_path, "a", "b", "c"), 2, notes)
     assert len(notes.events) == 2  # the third never started
     assert all(gone(event["pid"]) for _, event in notes.events)
 
@@ -135,17 +135,17 @@ def test_processes_end_with_a_killed_parent(tmp_path: Path) -> None:
         import workers
         from pathlib import Path
         from fibecfed import load_config
-        from fibecfed.side_by_side import Task, processes, run_side_by_side
+        from fibecfed.side_by_side import WantedRun, processes, run_side_by_side
 
         class Tell:
-            def progressed(self, task, event):
+            def progressed(self, wanted, event):
                 print(event["pid"], flush=True)
-            def ended(self, task, reason):
+            def ended(self, wanted, reason):
                 pass
 
         if __name__ == "__main__":
             processes.WORK = workers.sleep
-            run_side_by_side([Task("a", load_config(), Path({str(tmp_path)!r}) / "a")], 1, Tell())
+            run_side_by_side([WantedRun("a", load_config(), Path({str(tmp_path)!r}) / "a")], 1, Tell())
     """
     (tmp_path / "parent.py").write_text(textwrap.dedent(script))
     parent = subprocess.Popen([sys.executable, str(tmp_path / "parent.py")], stdout=subprocess.PIPE, text=True)

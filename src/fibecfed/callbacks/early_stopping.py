@@ -11,7 +11,7 @@ class EarlyStopping(Callback):
     """Stops when the global accuracy has not risen above its best for ``patience`` evaluations.
 
     What it knows follows from the evaluations alone, so a resumed run stops where an uninterrupted one does.
-    Judged on the test set it would be chosen on the test set: use evaluation.split=validation (project decision).
+    Evaluated on the test set it would be chosen on the test set: use evaluation.split=validation (project decision).
     """
 
     def __init__(self, patience: int) -> None:

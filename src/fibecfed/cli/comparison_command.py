@@ -13,7 +13,7 @@ from fibecfed.commands import command_line
 from fibecfed.comparison import Comparison, Outcome, build_report, write_report
 from fibecfed.config import split_arguments
 from fibecfed.errors import InputError, RunFailed
-from fibecfed.side_by_side import Task
+from fibecfed.side_by_side import WantedRun
 
 _MOST_NAMED = 10
 
@@ -91,47 +91,49 @@ class ComparisonProgress:
         self._seen: dict[str, int] = {}
         self._started = 0.0
 
-    def begins(self, stage: str, tasks: Sequence[Task]) -> None:
+    def begins(self, stage: str, runs: Sequence[WantedRun]) -> None:
         """Say how many runs there are."""
         self.stop()
-        waiting = [task for task in tasks if not task.done]
-        self._stage, self._runs, self._ended = stage, len(tasks), len(tasks) - len(waiting)
-        self._left, self._rounds = sum(task.config.federation.rounds for task in waiting), 0
+        waiting = [wanted for wanted in runs if not wanted.done]
+        self._stage, self._runs, self._ended = stage, len(runs), len(runs) - len(waiting)
+        self._left, self._rounds = sum(wanted.config.federation.rounds for wanted in waiting), 0
         self._seen, self._started = {}, time.perf_counter()
         word = "tuning runs on validation data" if stage == "tuning" else "runs"
         before = f", {self._ended} of them done before" if self._ended else ""
-        _say(self._console, f"{len(tasks)} {word}{before}, {self.jobs} at a time.")
+        _say(self._console, f"{len(runs)} {word}{before}, {self.jobs} at a time.")
         if self._console.is_terminal and waiting:
             self._bar = Progress(
                 TextColumn("{task.description}", markup=False), BarColumn(bar_width=30), MofNCompleteColumn(),
                 TextColumn("{task.fields[status]}", markup=False), console=self._console,
             )  # fmt: skip
-            self._line = self._bar.add_task(stage, total=len(tasks), completed=self._ended, status="")
+            self._line = self._bar.add_task(stage, total=len(runs), completed=self._ended, status="")
             self._bar.start()
 
-    def progressed(self, task: Task, event: dict[str, Any]) -> None:
+    def progressed(self, wanted: WantedRun, event: dict[str, Any]) -> None:
         """Count rounds; the first event of a run that is gone on with says where it stands."""
         number = int(event["round"])
-        if task.name in self._seen:
-            self._rounds += number - self._seen[task.name]
-            self._left -= number - self._seen[task.name]
+        if wanted.name in self._seen:
+            self._rounds += number - self._seen[wanted.name]
+            self._left -= number - self._seen[wanted.name]
         else:
             self._left -= number
-        self._seen[task.name] = number
+        self._seen[wanted.name] = number
         if self._bar is not None and self._line is not None:
-            status = f"{task.name} round {number}/{event['rounds']}  {self._time_left()}"
+            status = f"{wanted.name} round {number}/{event['rounds']}  {self._time_left()}"
             self._bar.update(self._line, status=status)
 
-    def ended(self, task: Task, reason: str | None) -> None:
+    def ended(self, wanted: WantedRun, reason: str | None) -> None:
         """Done or failed."""
         self._ended += 1
-        self._left -= task.config.federation.rounds - self._seen.get(task.name, 0)  # one that failed
-        self._seen[task.name] = task.config.federation.rounds
+        self._left -= wanted.config.federation.rounds - self._seen.get(wanted.name, 0)  # one that failed
+        self._seen[wanted.name] = wanted.config.federation.rounds
         status = "done" if reason is None else f"failed: {reason}"
         if self._bar is not None and self._line is not None:
-            self._bar.update(self._line, completed=self._ended, status=f"{task.name} {status}  {self._time_left()}")
+            self._bar.update(self._line, completed=self._ended, status=f"{wanted.name} {status}  {self._time_left()}")
         else:
-            _say(self._console, f"{self._stage} {self._ended}/{self._runs}: {task.name} {status}  {self._time_left()}")
+            _say(
+                self._console, f"{self._stage} {self._ended}/{self._runs}: {wanted.name} {status}  {self._time_left()}"
+            )
 
     def stop(self) -> None:
         """Leave the terminal as it was."""

@@ -2,8 +2,8 @@
 
 from rich.table import Table
 
-from fibecfed.estimate import Estimate, Stretch, Traffic
 from fibecfed.methods.stages import CountLayers
+from fibecfed.runs.estimate import Estimate, ExpectedTraffic, Stretch
 
 
 def estimate_table(found: Estimate) -> Table:
@@ -60,7 +60,7 @@ def _row(table: Table, name: str, down: int, up: int) -> None:
     table.add_row(name, f"{down:,}", f"{up:,}")
 
 
-def _stretch_name(stretch: Stretch, traffic: Traffic) -> str:
+def _stretch_name(stretch: Stretch, traffic: ExpectedTraffic) -> str:
     who = _devices(stretch.devices)
     if stretch.rounds is None:
         return f"{stretch.name}, once, {who}"

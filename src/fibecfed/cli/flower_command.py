@@ -35,7 +35,7 @@ def certificates(
 ) -> None:
     """Make the server's certificates and a key for each device; later add devices, or renew the certificate."""
     with explained():
-        from fibecfed.runtime.flower.processes import check_flower
+        from fibecfed.flower.processes import check_flower
 
         check_flower()
         if (devices is not None) + (add is not None) + renew != 1:
@@ -48,7 +48,7 @@ def certificates(
 
 
 def _certify(folder: Path, hosts: list[str], devices: int | None, more: int | None) -> None:
-    from fibecfed.runtime.flower import certificates as made
+    from fibecfed.flower import certificates as made
 
     if devices is not None:
         made.write_certificates(folder, hosts, devices)
@@ -80,12 +80,12 @@ def server(
 ) -> None:
     """Start Flower's server and let the devices connect, until it is stopped."""
     with explained(), plain_output():
-        from fibecfed.runtime.flower import processes
+        from fibecfed.flower import processes
 
         processes.check_flower()
         from fibecfed.doctor import certificate_problem
-        from fibecfed.runtime.flower.gate import listening, open_gate
-        from fibecfed.runtime.flower.locks import only_one
+        from fibecfed.flower.gate import listening, open_gate
+        from fibecfed.flower.locks import only_one
 
         if not insecure and not (server / "server.crt").is_file():
             raise InputError(f"'{server}' holds no server.crt; make it with: {_how_to_make_keys()}")
@@ -136,13 +136,13 @@ def device(
 ) -> None:
     """Take part as one device, with text that stays here, until it is stopped."""
     with explained(), plain_output():
-        from fibecfed.runtime.flower import processes
+        from fibecfed.flower import processes
 
         processes.check_flower()
         from fibecfed.config import load_device_config
-        from fibecfed.runtime.flower.resident import answering
-        from fibecfed.runtime.flower.serving import DeviceServer
-        from fibecfed.runtime.flower.staying import stay_connected
+        from fibecfed.flower.resident import answering
+        from fibecfed.flower.serving import DeviceServer
+        from fibecfed.flower.staying import stay_connected
 
         processes.stop_when_terminated()
         own = load_device_config(config, overrides or [])
@@ -171,12 +171,13 @@ def run(
 ) -> None:
     """Train over the devices that are connected; on the server's machine."""
     with explained(), plain_output():
-        from fibecfed.runtime.flower import processes
+        from fibecfed.flower import processes
 
         processes.check_flower()
         from fibecfed.config.loading import parse_overrides
-        from fibecfed.results import RunDirectory, only_writer, settings_to_go_on_with
-        from fibecfed.runtime.flower.server import check_settings
+        from fibecfed.flower.server import check_settings
+        from fibecfed.results import RunDirectory, only_writer
+        from fibecfed.runs.going_on import settings_to_go_on_with
 
         if not (server / "flwr" / "config.toml").is_file():
             start = command_line("flower", "server", "--server", server)
@@ -202,9 +203,9 @@ def run(
 def _carry_out(directory: Any, changes: Mapping[str, Any], server: Path) -> None:
     """Hand the run to Flower, show its log, and say how it ended. Raises what ended it."""
     from fibecfed.cli.running import show_results
-    from fibecfed.over_machines import CHANGES, STOPPED
+    from fibecfed.flower import processes
+    from fibecfed.flower.over_machines import CHANGES, STOPPED
     from fibecfed.results import only_writer
-    from fibecfed.runtime.flower import processes
 
     where = directory.path.resolve()
     with only_writer(where):

@@ -10,8 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from fibecfed.estimate import Round
 from fibecfed.methods import METHODS
+from fibecfed.runs.estimate import Round
 
 _WIDEST = 10_000  # columns; room enough to see how wide a table would like to be
 _NUMBERS = ("parameters trained", "parameters sent", "bytes down", "bytes up")

@@ -17,8 +17,8 @@ from rich.text import Text
 from fibecfed.data import Asked, Columns, columns_of, from_arguments, from_file, from_lines
 from fibecfed.errors import InputError
 from fibecfed.federation import write_atomically
-from fibecfed.prediction import Prediction, load
 from fibecfed.results import RunDirectory
+from fibecfed.runs.prediction import Prediction, load
 
 _OUT = (".csv", ".jsonl")
 _DIGITS = 4  # of a probability that is shown; files have it whole

@@ -26,7 +26,7 @@ from fibecfed.quickstart import (
     plan,
 )
 from fibecfed.runtime import assemble
-from fibecfed.side_by_side import Task, run_side_by_side
+from fibecfed.side_by_side import WantedRun, run_side_by_side
 
 
 def usual_jobs() -> int:
@@ -48,7 +48,7 @@ def quick_start(overrides: Sequence[str], out: Path, force: bool, jobs: int, con
     held_out = splits.validation if config.evaluation.split == "validation" else splits.test
     owned, _ = partition_rows(config, splits.train, held_out)
     message = example_message(held_out.texts)
-    if not all(task.done for task in planned.tasks):
+    if not all(wanted.done for wanted in planned.runs):
         assemble(config)  # finds what a process would stumble over, before anything is written
     begin(planned, force)
     _say(console, f"Data: {splits.origin}.")
@@ -58,7 +58,7 @@ def quick_start(overrides: Sequence[str], out: Path, force: bool, jobs: int, con
     started = time.perf_counter()
     again = command_line("quickstart", *overrides, "--out", out)
     try:
-        failures = run_side_by_side(planned.tasks, jobs, progress)
+        failures = run_side_by_side(planned.runs, jobs, progress)
     except KeyboardInterrupt:
         progress.stop()
         _say(console, f"What was done is kept; go on with: {again}")
@@ -66,7 +66,7 @@ def quick_start(overrides: Sequence[str], out: Path, force: bool, jobs: int, con
     finally:
         progress.stop()
     seconds = round(time.perf_counter() - started)
-    _say(console, f"{len(planned.tasks) - len(failures)} of {len(planned.tasks)} methods done, {seconds} s.")
+    _say(console, f"{len(planned.runs) - len(failures)} of {len(planned.runs)} methods done, {seconds} s.")
     found = findings(planned)
     if found.summaries:
         console.print(results_table(found))
@@ -81,7 +81,7 @@ def _intention(planned: Plan, jobs: int) -> str:
     federation = planned.config.federation
     beside = f"{jobs} side by side" if jobs > 1 else "one after another"
     return (
-        f"{len(planned.tasks)} methods on the same data, split and seed, {beside}: {federation.rounds} rounds, "
+        f"{len(planned.runs)} methods on the same data, split and seed, {beside}: {federation.rounds} rounds, "
         f"{federation.sampled} of {federation.devices} devices a round."
     )
 
@@ -99,36 +99,36 @@ class QuickstartProgress:
                 TimeElapsedColumn(), TextColumn("{task.fields[status]}", markup=False), console=console,
             )  # fmt: skip
             self._bar.start()
-        for task in planned.tasks:
+        for wanted in planned.runs:
             if self._bar is not None:
-                rounds = task.config.federation.rounds
-                self._lines[task.name] = self._bar.add_task(
-                    task.name, start=False, total=rounds, completed=rounds if task.done else 0,
-                    status="done before" if task.done else "waits",
+                rounds = wanted.config.federation.rounds
+                self._lines[wanted.name] = self._bar.add_task(
+                    wanted.name, start=False, total=rounds, completed=rounds if wanted.done else 0,
+                    status="done before" if wanted.done else "waits",
                 )  # fmt: skip
-            elif task.done:
-                _say(console, f"{task.name}: done before")
+            elif wanted.done:
+                _say(console, f"{wanted.name}: done before")
 
-    def progressed(self, task: Task, event: dict[str, Any]) -> None:
+    def progressed(self, wanted: WantedRun, event: dict[str, Any]) -> None:
         """After each stage."""
         accuracy, loss = event["accuracy"], event["loss"]
         parts = [f"loss {loss:.3f}"] if loss is not None else []
         parts += [f"global {accuracy:.3f}"] if accuracy is not None else []
         status = ", ".join([*parts, f"{event['megabytes']:.1f} MB"]) if parts else "started"
         if self._bar is not None:
-            self._bar.start_task(self._lines[task.name])
-            self._bar.update(self._lines[task.name], completed=event["round"], status=status)
+            self._bar.start_task(self._lines[wanted.name])
+            self._bar.update(self._lines[wanted.name], completed=event["round"], status=status)
         else:
-            _say(self._console, f"{task.name}: round {event['round']}/{event['rounds']}, {status}")
+            _say(self._console, f"{wanted.name}: round {event['round']}/{event['rounds']}, {status}")
 
-    def ended(self, task: Task, reason: str | None) -> None:
+    def ended(self, wanted: WantedRun, reason: str | None) -> None:
         """Done or failed."""
         status = "done" if reason is None else "failed"
         if self._bar is not None:
-            self._bar.update(self._lines[task.name], status=status)
-            self._bar.stop_task(self._lines[task.name])
+            self._bar.update(self._lines[wanted.name], status=status)
+            self._bar.stop_task(self._lines[wanted.name])
         else:
-            _say(self._console, f"{task.name}: {status}")
+            _say(self._console, f"{wanted.name}: {status}")
 
     def stop(self) -> None:
         """Leave the terminal as it was."""

@@ -15,15 +15,15 @@ from fibecfed.cli.tables import decision_lines, partition_table, summary_table
 from fibecfed.commands import command_line
 from fibecfed.config import Config
 from fibecfed.errors import InputError
-from fibecfed.estimate import Round, estimate, ordinary_round
-from fibecfed.evaluating import evaluate_run
-from fibecfed.experiment import RunResult, resume, run
 from fibecfed.federation import ServerState
 from fibecfed.methods import METHODS
+from fibecfed.runs.estimate import Round, estimate, ordinary_round
+from fibecfed.runs.evaluate_run import evaluate_run
+from fibecfed.runs.run import RunResult, resume, run
 from fibecfed.runtime import Experiment, assemble
 
 
-class _Introduction(Callback):
+class Introduction(Callback):
     """A callback that says what is about to be trained, and on what."""
 
     def __init__(self, console: Console) -> None:
@@ -42,14 +42,17 @@ class _Introduction(Callback):
                 f"({found['tokens_cut']} tokens lost); {remedy}.",
                 highlight=False,
             )
-        self.console.print(partition_table(data.devices, data.train.labels, data.task.labels))
+        if experiment.devices.here:
+            self.console.print(partition_table(data.devices, data.train.labels, data.task.labels))
+        else:
+            self.console.print(f"{found['train_examples']} training examples on the devices.", highlight=False)
         if state.round:
             self.console.print(f"Going on after round {state.round}.", highlight=False)
 
 
 def start(config: Config, out: Path, force: bool, loggers: Sequence[Callback], console: Console) -> None:
     """A new run, shown as it goes."""
-    watching = [_Introduction(console), RunProgress(console), *loggers]
+    watching = [Introduction(console), RunProgress(console), *loggers]
     _show(run(config, out, force=force, callbacks=watching, progress=False), console)
 
 
@@ -59,7 +62,7 @@ def go_on(directory: Path, wanted: Mapping[str, Any], loggers: Sequence[Callback
     def say(sentence: str) -> None:
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
-    watching = [_Introduction(console), RunProgress(console), *loggers]
+    watching = [Introduction(console), RunProgress(console), *loggers]
     _show(resume(directory, watching, changes=wanted, report=say, progress=False), console)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fibecfed.commands import command_line
-from fibecfed.comparison.records import Record, check_same_data, chosen_rates, differing_version, read_record
+from fibecfed.comparison.records import RunRecord, check_same_data, chosen_rates, differing_version, read_record
 from fibecfed.comparison.spec import MethodEntry, PlannedRun, Setting, Spec, final_runs, tuning_runs
 from fibecfed.comparison.statistics import (
     CENTRALIZED,
@@ -43,19 +43,19 @@ class Findings:
                     f"({differs}); results of different versions are not mixed. Delete one of them and run it again."
                 )
         self._check_data()
-        self._seeds: dict[tuple[Setting, str], dict[int, Record]] = {}
+        self._seeds: dict[tuple[Setting, str], dict[int, RunRecord]] = {}
         for record in self.final:
             self._seeds.setdefault((record.run.setting, record.run.entry), {})[record.run.seed] = record
 
     def _check_data(self) -> None:
         """Raise InputError if runs on one data set were made of different data."""
-        first: dict[str, Record] = {}
+        first: dict[str, RunRecord] = {}
         for record in (*self.tuning, *self.final):
             if "data_print" in record.summary:
                 one = first.setdefault(record.run.setting.data_set, record)
                 check_same_data(record, one.summary["data_print"]["source"])
 
-    def seeds(self, setting: Setting, entry: str) -> Mapping[int, Record]:
+    def seeds(self, setting: Setting, entry: str) -> Mapping[int, RunRecord]:
         """The records of one line, by seed."""
         return self._seeds.get((setting, entry), {})
 
@@ -152,5 +152,5 @@ class Findings:
         return len(self.spec.settings()) * len(self.spec.methods) * len(self.spec.seeds) - len(self.final)
 
 
-def _ended(out: Path, runs: Sequence[PlannedRun]) -> list[Record]:
+def _ended(out: Path, runs: Sequence[PlannedRun]) -> list[RunRecord]:
     return [record for run in runs if (record := read_record(out, run)) is not None]

@@ -20,7 +20,7 @@ _RUNS, _RECORDS = "runs", "records"
 
 
 @dataclass(frozen=True)
-class Record:
+class RunRecord:
     """A run that has ended."""
 
     run: PlannedRun
@@ -66,7 +66,7 @@ def same_settings(stored: Mapping[str, Any], config: Config) -> bool:
         return False
 
 
-def read_record(out: Path, run: PlannedRun) -> Record | None:
+def read_record(out: Path, run: PlannedRun) -> RunRecord | None:
     """The run's record, written from its directory if need be; None while it has not ended.
 
     Raises InputError if what lies there was made with other settings.
@@ -92,7 +92,7 @@ def read_record(out: Path, run: PlannedRun) -> Record | None:
         raise InputError(_other_settings(path))
     if changed := _on_its_way(summary.get("changed_on_the_way", ())):
         raise InputError(_changed(path, changed))
-    return Record(run, summary, curve, averaged(out))
+    return RunRecord(run, summary, curve, averaged(out))
 
 
 def begun(out: Path, run: PlannedRun) -> bool:
@@ -147,7 +147,7 @@ def _changed(path: Path, keys: Sequence[str]) -> str:
     )
 
 
-def check_same_data(record: Record, now: Mapping[str, Any]) -> None:
+def check_same_data(record: RunRecord, now: Mapping[str, Any]) -> None:
     """Raise InputError if the data that a run was made of is not what is read ``now`` (``Splits.source``)."""
     then = record.summary.get("data_print")
     differ = source_differences(then["source"], now) if then is not None else []

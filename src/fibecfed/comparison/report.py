@@ -9,7 +9,7 @@ from fibecfed.comparison.plots import comparison_png
 from fibecfed.comparison.running import Comparison
 from fibecfed.comparison.spec import Setting
 from fibecfed.comparison.statistics import CENTRALIZED, CONSECUTIVE, RIDGE, ratio, spread
-from fibecfed.comparison.tables import Cell, Column, Table
+from fibecfed.comparison.tables import Cell, Column, ReportTable
 from fibecfed.config import expanded
 from fibecfed.federation import write_atomically
 from fibecfed.results import LAST
@@ -24,8 +24,8 @@ class Report:
     """``tables`` depend on the runs' seeds only; ``measured`` (seconds, memory) on the machine and its load too."""
 
     introduction: str
-    tables: tuple[Table, ...]
-    measured: Table
+    tables: tuple[ReportTable, ...]
+    measured: ReportTable
     pictures: dict[str, bytes]
 
     def markdown(self) -> str:
@@ -93,7 +93,7 @@ def _percent(name: str, signed: bool = False) -> Column:
     return Column(name, 1, 100.0, signed)
 
 
-def _accuracy(found: Findings) -> Table:
+def _accuracy(found: Findings) -> ReportTable:
     rows = []
     shows_saved = found.final[0].last is None  # a comparison of the earlier rule keeps its table
     for setting, entry, where in _lines(found):
@@ -117,10 +117,10 @@ def _accuracy(found: Findings) -> Table:
     if without:
         which = "; ".join(f"{s.title} ({found.no_claim_reason(s)})" for s in without)
         notes.append(f"Carries no claim, since {RIDGE} is at most 2 points below {CENTRALIZED}, or above it: {which}.")
-    return Table("accuracy", "Final accuracy", columns, rows, notes)
+    return ReportTable("accuracy", "Final accuracy", columns, rows, notes)
 
 
-def _target(found: Findings) -> Table:
+def _target(found: Findings) -> ReportTable:
     rows = []
     for setting, entry, where in _lines(found):
         target = found.target(setting)
@@ -143,10 +143,10 @@ def _target(found: Findings) -> Table:
         "that; costs up to the last of them, means over seeds, given where every seed reaches it. A ratio below 1 is "
         "faster.",
     ]
-    return Table("target", "Cost to the target accuracy", columns, rows, notes)
+    return ReportTable("target", "Cost to the target accuracy", columns, rows, notes)
 
 
-def _costs(found: Findings) -> Table:
+def _costs(found: Findings) -> ReportTable:
     rows = []
     for setting, entry, where in _lines(found):
         summaries = [r.summary for r in found.seeds(setting, entry).values()]
@@ -159,10 +159,10 @@ def _costs(found: Findings) -> Table:
         Column("MB up", 1, 1e-6, plain_name="bytes up"), Column("MB down", 1, 1e-6, plain_name="bytes down"),
         Column("simulated s", 1),
     )  # fmt: skip
-    return Table("costs", "Costs of a whole run", columns, rows, ["Means over seeds."])
+    return ReportTable("costs", "Costs of a whole run", columns, rows, ["Means over seeds."])
 
 
-def _ranks(found: Findings) -> Table:
+def _ranks(found: Findings) -> ReportTable:
     ranks = {protocol: found.ranks(protocol) for protocol in PROTOCOLS}
     rows: list[tuple[Cell, ...]] = [
         (e.name, *(ranks[p][e.name] for p in PROTOCOLS)) for e in found.spec.methods if ranks["global"]
@@ -172,10 +172,10 @@ def _ranks(found: Findings) -> Table:
         f"By mean final accuracy, 1 is best, ties share; mean over the {len(found.complete)} settings (data set and "
         "partition) in which every method has all its seeds."
     )
-    return Table("ranks", "Average rank", columns, rows, [note])
+    return ReportTable("ranks", "Average rank", columns, rows, [note])
 
 
-def _gains(found: Findings) -> Table:
+def _gains(found: Findings) -> ReportTable:
     rows: list[tuple[Cell, ...]] = []
     for entry in found.spec.methods:
         if found.is_control(entry) or entry.method_name == CENTRALIZED:
@@ -192,10 +192,10 @@ def _gains(found: Findings) -> Table:
     if left_out:
         notes.append(f"{left_out} settings that carry no claim are left out.")
     columns = (Column("method"), *(_percent(p, signed=True) for p in PROTOCOLS))
-    return Table("gains", "Gain over the best control", columns, rows, notes)
+    return ReportTable("gains", "Gain over the best control", columns, rows, notes)
 
 
-def _ablations(found: Findings) -> Table:
+def _ablations(found: Findings) -> ReportTable:
     whole = {e.name for e in found.spec.methods if e.name == e.method_name}
     rows: list[tuple[Cell, ...]] = []
     for entry in found.spec.methods:
@@ -204,10 +204,10 @@ def _ablations(found: Findings) -> Table:
             rows.append((entry.name, entry.method_name, *against))
     columns = (Column("configuration"), Column("of"), *(_percent(p, signed=True) for p in PROTOCOLS))
     note = "Points above the unchanged method; mean and 95 % interval of differences paired over seeds and settings."
-    return Table("ablations", "Ablations", columns, rows, [note])
+    return ReportTable("ablations", "Ablations", columns, rows, [note])
 
 
-def _tuning(found: Findings) -> Table:
+def _tuning(found: Findings) -> ReportTable:
     accuracy = {(r.run.setting, r.run.entry, r.run.rate): r.accuracy(found.spec.chosen_by) for r in found.tuning}
     rows = []
     for entry in found.spec.methods:
@@ -226,10 +226,10 @@ def _tuning(found: Findings) -> Table:
     ]
     if untuned:
         notes.append(f"Not tuned: {', '.join(untuned)}.")
-    return Table("tuning", "Learning rates", columns, rows, notes)
+    return ReportTable("tuning", "Learning rates", columns, rows, notes)
 
 
-def _measured(found: Findings) -> Table:
+def _measured(found: Findings) -> ReportTable:
     rows = []
     for setting, entry, where in _lines(found):
         summaries = [r.summary for r in found.seeds(setting, entry).values()]
@@ -243,7 +243,7 @@ def _measured(found: Findings) -> Table:
     notes = [
         f"Means over seeds; they differ from run to run, and with what else the machine did: {', '.join(machines)}."
     ]
-    return Table("measured", "Memory and seconds as measured", columns, rows, notes)
+    return ReportTable("measured", "Memory and seconds as measured", columns, rows, notes)
 
 
 def _pictures(found: Findings) -> dict[str, bytes]:

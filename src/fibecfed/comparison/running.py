@@ -30,14 +30,14 @@ from fibecfed.federation import write_atomically
 from fibecfed.methods import method_class, resolve, tuning
 from fibecfed.results import hardware, versions
 from fibecfed.runtime import Experiment, assemble
-from fibecfed.side_by_side import Report, Task, run_side_by_side
+from fibecfed.side_by_side import Report, WantedRun, run_side_by_side
 from fibecfed.training import torch_device
 
 
 class Watcher(Report, Protocol):
     """Is told how the comparison goes."""
 
-    def begins(self, stage: str, tasks: Sequence[Task]) -> None:
+    def begins(self, stage: str, runs: Sequence[WantedRun]) -> None:
         """A stage (``tuning`` or ``final``) starts with these runs, done ones among them."""
 
 
@@ -128,20 +128,20 @@ class Comparison:
     def _stage(
         self, name: str, runs: Sequence[PlannedRun], jobs: int, deadline: float | None, watcher: Watcher
     ) -> dict[str, str]:
-        tasks = [self._task(run) for run in runs]
-        watcher.begins(name, tasks)
+        wanted = [self._wanted(run) for run in runs]
+        watcher.begins(name, wanted)
         seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
         if seconds == 0.0:
             return {}
-        failures = run_side_by_side(tasks, jobs, watcher, seconds)
+        failures = run_side_by_side(wanted, jobs, watcher, seconds)
         for run in runs:
             read_record(self.out, run)  # writes it for those that ended
         return failures
 
-    def _task(self, run: PlannedRun) -> Task:
+    def _wanted(self, run: PlannedRun) -> WantedRun:
         directory = run_directory(self.out, run)
         started = begun(self.out, run)
-        return Task(run.name, run.config, directory, read_record(self.out, run) is not None, started)
+        return WantedRun(run.name, run.config, directory, read_record(self.out, run) is not None, started)
 
     def _check_data(self, done: Sequence[PlannedRun]) -> None:
         """Raise InputError if a run that is done was made of other data than is there now."""

@@ -109,7 +109,7 @@ class PlannedRun:
 
 
 def tuning_runs(spec: Spec) -> list[PlannedRun]:
-    """For each method and setting one run for each learning rate, judged on validation data, with one seed."""
+    """For each method and setting one run for each learning rate, evaluated on validation data, with one seed."""
     return [
         _run(spec, setting, entry, spec.tuning_seed, rate, tuning=True)
         for setting in spec.settings()

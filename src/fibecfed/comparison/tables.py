@@ -67,7 +67,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """A titled table; ``notes`` stand under it, ``key`` names its files."""
 
     key: str

@@ -12,14 +12,6 @@ from fibecfed.config.baselines import (
 from fibecfed.config.continuing import ROUNDS, WHERE, Change, changes, dotted, refusal
 from fibecfed.config.device import DeviceConfig, load_device_config, shared_settings
 from fibecfed.config.federation import FederationConfig
-from fibecfed.config.kinds import (
-    AdapterConfig,
-    AttentivePromptConfig,
-    InstancePromptConfig,
-    LatePromptConfig,
-    PrefixConfig,
-    PromptConfig,
-)
 from fibecfed.config.loading import (
     Key,
     build_config,
@@ -49,6 +41,14 @@ from fibecfed.config.schema import (
     TrainingConfig,
 )
 from fibecfed.config.sites import settle
+from fibecfed.config.tunings import (
+    AdapterConfig,
+    AttentivePromptConfig,
+    InstancePromptConfig,
+    LatePromptConfig,
+    PrefixConfig,
+    PromptConfig,
+)
 
 __all__ = [
     "ROUNDS",

@@ -22,7 +22,9 @@ class DeviceData:
 
     file: Annotated[str, HOME, Field(description="Its training data; see data.file of a run.")] = ""
     test_file: Annotated[
-        str | None, HOME, Field(description="What its model is judged on. None: a part of file (data.test_fraction).")
+        str | None,
+        HOME,
+        Field(description="Text to evaluate its model on. None: a part of file (data.test_fraction)."),
     ] = None
     text: Annotated[str, Field(description="Column with the (first) text.")] = "text"
     text_pair: Annotated[str | None, Field(description="Column with the second text; None: one text a row.")] = None

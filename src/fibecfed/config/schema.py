@@ -21,7 +21,9 @@ from fibecfed.config.baselines import (
     SparseConfig,
 )
 from fibecfed.config.federation import FederationConfig
-from fibecfed.config.kinds import (
+from fibecfed.config.parts import CurriculumConfig, SharingConfig, WarmUpConfig
+from fibecfed.config.paths import HOME, from_home
+from fibecfed.config.tunings import (
     AdapterConfig,
     AttentivePromptConfig,
     InstancePromptConfig,
@@ -30,8 +32,6 @@ from fibecfed.config.kinds import (
     PromptConfig,
     TuningName,
 )
-from fibecfed.config.parts import CurriculumConfig, SharingConfig, WarmUpConfig
-from fibecfed.config.paths import HOME, from_home
 from fibecfed.errors import InputError
 
 _STRICT_KEYS = ConfigDict(extra="forbid")
@@ -218,7 +218,7 @@ class TrainingConfig:
         Literal["cross_entropy", "prior_corrected"],
         Field(
             description="prior_corrected: cross-entropy of z + log(device's label proportions / all devices'), so that "
-            "the model need not learn who it is trained by; plain z when judged."
+            "the model need not learn who it is trained by; plain z when evaluated."
         ),
     ] = "cross_entropy"
     keep_optimizer: Annotated[bool, Field(description="Keep a device's optimizer state between its rounds.")] = False
@@ -237,7 +237,7 @@ class TrainingConfig:
 
 @dataclass(config=_STRICT_KEYS, frozen=True)
 class EvaluationConfig:
-    """When and on what the model is judged."""
+    """When and on what the model is evaluated."""
 
     every: Annotated[int, Field(ge=1, description="Evaluate every so many rounds; the last round always is.")] = 1
     split: Annotated[

@@ -30,7 +30,7 @@ class FederatedData:
     held_out_owners: Partition
     validation_rows: Rows
     origin: str
-    judged_on: Literal["test", "validation"]
+    evaluated_on: Literal["test", "validation"]
     tokenize: Callable[[Rows], TokenizedSet]
     fingerprint: DataPrint
     shared: int = 0  # held-out examples whose text is also a training text
@@ -39,7 +39,7 @@ class FederatedData:
     @cached_property
     def validation(self) -> TokenizedSet:
         """The validation part, tokenised when it is first asked for: most runs never do."""
-        return self.held_out if self.judged_on == "validation" else self.tokenize(self.validation_rows)
+        return self.held_out if self.evaluated_on == "validation" else self.tokenize(self.validation_rows)
 
     def proportions(self, device: int) -> np.ndarray:
         """(C,) label proportions of a device's training examples, Laplace-smoothed by 1."""
@@ -56,8 +56,8 @@ def build_data(
     vocabulary: int | None = None,
 ) -> FederatedData:
     """Partition and tokenise (see ``tokenize``); of the raw text only the validation part is kept."""
-    judged_on = config.evaluation.split
-    held_out = splits.validation if judged_on == "validation" else splits.test
+    evaluated_on = config.evaluation.split
+    held_out = splits.validation if evaluated_on == "validation" else splits.test
     devices, owners = partition_rows(config, splits.train, held_out, pooled)
     as_tokens = partial(tokenize, tokenizer=tokenizer, max_length=config.data.max_length, vocabulary=vocabulary)
     return FederatedData(
@@ -68,9 +68,9 @@ def build_data(
         held_out_owners=owners,
         validation_rows=splits.validation,
         origin=splits.origin,
-        judged_on=judged_on,
+        evaluated_on=evaluated_on,
         tokenize=as_tokens,
-        shared=splits.shared.get(judged_on, 0),
+        shared=splits.shared.get(evaluated_on, 0),
         notes=splits.notes,
         fingerprint=data_print(splits.source, splits.train, splits.validation, splits.test, devices),
     )

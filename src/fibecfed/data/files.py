@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fibecfed.data.columns import Columns
-from fibecfed.data.formats import Table, read_table
+from fibecfed.data.formats import FileTable, read_table
 from fibecfed.data.labels import disagreement, label_name, meaning, number_text
 from fibecfed.data.locations import find_files
 from fibecfed.data.rows import Rows
@@ -65,7 +65,7 @@ def label_list(names: Sequence[str]) -> tuple[str, ...]:
     return listed
 
 
-def _devices(tables: Sequence[Table], column: str | None, names: Sequence[str] | None) -> np.ndarray | None:
+def _devices(tables: Sequence[FileTable], column: str | None, names: Sequence[str] | None) -> np.ndarray | None:
     """The device of each row: from its column, else from its file, else unknown."""
     having = [column is not None and column in table.cells for table in tables]
     if column is not None and any(having):
@@ -78,7 +78,7 @@ def _devices(tables: Sequence[Table], column: str | None, names: Sequence[str] |
     return np.repeat(np.array(names), [len(table) for table in tables])
 
 
-def _names(table: Table, column: str) -> list[str]:
+def _names(table: FileTable, column: str) -> list[str]:
     """The cells of a column as names of labels or devices."""
     cells = _column(table, column)
     names = {cell: label_name(cell) for cell in set(cells)}
@@ -88,7 +88,7 @@ def _names(table: Table, column: str) -> list[str]:
     return [names[cell] for cell in cells]
 
 
-def _column(table: Table, column: str) -> list[str]:
+def _column(table: FileTable, column: str) -> list[str]:
     """The cells of a column as text. Raises InputError naming the first that is empty or no text."""
     cells = table.cells[column]
     empty = [row for row, value in enumerate(cells) if is_empty(value)]
@@ -122,7 +122,7 @@ def _sorted_labels(labels: set[str]) -> tuple[str, ...]:
     return tuple(sorted(labels))
 
 
-def _check_agreement(tables: Sequence[Table], labels: Sequence[Sequence[str]], devices: np.ndarray | None) -> None:
+def _check_agreement(tables: Sequence[FileTable], labels: Sequence[Sequence[str]], devices: np.ndarray | None) -> None:
     """Refuse sites (devices, else files) that write one label differently: it would be two."""
     sites: dict[str, set[str]] = {}
     start = 0
@@ -159,7 +159,7 @@ def _check_label_names(location: str, column: str, names: Sequence[str], rows: i
         )
 
 
-def _check_known(tables: Sequence[Table], labels: Sequence[Sequence[str]], index: Mapping[str, int]) -> None:
+def _check_known(tables: Sequence[FileTable], labels: Sequence[Sequence[str]], index: Mapping[str, int]) -> None:
     for table, part in zip(tables, labels, strict=True):
         row = next((row for row, label in enumerate(part) if label not in index), None)
         if row is not None:

@@ -38,7 +38,7 @@ _ADVICE = {
 
 
 @dataclass(frozen=True)
-class Table:
+class FileTable:
     """The columns that were asked for, N cells each, and the line each row begins on."""
 
     path: Path
@@ -57,7 +57,7 @@ def _place(path: Path, row: int, line: int | None) -> str:
     return f"'{path}' row {row + 1}" + (f" (line {line})" if line is not None and line != row + 1 else "")
 
 
-def read_table(path: Path, columns: Columns, optional: Collection[str] = ()) -> Table:
+def read_table(path: Path, columns: Columns, optional: Collection[str] = ()) -> FileTable:
     """The needed columns of one file; columns of ``optional`` keys only where the file has them.
 
     Raises InputError for an unknown ending, a file that cannot be read as what its ending says, text that is not
@@ -93,7 +93,7 @@ def _check_no_utf16(path: Path) -> None:
         raise _utf16_without_mark(path)
 
 
-def _check_no_header_within(table: Table) -> None:
+def _check_no_header_within(table: FileTable) -> None:
     """Refuse a row that repeats the names of the columns: a trace of files put together, and a label of its own."""
     repeats = _repeats(list(table.cells))
     for row, cells in enumerate(zip(*table.cells.values(), strict=True)):
@@ -123,7 +123,7 @@ def _wanted(present: Collection[str], columns: Columns) -> list[str]:
     return list(dict.fromkeys(name for name in columns.keys.values() if name in present))
 
 
-def _read_csv(path: Path, columns: Columns, optional: Collection[str]) -> Table:
+def _read_csv(path: Path, columns: Columns, optional: Collection[str]) -> FileTable:
     with path.open(encoding="utf-8-sig", newline="") as file:
         head, separator = _head(file)
         columns = dataclasses.replace(columns, separator=separator or columns.separator)
@@ -133,7 +133,7 @@ def _read_csv(path: Path, columns: Columns, optional: Collection[str]) -> Table:
         return _delimited(path, _records(path, chain(head, file), columns.separator), columns, optional)
 
 
-def _read_tsv(path: Path, columns: Columns, optional: Collection[str]) -> Table:
+def _read_tsv(path: Path, columns: Columns, optional: Collection[str]) -> FileTable:
     """Tab-separated text with or without quoting.
 
     Where every line has the header's number of tabs each line is a row, so that a stray quotation mark
@@ -164,7 +164,7 @@ def _head(lines: Iterator[str]) -> tuple[list[str], str | None]:
 
 def _delimited(
     path: Path, records: Iterator[tuple[int, list[str]]], columns: Columns, optional: Collection[str]
-) -> Table:
+) -> FileTable:
     first = next(records, None)
     if first is None:
         raise InputError(f"'{path}' is empty.")
@@ -185,7 +185,7 @@ def _delimited(
         for name, place in places.items():
             cells[name].append(fields[place] if place < len(fields) else "")
         lines.append(line)
-    return Table(path, cells, lines)
+    return FileTable(path, cells, lines)
 
 
 def _records(path: Path, file: Iterable[str], separator: str) -> Iterator[tuple[int, list[str]]]:
@@ -246,7 +246,7 @@ def _once_each(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def _read_jsonl(path: Path, columns: Columns, optional: Collection[str]) -> Table:
+def _read_jsonl(path: Path, columns: Columns, optional: Collection[str]) -> FileTable:
     records: list[dict[str, object]] = []
     lines: list[int] = []
     with path.open(encoding="utf-8-sig") as file:
@@ -269,19 +269,19 @@ def _read_jsonl(path: Path, columns: Columns, optional: Collection[str]) -> Tabl
         raise InputError(f"'{path}' is empty.")
     present = list(dict.fromkeys(name for record in records for name in record))
     check_header(path, present, columns, optional)
-    return Table(path, {name: [r.get(name) for r in records] for name in _wanted(present, columns)}, lines)
+    return FileTable(path, {name: [r.get(name) for r in records] for name in _wanted(present, columns)}, lines)
 
 
-def _read_parquet(path: Path, columns: Columns, optional: Collection[str]) -> Table:
+def _read_parquet(path: Path, columns: Columns, optional: Collection[str]) -> FileTable:
     present = pyarrow.parquet.read_schema(path).names
     check_header(path, present, columns, optional)
     wanted = _wanted(present, columns)
     # partitioning: no columns made up from a path such as site=3/
     table = pyarrow.parquet.read_table(path, columns=wanted, partitioning=None)
-    return Table(path, {name: table[name].to_pylist() for name in wanted})
+    return FileTable(path, {name: table[name].to_pylist() for name in wanted})
 
 
-def _read_datasets_folder(path: Path, columns: Columns, optional: Collection[str]) -> Table:
+def _read_datasets_folder(path: Path, columns: Columns, optional: Collection[str]) -> FileTable:
     try:
         import datasets
     except ImportError:
@@ -301,10 +301,10 @@ def _read_datasets_folder(path: Path, columns: Columns, optional: Collection[str
         feature, cells[name] = loaded.features[name], list(loaded[name])
         if isinstance(feature, datasets.ClassLabel):  # -1 stands for a missing label
             cells[name] = [None if v is None or v < 0 else feature.int2str(v) for v in loaded[name]]
-    return Table(path, cells)
+    return FileTable(path, cells)
 
 
-_READERS: dict[str, Callable[[Path, Columns, Collection[str]], Table]] = {
+_READERS: dict[str, Callable[[Path, Columns, Collection[str]], FileTable]] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
     ".jsonl": _read_jsonl,

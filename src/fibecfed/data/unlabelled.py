@@ -8,7 +8,7 @@ from pathlib import Path
 from fibecfed.config import Config
 from fibecfed.data.columns import Columns
 from fibecfed.data.files import cell_text, is_empty
-from fibecfed.data.formats import SUFFIXES, Table, read_table
+from fibecfed.data.formats import SUFFIXES, FileTable, read_table
 from fibecfed.data.labels import label_name
 from fibecfed.data.named import DATASETS, SUPPORT
 from fibecfed.errors import InputError
@@ -131,7 +131,7 @@ def _problem_of_pair(parts: Sequence[str], columns: Columns) -> str | None:
     )
 
 
-def _cells(table: Table, column: str) -> tuple[list[str], list[str | None]]:
+def _cells(table: FileTable, column: str) -> tuple[list[str], list[str | None]]:
     """The texts of a column, and what is wrong with each."""
     cells = table.cells[column]
     wrong = [_wrong_cell(cell, column) for cell in cells]

@@ -17,7 +17,7 @@ from fibecfed.errors import InputError
 
 def check_flower() -> Iterator[Finding]:
     """Whether Flower is there, in the version that the commands are written for."""
-    from fibecfed.runtime.flower.processes import check_flower as require
+    from fibecfed.flower.processes import check_flower as require
 
     try:
         require()
@@ -29,7 +29,7 @@ def check_flower() -> Iterator[Finding]:
 
 def check_server(folder: Path, host: str | None, config: Config) -> Iterator[Finding]:
     """Whether a server's folder is complete, and the settings mean something where no text is."""
-    from fibecfed.runtime.flower.server import check_settings
+    from fibecfed.flower.server import check_settings
 
     try:
         check_settings(config)

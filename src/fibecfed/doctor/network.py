@@ -10,7 +10,7 @@ from typing import Any
 
 from fibecfed.doctor.finding import Finding
 from fibecfed.errors import InputError
-from fibecfed.runtime.flower.reaching import find_trouble, server_date, split_address
+from fibecfed.flower.reaching import find_trouble, server_date, split_address
 
 INSIDE = "127.0.0.1"  # where a server's own parts reach one another
 _SOON = 14  # days before the end of a certificate that are worth a word

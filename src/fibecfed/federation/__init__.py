@@ -19,8 +19,8 @@ from fibecfed.federation.validation import (
     Number,
     OneOf,
     TensorSpec,
-    judge,
     receive,
+    validate,
 )
 
 __all__ = [
@@ -68,8 +68,8 @@ __all__ = [
     "decode",
     "encode",
     "in_order",
-    "judge",
     "next_stage",
     "receive",
+    "validate",
     "write_atomically",
 ]

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from fibecfed.config import Config
 from fibecfed.errors import RunFailed
 from fibecfed.federation.aggregation import in_order
-from fibecfed.federation.costs import device_seconds
+from fibecfed.federation.exchange_time import device_seconds
 from fibecfed.federation.messages import Address, Delivery, Failure, Request
 from fibecfed.federation.method import Method, Stage, Transport, next_stage, stage_round
 from fibecfed.federation.state import Costs, ServerState
 from fibecfed.federation.upload import AsItIs, Upload
-from fibecfed.federation.validation import STATE_LOST, Criteria, judge
+from fibecfed.federation.validation import STATE_LOST, Criteria, validate
 from fibecfed.seeding import stream
 
 
@@ -128,7 +128,7 @@ class Server:
     ) -> Failure | None:
         """Why an answer is left out; None if it is used."""
         reply = answer.reply
-        failure = judge(reply, requests[reply.address.device], criteria)
+        failure = validate(reply, requests[reply.address.device], criteria)
         problem = None if failure else stage.problem(state, reply)
         return failure if problem is None else Failure(reply.address.device, problem, "sums")
 

@@ -16,7 +16,7 @@ class Upload(Protocol):
         """On the device, before the reply becomes bytes."""
 
     def incoming(self, reply: Reply) -> Reply:
-        """At the server, after the reply was judged and before it is folded."""
+        """At the server, after the reply was validated and before it is folded."""
 
 
 class AsItIs:

@@ -1,6 +1,6 @@
-"""Judging a reply before the method sees it: what fails is left out of the round, counted and named.
+"""Validating a reply before the method sees it: what fails is left out of the round, counted and named.
 
-A reply is judged alone, against what its device was asked and was sent. What other devices replied plays no part
+A reply is validated alone, against what its device was asked and was sent. What other devices replied plays no part
 (project decision): replies are folded one by one in device order, so that an aggregate needs no memory of all of
 them, and a device's reply must not be refused because of who answered before it.
 """
@@ -114,7 +114,7 @@ def receive(request: Request, bytes_down: int, data: bytes) -> Delivery | Failur
     return Delivery(reply, bytes_down, len(data))
 
 
-def judge(reply: Reply, request: Request, criteria: Criteria) -> Failure | None:
+def validate(reply: Reply, request: Request, criteria: Criteria) -> Failure | None:
     """Why a reply to a request cannot be used; None if it can."""
     problem = (
         _address_problem(reply.address, request.address)

@@ -26,7 +26,6 @@ from fibecfed.methods.fedprox import FedProx
 from fibecfed.methods.fedsa_lora import FedsaLora
 from fibecfed.methods.ffa_lora import FfaLora
 from fibecfed.methods.fibecfed import FibecFed
-from fibecfed.methods.kinds import tuning_of
 from fibecfed.methods.local_only import LocalOnly
 from fibecfed.methods.momd import Momd
 from fibecfed.methods.moms_adamd import MomsAdamd
@@ -41,6 +40,7 @@ from fibecfed.methods.prompts import (
 from fibecfed.methods.rounds import settled_by_rounds
 from fibecfed.methods.short_first import SequenceLengthWarmUp, Shortformer
 from fibecfed.methods.slora import SLora
+from fibecfed.methods.tuning_of import tuning_of
 from fibecfed.methods.voc import Voc
 from fibecfed.tuning import TUNINGS, Tuning
 

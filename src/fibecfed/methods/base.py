@@ -29,7 +29,8 @@ class FederatedAveraging:
     tuning: ClassVar[str] = "lora"
     tunings: ClassVar[tuple[str, ...]] = ()  # other kinds it can work with
     pooled_data: ClassVar[bool] = False
-    global_is_mean_of_devices: ClassVar[bool] = False  # no server model worth judging
+    global_is_mean_of_devices: ClassVar[bool] = False  # no server model worth evaluating
+    own_parameters: ClassVar[tuple[str, ...]] = ()  # all that a device's own model has of its own; (): it may be any
     parts: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # what keys left to the method stand for
     takes_parts: ClassVar[bool] = False  # whether curriculum.* and sharing.* mean anything
     sections: ClassVar[frozenset[str]] = frozenset()  # of the configuration, that only some methods use

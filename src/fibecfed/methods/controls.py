@@ -93,6 +93,7 @@ class FedavgPrior(FederatedAveraging):
     name: ClassVar[str] = "fedavg+prior"
     paper: ClassVar[str] = "control"
     sends: ClassVar[str] = "as fedavg-lora; label counts once"
+    own_parameters: ClassVar[tuple[str, ...]] = (HEAD_BIAS,)
 
     def _prepare(self) -> None:
         _require_pooled(self.name, self.layout)
@@ -159,6 +160,7 @@ class DeviceMajority(FederatedAveraging):
     paper: ClassVar[str] = "control"
     trains: ClassVar[str] = "nothing"
     sends: ClassVar[str] = "label counts, once"
+    own_parameters: ClassVar[tuple[str, ...]] = (HEAD_BIAS,)
 
     def _prepare(self) -> None:
         _require_pooled(self.name, self.layout)

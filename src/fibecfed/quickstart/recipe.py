@@ -11,12 +11,12 @@ from fibecfed.config.loading import parse_overrides
 from fibecfed.data import Splits, source_differences
 from fibecfed.errors import InputError
 from fibecfed.results import RunDirectory
-from fibecfed.side_by_side import Task
+from fibecfed.side_by_side import WantedRun
 
 METHODS = ("fibecfed", "fedavg-lora", "local-only", "centralized-lora")
 
 # Chosen on validation data, for about 40 CPU seconds a method. Each company has labelled 40 messages: few enough to
-# pass over them several times in two minutes. One evaluation, because local-only judges every device's model on the
+# pass over them several times in two minutes. One evaluation, because local-only evaluates every device's model on the
 # whole test set, which takes half as long as its training.
 RECIPE: Mapping[str, Any] = {
     "data": {"name": "support", "train_examples": 240, "partition": {"kind": "column"}},
@@ -33,11 +33,11 @@ class Plan:
 
     config: Config  # shared by all methods; its ``method`` is the first
     out: Path
-    tasks: tuple[Task, ...]  # one for each method, in the order of the table
+    runs: tuple[WantedRun, ...]  # one for each method, in the order of the table
 
 
 def plan(out: Path, overrides: Iterable[str] = (), force: bool = False, methods: Iterable[str] = METHODS) -> Plan:
-    """The recipe with overrides, as one task for each method; earlier runs of the same settings are kept.
+    """The recipe with overrides, as one run for each method; earlier runs of the same settings are kept.
 
     Raises InputError for wrong overrides, and when ``out`` holds runs with other settings and not ``force``.
     """
@@ -49,22 +49,22 @@ def plan(out: Path, overrides: Iterable[str] = (), force: bool = False, methods:
         raise InputError(f"'{out}' is a file; --out must name a directory.")
     content = merge(RECIPE, changes)
     configs = {name: build_config(merge(content, {"method": name})) for name in methods}
-    tasks = [Task(name, config, out / name, *_state(out / name, config, force)) for name, config in configs.items()]
-    for task in tasks:
-        if not task.begun:
-            RunDirectory.check(task.directory, force)
-    return Plan(next(iter(configs.values())), out, tuple(tasks))
+    runs = [WantedRun(name, config, out / name, *_state(out / name, config, force)) for name, config in configs.items()]
+    for wanted in runs:
+        if not wanted.begun:
+            RunDirectory.check(wanted.directory, force)
+    return Plan(next(iter(configs.values())), out, tuple(runs))
 
 
 def check_same_data(planned: Plan, splits: Splits) -> None:
     """Raise InputError if a run that is kept was made of other data than there is now."""
-    for task in planned.tasks:
-        summary = RunDirectory(task.directory).summary() if task.done else None
+    for wanted in planned.runs:
+        summary = RunDirectory(wanted.directory).summary() if wanted.done else None
         then = (summary or {}).get("data_print")
         if then is not None and (differ := source_differences(then["source"], splits.source)):
             raise InputError(
-                f"'{task.directory}' was made of other data than there is now: {'; '.join(differ)}. Put the data back, "
-                "use --force to run everything again, or another --out."
+                f"'{wanted.directory}' was made of other data than there is now: {'; '.join(differ)}. Put the data "
+                "back, use --force to run everything again, or another --out."
             )
 
 

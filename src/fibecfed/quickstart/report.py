@@ -218,7 +218,7 @@ class Findings:
 
 def findings(plan: Plan) -> Findings:
     """What the ended runs came to."""
-    runs = [t.directory for t in plan.tasks if (t.directory / "config.yaml").is_file()]
+    runs = [t.directory for t in plan.runs if (t.directory / "config.yaml").is_file()]
     summaries = [RunDirectory.open(directory).summary() for directory in runs]
     return Findings(plan, tuple(s for s in summaries if s is not None))
 
@@ -228,10 +228,10 @@ def begin(plan: Plan, force: bool) -> None:
     plan.out.mkdir(parents=True, exist_ok=True)
     for name in (MARKDOWN_FILE, JSON_FILE):
         (plan.out / name).unlink(missing_ok=True)
-    for task in plan.tasks:
-        if force and (task.directory / "config.yaml").is_file():
-            with only_writer(task.directory):
-                RunDirectory(task.directory).remove()
+    for wanted in plan.runs:
+        if force and (wanted.directory / "config.yaml").is_file():
+            with only_writer(wanted.directory):
+                RunDirectory(wanted.directory).remove()
     path = plan.out / RECIPE_FILE
     header = _RECIPE_HEADER.format(command=command_line("run", path, "method=NAME", "--out", "DIR"))
     write_atomically(path, to_yaml(plan.config, header).encode())

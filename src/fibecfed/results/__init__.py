@@ -3,18 +3,11 @@
 from fibecfed.results.card import global_name, loading_code, model_card
 from fibecfed.results.curves import curves_png
 from fibecfed.results.decisions_plot import decisions_png
-from fibecfed.results.directory import RunDirectory, device_states
+from fibecfed.results.directory import OWN_MODELS_FILE, RunDirectory, device_states
 from fibecfed.results.environment import git_commit, hardware, peak_memory_bytes, versions
 from fibecfed.results.fingerprint import Fingerprint
-from fibecfed.results.going_on import (
-    check_found,
-    check_judged,
-    go_on_with,
-    remember,
-    settings_to_go_on_with,
-    warn,
-)
 from fibecfed.results.lock import only_writer
+from fibecfed.results.own_models import OwnModels, own_parameters
 from fibecfed.results.summary import (
     LAST,
     failures_of,
@@ -28,10 +21,10 @@ from fibecfed.results.summary import (
 
 __all__ = [
     "LAST",
+    "OWN_MODELS_FILE",
     "Fingerprint",
+    "OwnModels",
     "RunDirectory",
-    "check_found",
-    "check_judged",
     "curves_png",
     "decisions_png",
     "device_states",
@@ -40,18 +33,15 @@ __all__ = [
     "final_numbers",
     "git_commit",
     "global_name",
-    "go_on_with",
     "hardware",
     "loading_code",
     "losses_of",
     "metrics_record",
     "model_card",
     "only_writer",
+    "own_parameters",
     "peak_memory_bytes",
-    "remember",
-    "settings_to_go_on_with",
     "summarize",
     "versions",
-    "warn",
     "window",
 ]

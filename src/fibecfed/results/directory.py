@@ -20,13 +20,13 @@ from fibecfed.federation import DiskStore, ServerState, Undecodable, write_atomi
 from fibecfed.results.fingerprint import FINGERPRINT_FILE, Fingerprint
 from fibecfed.results.summary import in_todays_form
 
-CONFIG_FILE, PARTITION_FILE, NAME_FILE, CHECKPOINT_FILE = (
-    "config.yaml", "partition.json", "name.json", "checkpoint.safetensors",
+CONFIG_FILE, PARTITION_FILE, NAME_FILE, CHECKPOINT_FILE, OWN_MODELS_FILE = (
+    "config.yaml", "partition.json", "name.json", "checkpoint.safetensors", "own_models.safetensors",
 )  # fmt: skip
 _OF_A_RUN = (
-    CONFIG_FILE, FINGERPRINT_FILE, PARTITION_FILE, NAME_FILE, CHECKPOINT_FILE, "metrics.jsonl", "summary.json",
-    "method.json", "method.png", "curves.png", "README.md", "stopped.json", "changes.json", "traffic.json",
-    "adapter", "adapters", "devices",
+    CONFIG_FILE, FINGERPRINT_FILE, PARTITION_FILE, NAME_FILE, CHECKPOINT_FILE, OWN_MODELS_FILE, "metrics.jsonl",
+    "summary.json", "method.json", "method.png", "curves.png", "README.md", "stopped.json", "changes.json",
+    "traffic.json", "adapter", "adapters", "devices",
 )  # fmt: skip
 _ONLY_OF_RUNS = {name for name in _OF_A_RUN if "." in name} - {"README.md"}
 _LEFTOVER = re.compile(r"\..+\.\d+\.tmp")  # what write_atomically and replace_folder make and a killed process leaves

@@ -1,4 +1,4 @@
-"""fingerprint.json: what a run began with, so that it never goes on, or is judged, with something else unnoticed."""
+"""fingerprint.json: what a run began with, so that it never goes on, or is evaluated, with something else unnoticed."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -74,7 +74,7 @@ def final_mean(records: Sequence[Mapping[str, Any]], key: str, last: int | None 
 
 
 def final_numbers(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Every metric of the saved model, which the last evaluation judged; under ``mean`` the last ones' means."""
+    """Every metric of the saved model, which the last evaluation was of; under ``mean`` the last ones' means."""
     names = ["accuracy"]
     names += [
         k.removesuffix("_global")
@@ -117,7 +117,7 @@ def summarize(
     last = records[-1]
     return {
         "method": config.method,
-        "dataset": data.get("dataset", config.dataset),
+        "dataset": data["dataset"],
         "seed": config.seed,
         "rounds": last["round"],
         "evaluated_on": config.evaluation.split,

@@ -4,23 +4,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fibecfed.runtime.assembly import Evaluator, Experiment, Learner, assemble, learner_of
-    from fibecfed.runtime.evaluation import Evaluation, ResidentEvaluator, worst_tenth
+    from fibecfed.runtime.assembly import Learner, assemble, learner_of
+    from fibecfed.runtime.evaluation import Evaluation, Evaluator, ResidentEvaluator, worst_tenth
+    from fibecfed.runtime.experiment import Experiment, describe_adapter
     from fibecfed.runtime.handshake import Description, describe, differences, tokenizer_sha256
+    from fibecfed.runtime.holdings import DevicesHere, Holdings
     from fibecfed.runtime.in_process import InProcessTransport
     from fibecfed.runtime.rehearsal import Rehearsed, rehearse
 
 __all__ = [
     "Description",
+    "DevicesHere",
     "Evaluation",
     "Evaluator",
     "Experiment",
+    "Holdings",
     "InProcessTransport",
     "Learner",
     "Rehearsed",
     "ResidentEvaluator",
     "assemble",
     "describe",
+    "describe_adapter",
     "differences",
     "learner_of",
     "rehearse",
@@ -30,9 +35,11 @@ __all__ = [
 
 # Making certificates and starting Flower's server need nothing of this: torch (seconds) is imported with its first use.
 _WHERE = {
-    **dict.fromkeys(("Evaluator", "Experiment", "Learner", "assemble", "learner_of"), "assembly"),
-    **dict.fromkeys(("Evaluation", "ResidentEvaluator", "worst_tenth"), "evaluation"),
+    **dict.fromkeys(("Learner", "assemble", "learner_of"), "assembly"),
+    **dict.fromkeys(("Evaluation", "Evaluator", "ResidentEvaluator", "worst_tenth"), "evaluation"),
+    **dict.fromkeys(("Experiment", "describe_adapter"), "experiment"),
     **dict.fromkeys(("Description", "describe", "differences", "tokenizer_sha256"), "handshake"),
+    **dict.fromkeys(("DevicesHere", "Holdings"), "holdings"),
     "InProcessTransport": "in_process",
     **dict.fromkeys(("Rehearsed", "rehearse"), "rehearsal"),
 }

@@ -1,31 +1,23 @@
 """From a configuration to everything a run in this process needs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from fibecfed.config import Config, config_hash, settle
-from fibecfed.data import FederatedData, build_data, columns_of, load_splits
-from fibecfed.federation import Device, DeviceSide, DeviceStore, MemoryStore, Server, ServerState, Site, Transport
+from fibecfed.data import FederatedData, build_data, load_splits
+from fibecfed.federation import DeviceSide, DeviceStore, MemoryStore, Server, Site, Transport
 from fibecfed.methods import FederatedAveraging, method_class, resolve, tuning
 from fibecfed.models import Pretrained, load_pretrained
-from fibecfed.runtime.evaluation import Evaluation, ResidentEvaluator
+from fibecfed.runtime.evaluation import ResidentEvaluator
+from fibecfed.runtime.experiment import Experiment
+from fibecfed.runtime.holdings import DevicesHere
 from fibecfed.runtime.in_process import InProcessTransport
 from fibecfed.seeding import torch_seed
 from fibecfed.training import SequentialExecutor, torch_device
-from fibecfed.tuning import Layout, pooling_of, trainable_tensors
-
-
-class Evaluator(Protocol):
-    """Judges a run by both protocols."""
-
-    global_is_mean_of_devices: bool
-
-    def __call__(self, state: ServerState) -> Evaluation:
-        """Metrics of the server's model and of the devices' own."""
+from fibecfed.tuning import Layout, trainable_tensors
 
 
 @dataclass(frozen=True)
@@ -43,66 +35,6 @@ class Learner:
         """What a process needs to run devices on this data."""
         executor = SequentialExecutor(self.model, self.layout, data.task, data.train, self.config)
         return Site(self.config, data, executor, store, self.initial)
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A run that is ready to start."""
-
-    config: Config
-    pretrained: Pretrained
-    model: nn.Module
-    layout: Layout
-    data: FederatedData
-    method: FederatedAveraging
-    site: Site
-    server: Server
-    evaluate: Evaluator
-    start: ServerState
-
-    @property
-    def devices_here(self) -> bool:
-        """Whether the devices' states lie where this process can read them."""
-        return True
-
-    def device(self, number: int, state: ServerState) -> Device:
-        """A device as it is after a stage."""
-        return Device(self.site, number, state.device_versions.get(number, 0))
-
-    def states_lost(self, state: ServerState) -> dict[int, str]:
-        """The devices whose accepted state is gone, and why."""
-        devices = (self.device(number, state) for number in self.method.personal_devices(state))
-        return {device.number: device.state_lost for device in devices if device.state_lost is not None}
-
-    def description(self) -> dict[str, Any]:
-        """What task.json says beside an adapter."""
-        return describe_adapter(self.config, self.pretrained, self.data.task.labels)
-
-    def data_summary(self) -> dict[str, Any]:
-        """Where the data came from, how many examples there are, what was cut, and what a user should know of it."""
-        data = self.data
-        return {
-            "origin": data.origin,
-            "train_examples": len(data.train),
-            "held_out_examples": len(data.held_out),
-            "validation_examples": len(data.validation_rows),
-            "truncated_examples": data.train.truncated + data.held_out.truncated,
-            "tokens_cut": data.train.tokens_cut + data.held_out.tokens_cut,
-            "held_out_in_training": data.shared,
-            "notes": list(data.notes),
-        }
-
-    def partition(self) -> dict[str, Any]:
-        """Who holds how much of which label."""
-        data = self.data
-        classes = data.task.outputs
-        return {
-            "devices": data.devices.devices,
-            "names": list(data.devices.names) if data.devices.names else None,
-            "labels": list(data.task.labels),
-            "train": data.devices.label_counts(data.train.labels, classes).tolist(),
-            "held_out": data.held_out_owners.label_counts(data.held_out.labels, classes).tolist(),
-        }
 
 
 def assemble(config: Config, store: DeviceStore | None = None, transport: Transport | None = None) -> Experiment:
@@ -130,6 +62,7 @@ def assemble(config: Config, store: DeviceStore | None = None, transport: Transp
         method=method,
         site=site,
         server=Server(config, method, carrier, data.devices.devices, config_hash(config)),
+        devices=DevicesHere(config, method, site),
         evaluate=ResidentEvaluator(method, site, method.global_is_mean_of_devices),
         start=method.init(learner.initial),
     )
@@ -144,22 +77,3 @@ def learner_of(config: Config, labels: int) -> Learner:
     layout = kind.layout(model, pretrained.config)
     method = method_class(config.method)(config, layout)
     return Learner(config, pretrained, model, layout, method, trainable_tensors(model))
-
-
-def describe_adapter(config: Config, pretrained: Pretrained, labels: Sequence[str]) -> dict[str, Any]:
-    """What task.json says beside an adapter."""
-    head, columns = config.model.head, columns_of(config)
-    return {
-        "task": "classification",
-        "labels": list(labels),
-        "texts": [name for name in (columns.text, columns.text_pair) if name],  # the columns: one text, or a pair
-        "tuning": config.tuning,
-        "head": head,
-        "pooling": pooling_of(config, pretrained.decoder) if head == "pooled" else None,
-        "max_length": min(config.data.max_length, pretrained.tokenizer.model_max_length),
-        "pad_token": pretrained.tokenizer.pad_token,
-        "base_model": pretrained.name,
-        "base_package": pretrained.package,
-        "base_settings": {"dtype": pretrained.dtype, **pretrained.settings},
-        "base_sha256": pretrained.sha256,
-    }

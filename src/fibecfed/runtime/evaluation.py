@@ -1,8 +1,9 @@
-"""Judging a run by both protocols of docs/method.md section 7: one global model, and each device's own."""
+"""Evaluating a run by both protocols of docs/method.md section 7: one global model, and each device's own."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -19,6 +20,15 @@ class Evaluation:
     worst_tenth: float
     never_sampled: float | None  # accuracy of devices without a model of their own; None if there are none
     missing: Sequence[Failure] = ()  # devices whose part in it could not be used
+
+
+class Evaluator(Protocol):
+    """Evaluates a run by both protocols."""
+
+    global_is_mean_of_devices: bool
+
+    def __call__(self, state: ServerState) -> Evaluation:
+        """Metrics of the server's model and of the devices' own."""
 
 
 class ResidentEvaluator:

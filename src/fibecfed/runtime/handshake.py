@@ -10,7 +10,8 @@ from itertools import zip_longest
 from typing import Any
 
 from fibecfed.config import WHERE, Config, dotted
-from fibecfed.runtime.assembly import Experiment, Learner
+from fibecfed.runtime.assembly import Learner
+from fibecfed.runtime.experiment import Experiment
 
 SHOWN = 5  # differences that are named
 

@@ -27,7 +27,7 @@ from fibecfed.federation import (
     next_stage,
 )
 from fibecfed.methods import FederatedAveraging, method_class
-from fibecfed.runtime.assembly import Experiment
+from fibecfed.runtime.experiment import Experiment
 from fibecfed.sharing import fixed_count
 
 # Numbers that nobody knows before: as long as they usually are as text. The accuracy is too low to end a warm-up.

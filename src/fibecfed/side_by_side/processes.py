@@ -22,7 +22,7 @@ WORK = worker.carry_out
 
 
 @dataclass(frozen=True)
-class Task:
+class WantedRun:
     """One run: its directory, and what is there already."""
 
     name: str
@@ -40,14 +40,16 @@ class Task:
 class Report(Protocol):
     """Is told how the runs go, one call at a time."""
 
-    def progressed(self, task: Task, event: dict[str, Any]) -> None:
+    def progressed(self, wanted: WantedRun, event: dict[str, Any]) -> None:
         """A stage has ended: ``round``, ``rounds``, ``loss``, ``megabytes``, ``accuracy`` (None: not evaluated)."""
 
-    def ended(self, task: Task, reason: str | None) -> None:
+    def ended(self, wanted: WantedRun, reason: str | None) -> None:
         """The run is over; ``reason`` says why it failed."""
 
 
-def run_side_by_side(tasks: Sequence[Task], jobs: int, report: Report, seconds: float | None = None) -> dict[str, str]:
+def run_side_by_side(
+    runs: Sequence[WantedRun], jobs: int, report: Report, seconds: float | None = None
+) -> dict[str, str]:
     """Run what is not done yet, at most ``jobs`` at a time; the reasons of those that failed, by name.
 
     After ``seconds`` the runs that are still going are ended. A failed run does not stop the others. Ctrl-C
@@ -55,9 +57,9 @@ def run_side_by_side(tasks: Sequence[Task], jobs: int, report: Report, seconds: 
     Raises InputError if a process finds that its input cannot be used.
     """
     crew = _Crew(report)
-    threads = max((task.config.runtime.threads for task in tasks), default=1)
+    threads = max((wanted.config.runtime.threads for wanted in runs), default=1)
     with _few_threads(threads), ThreadPoolExecutor(jobs) as pool:
-        futures = {task.name: pool.submit(crew.run, task) for task in tasks if not task.done}
+        futures = {wanted.name: pool.submit(crew.run, wanted) for wanted in runs if not wanted.done}
         try:
             finished, late = wait(futures.values(), timeout=seconds, return_when=FIRST_EXCEPTION)
             reasons = {name: future.result() for name, future in futures.items() if future in finished}
@@ -78,38 +80,38 @@ class _Crew:
         self._processes: set[BaseProcess] = set()
         self._stopped = False
 
-    def run(self, task: Task) -> str | None:
+    def run(self, wanted: WantedRun) -> str | None:
         """One run from start to end; why it failed, or None. Raises InputError if its input cannot be used."""
-        task.directory.parent.mkdir(parents=True, exist_ok=True)
-        started = self._start(task)
+        wanted.directory.parent.mkdir(parents=True, exist_ok=True)
+        started = self._start(wanted)
         if started is None:
             return None
-        error, code = self._follow(*started, task)
+        error, code = self._follow(*started, wanted)
         if code == 0 or error is not None or self._stopped:
-            task.log.unlink(missing_ok=True)
+            wanted.log.unlink(missing_ok=True)
         if self._stopped:
             return None
         if code == InputError.exit_code and error is not None:
             raise InputError(error)
-        reason = None if code == 0 else error or _unexplained(code, task.log)
+        reason = None if code == 0 else error or _unexplained(code, wanted.log)
         with self._lock:
-            self._report.ended(task, reason)
+            self._report.ended(wanted, reason)
         return reason
 
-    def _start(self, task: Task) -> tuple[BaseProcess, Connection] | None:
-        order = {"config": to_dict(task.config), "directory": str(task.directory), "resume": task.begun}
+    def _start(self, wanted: WantedRun) -> tuple[BaseProcess, Connection] | None:
+        order = {"config": to_dict(wanted.config), "directory": str(wanted.directory), "resume": wanted.begun}
         context = _context()
         with self._lock:
             if self._stopped:
                 return None
             here, there = context.Pipe()
-            process = context.Process(target=_work, args=(WORK, order, str(task.log), there))
+            process = context.Process(target=_work, args=(WORK, order, str(wanted.log), there))
             process.start()
             there.close()  # so that its end is seen when the process is gone
             self._processes.add(process)
             return process, here
 
-    def _follow(self, process: BaseProcess, events: Connection, task: Task) -> tuple[str | None, int]:
+    def _follow(self, process: BaseProcess, events: Connection, wanted: WantedRun) -> tuple[str | None, int]:
         """Pass on what the process says until it ends; its error, if it explained one, and its exit code."""
         error = None
         try:
@@ -120,7 +122,7 @@ class _Crew:
                         error = str(event["error"])
                     else:
                         with self._lock:
-                            self._report.progressed(task, event)
+                            self._report.progressed(wanted, event)
             process.join()
             assert process.exitcode is not None  # it was waited for
             return error, process.exitcode

@@ -12,8 +12,8 @@ from fibecfed.callbacks import Callback, Record
 from fibecfed.commands import at_a_shell
 from fibecfed.config import build_config
 from fibecfed.errors import FibecFedError, in_sentences
-from fibecfed.experiment import resume, run
 from fibecfed.federation import ServerState, StageDone
+from fibecfed.runs.run import resume, run
 from fibecfed.runtime import Experiment
 
 

@@ -102,7 +102,7 @@ def _data(
         held_out_owners=_belonging_to(device, len(held_out), config.federation.device_count),
         validation_rows=validation,
         origin=origin,
-        judged_on=config.evaluation.split,
+        evaluated_on=config.evaluation.split,
         tokenize=as_tokens,
         fingerprint=data_print({}, train, validation, held_out, devices),
     )

@@ -23,7 +23,7 @@ def relay(message: Message, context: Context) -> Message:
     if "socket" in context.node_config:
         answered, answer = _ask(str(context.node_config["socket"]), kind, data)
     else:
-        from fibecfed.runtime.flower.resident import serve_here
+        from fibecfed.flower.resident import serve_here
 
         answered, answer = serve_here(str(context.run_config["devices"]), context.node_config, kind, data)
     if answered:

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 from fibecfed.callbacks import Callback, Record
 from fibecfed.config import Config
 from fibecfed.errors import FibecFedError, in_sentences
-from fibecfed.experiment import RunResult, resume
 from fibecfed.federation import DeviceStore, StageDone
 from fibecfed.results import RunDirectory, only_writer
+from fibecfed.runs.run import RunResult, resume
+from fibecfed.runtime import Experiment
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
-    from fibecfed.runtime.flower.server import ServerExperiment
-    from fibecfed.runtime.flower.traffic import Traffic
+    from fibecfed.flower.server import DevicesElsewhere
+    from fibecfed.flower.traffic import Traffic
 
 CHANGES = "changes.json"  # settings, nested, that a run is to go on with
 TRAFFIC = "traffic.json"  # bytes that crossed so far
@@ -39,7 +40,7 @@ def serve(
     When it ends every device keeps an adapter of its own. Other runs of the same server are said. Raises what
     ``resume`` raises; the reason is written to stopped.json, too.
     """
-    from fibecfed.runtime.flower.locks import announced
+    from fibecfed.flower.locks import announced
 
     directory = RunDirectory.open(out)
     home = os.environ.get("FLWR_HOME")  # Flower's simulation has no server, and no home
@@ -65,15 +66,16 @@ def _serve(
     report: Callable[[str], None],
     poll_seconds: float,
 ) -> RunResult:
-    from fibecfed.runtime.flower.server import assemble_server
-    from fibecfed.runtime.flower.traffic import Traffic
+    from fibecfed.flower.server import assemble_server
+    from fibecfed.flower.traffic import Traffic
 
-    made: list[ServerExperiment] = []
+    made: list[DevicesElsewhere] = []
     path, traffic = directory.path, Traffic(_read(directory.path / TRAFFIC))
 
-    def assemble(config: Config, store: DeviceStore) -> "ServerExperiment":
-        made.append(assemble_server(config, _name(directory), grid, report, poll_seconds, traffic))
-        return made[0]
+    def assemble(config: Config, store: DeviceStore) -> Experiment:
+        experiment, devices = assemble_server(config, _name(directory), grid, report, poll_seconds, traffic)
+        made.append(devices)
+        return experiment
 
     with only_writer(path):  # before stopped.json, which belongs to the one process that writes there
         (path / STOPPED).unlink(missing_ok=True)
@@ -81,7 +83,7 @@ def _serve(
             with in_sentences():
                 watching, changes = [*callbacks, _Counting(directory, traffic)], _read(path / CHANGES)
                 result = resume(path, watching, assemble, changes=changes, report=report, progress=False)
-                for failure in made[0].save_on_devices(result.state):
+                for failure in made[0].save(result.state):
                     report(f"Device {failure.device} has not saved its adapter: {failure.reason}")
                 summary = {**result.summary, "traffic": traffic.content()}
                 directory.write_json(TRAFFIC, traffic.content())

@@ -24,7 +24,7 @@ from fibecfed.federation import (
     ServerState,
     Site,
     TensorSpec,
-    judge,
+    validate,
 )
 from fibecfed.runtime.evaluation import Evaluation, worst_tenth
 from fibecfed.tasks import Counts, Task
@@ -91,7 +91,7 @@ def _form(task: Task) -> dict[str, TensorSpec]:
 
 
 class FederatedEvaluator:
-    """Server half: pools what the devices counted; with test data of its own the server judges its model itself.
+    """Server half: pools what the devices counted; with test data of its own the server evaluates its model itself.
 
     A device that does not answer, or whose totals cannot be right, is missing from that evaluation's numbers and is
     named; RunFailed if none is left.
@@ -133,7 +133,7 @@ class FederatedEvaluator:
                 without[device] = servers[device]
         if not servers:
             why = f" ({missing[0].reason})" if missing else ""
-            raise RunFailed(f"No device judged the model after round {state.round}, so its quality is not known{why}.")
+            raise RunFailed(f"No device evaluated the model after round {state.round}; its quality is not known{why}.")
         of_server = task.metrics(_joined(servers))
         if len(held_out):
             of_server = task.metrics(self._site.executor.counts(state.tensors, held_out, np.arange(len(held_out))))
@@ -160,7 +160,7 @@ class FederatedEvaluator:
             settings.maximum_norm,
             settings.maximum_examples,
         )
-        failure = judge(reply, requests[device], criteria)
+        failure = validate(reply, requests[device], criteria)
         if failure is not None:
             return failure
         for model in models:

@@ -1,4 +1,4 @@
-"""What a device does with the server's messages: joins, trains, is judged, keeps its own adapter."""
+"""What a device does with the server's messages: joins, trains, evaluates, keeps its own adapter."""
 
 import dataclasses
 import json
@@ -23,12 +23,13 @@ from fibecfed.federation import (
     encode,
     write_atomically,
 )
+from fibecfed.flower import wire
+from fibecfed.flower.federated_evaluator import counted, server_state
+from fibecfed.flower.own_data import UnknownLabels, labels_of, own_data
+from fibecfed.flower.resending import Held, Lacking
 from fibecfed.methods import resolve, tuning
-from fibecfed.runtime.assembly import Learner, describe_adapter, learner_of
-from fibecfed.runtime.flower import wire
-from fibecfed.runtime.flower.judging import counted, server_state
-from fibecfed.runtime.flower.own_data import UnknownLabels, labels_of, own_data
-from fibecfed.runtime.flower.resending import Held, Lacking
+from fibecfed.runtime.assembly import Learner, learner_of
+from fibecfed.runtime.experiment import describe_adapter
 from fibecfed.runtime.handshake import Description, describe, differences
 from fibecfed.training import DeviceFailed
 from fibecfed.tuning import put_tensors, save_adapter

@@ -3,7 +3,7 @@
 import pytest
 
 from fibecfed.config import CostConfig
-from fibecfed.federation.costs import device_seconds, device_speed
+from fibecfed.federation.exchange_time import device_seconds, device_speed
 
 
 def test_seconds_are_compute_plus_transfer() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from fibecfed.config import DeviceConfig
 from fibecfed.errors import RunFailed
-from fibecfed.runtime.flower.locks import only_one
-from fibecfed.runtime.flower.processes import running, supernode_command
-from fibecfed.runtime.flower.reaching import find_trouble, wait_for_server
+from fibecfed.flower.locks import only_one
+from fibecfed.flower.processes import running, supernode_command
+from fibecfed.flower.reaching import find_trouble, wait_for_server
 
 FIRST_WAIT, LATER_WAIT = 60.0, 600.0  # seconds: for a server that was never reached, and for one that is gone
 _RETRY_SECONDS = 90.0  # Flower takes a killed device for connected for up to a minute

@@ -117,7 +117,7 @@ def register(folder: Path, home: Path) -> int:
 
     Raises InputError for a file that is no key or the same key as another, RunFailed if the server takes one not.
     """
-    from fibecfed.runtime.flower.certificates import check_keys  # needs the extra, which may be missing here
+    from fibecfed.flower.certificates import check_keys  # needs the extra, which may be missing here
 
     keys = sorted((folder / "keys").glob("*.pub"))
     check_keys(keys)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fibecfed.errors import RunFailed
 from fibecfed.federation import Address, Delivery, Failure, Reply, Request, Undecodable, decode, encode, receive
-from fibecfed.runtime.flower import wire
-from fibecfed.runtime.flower.resending import Sent
-from fibecfed.runtime.flower.traffic import Traffic
+from fibecfed.flower import wire
+from fibecfed.flower.resending import Sent
+from fibecfed.flower.traffic import Traffic
 
 _UNNOTICED = 60.0  # seconds for which Flower takes a killed device for connected
 _UNSAID = 20.0  # seconds of waiting before it is said for whom, and then every so often

@@ -7,7 +7,8 @@ from fibecfed.commands import going_on
 from fibecfed.config import build_config, merge, to_dict
 from fibecfed.errors import InputError
 from fibecfed.methods import tuning
-from fibecfed.results import RunDirectory, check_judged
+from fibecfed.results import RunDirectory
+from fibecfed.runs.going_on import check_evaluated
 from fibecfed.runtime import assemble
 from fibecfed.tuning import load_adapter, trainable_tensors
 
@@ -33,7 +34,7 @@ def evaluate_run(directory: Path, split: str | None = None) -> dict[str, Any]:
         raise InputError(f"'{directory}' has no finished round to evaluate; go on with: {going_on(directory)}")
     state = loaded[0]
     experiment = assemble(config, run.states())
-    check_judged(run, experiment, config.evaluation.split)
+    check_evaluated(run, experiment, config.evaluation.split)
     reloads = tuning(experiment.config).reloads
     if reloads and run.adapter.is_dir() and not experiment.evaluate.global_is_mean_of_devices:
         load_adapter(run.adapter, experiment.model)

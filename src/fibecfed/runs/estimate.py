@@ -18,7 +18,7 @@ from fibecfed.training.operations import OperationCounter
 from fibecfed.tuning import Layout
 
 _STEPS = 2  # optimizer steps that are timed
-_JUDGED = 32  # held-out examples that are timed
+_EVALUATED = 32  # held-out examples that are timed
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class Traffic:
+class ExpectedTraffic:
     """What all devices of a whole run receive and send. What is assumed of the run: see ``rehearse``."""
 
     stretches: tuple[Stretch, ...]
@@ -70,7 +70,7 @@ class Estimate:
 
     config: Config
     round: Round
-    traffic: Traffic
+    traffic: ExpectedTraffic
     seconds: float
     memory_bytes: int
 
@@ -116,7 +116,7 @@ def _ordinary_round(experiment: Experiment) -> Round:
     )
 
 
-def traffic(experiment: Experiment) -> Traffic:
+def traffic(experiment: Experiment) -> ExpectedTraffic:
     """The bytes of a whole run, from its first stage to its last."""
     stretches: list[Stretch] = []
     warm_up, met = 0, set[int]()
@@ -135,7 +135,7 @@ def traffic(experiment: Experiment) -> Traffic:
             span = (number, number) if number else None
             stretches.append(Stretch(done.stage.name, span, len(done.cohort), done.bytes_down, done.bytes_up))
         warm_up = done.after.info.get("warm_up", 0)
-    return Traffic(tuple(stretches), warm_up, experiment.data.devices.devices, len(met))
+    return ExpectedTraffic(tuple(stretches), warm_up, experiment.data.devices.devices, len(met))
 
 
 def estimate(experiment: Experiment) -> Estimate:
@@ -172,11 +172,11 @@ def _seconds(experiment: Experiment, found: Round) -> float:
             examples = min(examples, config.training.local_steps * config.training.batch_size * work)
         seconds = per_example * float(examples)
     held_out = experiment.data.held_out
-    judged = _usual(np.arange(len(held_out)), held_out.lengths, min(config.evaluation.batch_size, _JUDGED))
+    evaluated = _usual(np.arange(len(held_out)), held_out.lengths, min(config.evaluation.batch_size, _EVALUATED))
     started = time.perf_counter()
-    executor.counts(experiment.start.tensors, held_out, judged)
+    executor.counts(experiment.start.tensors, held_out, evaluated)
     evaluations = -(-config.federation.rounds // config.evaluation.every) if found.job is not None else 1
-    return seconds + (time.perf_counter() - started) * len(held_out) / len(judged) * evaluations
+    return seconds + (time.perf_counter() - started) * len(held_out) / len(evaluated) * evaluations
 
 
 def _usual(indices: np.ndarray, lengths: np.ndarray, most: int) -> np.ndarray:

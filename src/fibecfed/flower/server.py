@@ -1,21 +1,20 @@
 """The server of a run over machines: its experiment has a method and a model, but no text of the devices."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from flwr.serverapp import Grid
 
-from fibecfed.config import Config, DataConfig, PartitionConfig, settle, shared_settings
+from fibecfed.config import Config, DataConfig, FederationConfig, PartitionConfig, settle, shared_settings
 from fibecfed.errors import InputError
 from fibecfed.federation import Delivery, Failure, MemoryStore, Reply, Request, Server, ServerState
+from fibecfed.flower import wire
+from fibecfed.flower.federated_evaluator import FederatedEvaluator, state_request
+from fibecfed.flower.own_data import labels_of, server_data
+from fibecfed.flower.traffic import Traffic
+from fibecfed.flower.transport import FlowerTransport, Joined, introduction
 from fibecfed.methods import method_class, resolve
-from fibecfed.runtime.assembly import Experiment, learner_of
-from fibecfed.runtime.flower import wire
-from fibecfed.runtime.flower.judging import FederatedEvaluator, state_request
-from fibecfed.runtime.flower.own_data import labels_of, server_data
-from fibecfed.runtime.flower.traffic import Traffic
-from fibecfed.runtime.flower.transport import FlowerTransport, Joined, introduction
+from fibecfed.runtime import Experiment, Holdings, learner_of
 from fibecfed.runtime.handshake import Description, describe, differences
 from fibecfed.training import torch_device
 
@@ -23,14 +22,17 @@ _OF_DEVICES = ("file", "device", "train_examples", "test_examples", "label_noise
 
 
 @dataclass(frozen=True)
-class ServerExperiment(Experiment):
-    """An experiment whose devices, with their text and states, are elsewhere."""
+class DevicesElsewhere:
+    """Devices with their text and states on machines of their own; what they said when they joined is all we know."""
 
-    transport: FlowerTransport = field(kw_only=True)
-    evaluate: FederatedEvaluator
+    transport: FlowerTransport
+    evaluator: FederatedEvaluator
+    run: str
+    federation: FederationConfig
+    test_examples: int  # the server's own; 0: evaluation is on the devices' held-out text
 
     @property
-    def devices_here(self) -> bool:
+    def here(self) -> bool:
         return False
 
     def _joined(self) -> list[Joined]:
@@ -38,31 +40,22 @@ class ServerExperiment(Experiment):
 
     def states_lost(self, state: ServerState) -> dict[int, str]:
         """What the devices said in the latest evaluation."""
-        return dict(sorted(self.evaluate.states_lost.items()))
+        return dict(sorted(self.evaluator.states_lost.items()))
 
-    def data_summary(self) -> dict[str, Any]:
-        """What the devices said when they joined: numbers of examples only."""
-        return {
-            "origin": self.data.origin,
-            "dataset": "the sites' own text",
-            "train_examples": sum(int(j.said["examples"]) for j in self._joined()),
-            "held_out_examples": len(self.data.held_out)
-            or sum(int(j.said["held_out_examples"]) for j in self._joined()),
-        }
+    def holdings(self) -> Holdings:
+        """Numbers of examples of the devices that have joined."""
+        joined = self._joined()
+        return Holdings(
+            dataset="the sites' own text",
+            devices=self.federation.device_count,
+            train_sizes={j.device: int(j.said["examples"]) for j in joined},
+            held_out_examples=self.test_examples or sum(int(j.said["held_out_examples"]) for j in joined),
+        )
 
-    def partition(self) -> dict[str, Any]:
-        """Examples of each device that has joined; which labels they have is not known here."""
-        return {
-            "devices": self.config.federation.devices,
-            "labels": list(self.data.task.labels),
-            "train_sizes": {str(j.device): int(j.said["examples"]) for j in self._joined()},
-        }
-
-    def save_on_devices(self, state: ServerState) -> list[Failure]:
+    def save(self, state: ServerState) -> list[Failure]:
         """Let every device keep its own adapter; returns those that could not."""
-        run, limit = self.server.run_name, self.config.federation.deadline_seconds
-        requests = [state_request(state, run, "save", j.device) for j in self._joined()]
-        answers = self.transport.ask(wire.SAVE, requests, limit)
+        requests = [state_request(state, self.run, "save", j.device) for j in self._joined()]
+        answers = self.transport.ask(wire.SAVE, requests, self.federation.deadline_seconds)
         return [answer for answer in answers if isinstance(answer, Failure)]
 
 
@@ -73,7 +66,7 @@ def assemble_server(
     report: Callable[[str], None] = print,
     poll_seconds: float = 0.5,
     traffic: Traffic | None = None,
-) -> ServerExperiment:
+) -> tuple[Experiment, DevicesElsewhere]:
     """Load the model, wait for the devices, wire method and transport. ``run`` names this run to the devices.
 
     What crosses is counted in ``traffic``.
@@ -105,10 +98,12 @@ def assemble_server(
     data = server_data(learner)
     site = learner.site(data, MemoryStore())
 
-    def judged(requests: Sequence[Request]) -> Iterator[Delivery | Failure]:
+    def ask(requests: Sequence[Request]) -> Iterator[Delivery | Failure]:
         return transport.ask(wire.EVALUATE, requests, federation.deadline_seconds)
 
-    return ServerExperiment(
+    evaluator = FederatedEvaluator(learner.method, site, run, ask)
+    devices = DevicesElsewhere(transport, evaluator, run, federation, len(data.held_out))
+    experiment = Experiment(
         config=config,
         pretrained=learner.pretrained,
         model=learner.model,
@@ -117,10 +112,11 @@ def assemble_server(
         method=learner.method,
         site=site,
         server=Server(config, learner.method, transport, federation.device_count, run),
-        evaluate=FederatedEvaluator(learner.method, site, run, judged),
+        devices=devices,
+        evaluate=evaluator,
         start=learner.method.init(learner.initial),
-        transport=transport,
     )
+    return experiment, devices
 
 
 def check_settings(config: Config) -> None:

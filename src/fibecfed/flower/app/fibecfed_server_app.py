@@ -16,7 +16,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Raises what stops the run; Flower then marks it as failed."""
     from fibecfed.callbacks import RunProgress
-    from fibecfed.over_machines import serve
+    from fibecfed.flower.over_machines import serve
     from fibecfed.screen import log_console
 
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()

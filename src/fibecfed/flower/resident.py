@@ -17,7 +17,7 @@ from typing import Any
 
 from fibecfed.config import load_device_config
 from fibecfed.errors import InputError
-from fibecfed.runtime.flower.serving import DeviceServer, Refused
+from fibecfed.flower.serving import DeviceServer, Refused
 
 Serve = Callable[[str, bytes], bytes]
 

@@ -2,14 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fibecfed.commands import going_on
 from fibecfed.config import Config, nearest_hint
@@ -17,9 +17,9 @@ from fibecfed.data import Rows, columns_of, evaluation_batches, tokenize
 from fibecfed.errors import InputError
 from fibecfed.methods import resolve, tuning
 from fibecfed.models import embedding_rows, load_pretrained
-from fibecfed.results import RunDirectory
+from fibecfed.results import OWN_MODELS_FILE, RunDirectory, own_parameters
 from fibecfed.tasks import to_probabilities
-from fibecfed.tuning import SavedLora, load_adapter, read_description
+from fibecfed.tuning import SavedLora, load_adapter, put_tensors, read_description
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,9 @@ def load(directory: Path | str, device: int | str | None = None) -> Classifier:
     """
     run = RunDirectory.open(Path(directory))
     config = resolve(run.checked_config())
-    folder = run.adapter if device is None else run.device_adapter(_number(run, device))
+    number = None if device is None else _number(run, device)
+    own = None if number is None else own_parameters(run, number)
+    folder = run.adapter if number is None or own is not None else run.device_adapter(number)
     if not folder.is_dir():
         if device is not None and run.adapter.is_dir():
             raise InputError(
@@ -148,7 +150,17 @@ def load(directory: Path | str, device: int | str | None = None) -> Classifier:
     reader = kind if kind.reloads else SavedLora(folder)
     model = reader.attach(pretrained, len(labels), kind.for_loading(config), 0)
     load_adapter(folder, model)
+    _put_own(own or {}, model, run)
     return Classifier(model.eval(), pretrained.tokenizer, labels, config, int(description["max_length"]))
+
+
+def _put_own(own: Mapping[str, Tensor], model: nn.Module, run: RunDirectory) -> None:
+    """Put in what a device has of its own. Raises InputError if it does not fit the model."""
+    parameters = dict(model.named_parameters())
+    for name, tensor in own.items():
+        if name not in parameters or parameters[name].shape != tensor.shape:
+            raise InputError(f"'{run.path / OWN_MODELS_FILE}' does not fit this model: '{name}' of one device.")
+    put_tensors(model, own)
 
 
 def _number(run: RunDirectory, device: int | str) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fibecfed.runtime.flower import wire
+from fibecfed.flower import wire
 
 _NAMES = {wire.TRAIN: "training", wire.EVALUATE: "evaluation", wire.JOIN: "joining", wire.SAVE: "saving"}
 

@@ -7,40 +7,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from fibecfed.callbacks import Callback, EarlyStopping, RunProgress
 from fibecfed.commands import command_line
 from fibecfed.config import ROUNDS, Change, Config, expanded, to_yaml
 from fibecfed.errors import InputError
-from fibecfed.federation import AGGREGATORS, Costs, DeviceStore, MemoryStore, ServerState, StageDone, next_stage
-from fibecfed.methods import tuning
+from fibecfed.federation import Costs, DeviceStore, MemoryStore, ServerState, StageDone, next_stage
 from fibecfed.results import (
     RunDirectory,
-    check_found,
-    curves_png,
-    decisions_png,
     device_states,
     failures_of,
-    go_on_with,
     losses_of,
     metrics_record,
-    model_card,
     only_writer,
     peak_memory_bytes,
-    remember,
-    settings_to_go_on_with,
     summarize,
-    warn,
 )
+from fibecfed.runs.going_on import check_found, go_on_with, remember, settings_to_go_on_with, warn
+from fibecfed.runs.writing import write_results
 from fibecfed.runtime import Evaluation, Experiment, assemble
 from fibecfed.screen import plain_console
-from fibecfed.tuning import put_tensors, save_adapter
 
-NO_GLOBAL_MODEL = """
-This method has no global model: `adapter/` is the average of the devices' adapters, and the accuracy
-below is the mean over the devices' models.
-"""
 Assembly = Callable[[Config, DeviceStore], Experiment]
 
 
@@ -182,7 +168,7 @@ def _check_can_go_on(
 ) -> None:
     """Raise InputError where device states are gone, or no round can follow."""
     was = next((change.was for change in changed if change.key == "runtime.device_states"), None)
-    if experiment.devices_here and state.device_versions and "memory" in (was, experiment.config.runtime.device_states):
+    if experiment.devices.here and state.device_versions and "memory" in (was, experiment.config.runtime.device_states):
         raise InputError(
             f"'{directory.path}' cannot be resumed: its devices kept their states in memory "
             "(runtime.device_states=memory), and they are gone. Start again with device_states=auto."
@@ -239,7 +225,7 @@ def _go_on(
     if directory is not None:
         kept = directory.fingerprint()
         summary["changed_on_the_way"] = list(kept.history) if kept is not None else []
-        _write_results(experiment, state, progress, summary, directory)
+        write_results(experiment, state, progress.records, summary, directory)
     return RunResult(summary, progress.records, state, directory.path if directory else None)
 
 
@@ -274,57 +260,3 @@ def _train(
 
 def _due(config: Config, round: int) -> bool:
     return round % config.evaluation.every == 0 or round == config.federation.rounds
-
-
-def _write_results(
-    experiment: Experiment, state: ServerState, progress: _Progress, summary: dict[str, Any], directory: RunDirectory
-) -> None:
-    """Adapters first, summary.json last: a directory with a summary is complete."""
-    description = experiment.description()
-    note = ""
-    tensors: dict[str, Tensor] = dict(state.tensors)
-    method = experiment.method
-    lost = experiment.states_lost(state) if method.keeps_device_state else {}
-    summary["lost"]["states"] += [
-        {"round": state.round, "stage": "results", "device": number, "reason": why} for number, why in lost.items()
-    ]
-    if method.keeps_device_state and experiment.devices_here:
-        numbers = [number for number in method.personal_devices(state) if number not in lost]
-        models = {number: method.personal(experiment.device(number, state), state) for number in numbers}
-        for number, model in models.items():
-            _write_adapter(experiment, directory.device_adapter(number), model, description, directory)
-        if experiment.evaluate.global_is_mean_of_devices:
-            tensors = _average(experiment, models)
-            note = NO_GLOBAL_MODEL
-    decided = method.decisions(experiment.site, state)
-    if decided:
-        directory.write_json("method.json", decided)
-        if "prefix" in decided:
-            directory.write_bytes("method.png", decisions_png(decided))
-    _write_adapter(experiment, directory.adapter, tensors, description, directory)
-    directory.write_metrics(progress.records)
-    directory.write_bytes(
-        "curves.png", curves_png(progress.records, f"{experiment.config.method} on {summary['dataset']}")
-    )
-    directory.write_text("README.md", model_card(experiment.config, summary, description, note))
-    directory.write_json("summary.json", summary)
-
-
-def _average(experiment: Experiment, models: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
-    mean = AGGREGATORS["mean"]()
-    for number, model in models.items():
-        mean.fold(model, float(experiment.data.devices.sizes[number]))
-    return mean.result()
-
-
-def _write_adapter(
-    experiment: Experiment,
-    target: Path,
-    tensors: dict[str, Tensor],
-    description: dict[str, Any],
-    directory: RunDirectory,
-) -> None:
-    put_tensors(experiment.model, tensors)
-    form = tuning(experiment.config).saved_form(experiment.model)
-    with directory.replace_folder(target) as folder:
-        save_adapter(folder, experiment.model, experiment.pretrained.tokenizer, description, form)

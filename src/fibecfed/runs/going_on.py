@@ -85,7 +85,7 @@ def check_found(directory: RunDirectory, experiment: Experiment, report: Report)
         report(f"Other versions than the run began with, so the last bits may differ: {'; '.join(differ)}.")
 
 
-def check_judged(directory: RunDirectory, experiment: Experiment, split: str) -> None:
+def check_evaluated(directory: RunDirectory, experiment: Experiment, split: str) -> None:
     """Compare what an evaluation reads with what the run began with. Raises InputError that names what differs."""
     then, now = _then_and_now(directory, experiment)
     differ = data_differences(then, now, (split,), whole=False) if then is not None else _labels_differ(directory, now)

@@ -1,0 +1,90 @@
+"""What a run leaves when it ends: adapters, what the method decided, picture, card and summary."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fibecfed.federation import AGGREGATORS, ServerState
+from fibecfed.methods import tuning
+from fibecfed.results import OWN_MODELS_FILE, OwnModels, RunDirectory, curves_png, decisions_png, model_card
+from fibecfed.runtime import Experiment
+from fibecfed.tuning import put_tensors, save_adapter
+
+_NO_GLOBAL_MODEL = """
+This method has no global model: `adapter/` is the average of the devices' adapters, and the accuracy
+below is the mean over the devices' models.
+"""
+_OWN_PARAMETERS = """
+A device's own model is the one in `adapter/` with {names} of its own, which `{file}`
+holds for every device; `fibecfed predict DIR --device NUMBER` puts them in.
+"""
+
+
+def write_results(
+    experiment: Experiment,
+    state: ServerState,
+    records: Sequence[Mapping[str, Any]],
+    summary: dict[str, Any],
+    directory: RunDirectory,
+) -> None:
+    """Adapters first, summary.json last: a directory with a summary is complete."""
+    method = experiment.method
+    lost = experiment.devices.states_lost(state) if method.keeps_device_state else {}
+    summary["lost"]["states"] += [
+        {"round": state.round, "stage": "results", "device": number, "reason": why} for number, why in lost.items()
+    ]
+    tensors, note = state.tensors, ""
+    if method.keeps_device_state and experiment.devices.here:
+        numbers = [number for number in method.personal_devices(state) if number not in lost]
+        if method.own_parameters:
+            _write_own_parameters(experiment, state, numbers, directory)
+            names = " and ".join(f"`{name}`" for name in method.own_parameters)
+            note = _OWN_PARAMETERS.format(names=names, file=OWN_MODELS_FILE)
+        else:
+            mean = _write_adapters(experiment, state, numbers, directory)
+            if mean is not None:
+                tensors, note = mean, _NO_GLOBAL_MODEL
+    decided = method.decisions(experiment.site, state)
+    if decided:
+        directory.write_json("method.json", decided)
+        if "prefix" in decided:
+            directory.write_bytes("method.png", decisions_png(decided))
+    _write_adapter(experiment, directory.adapter, tensors, directory)
+    directory.write_metrics(records)
+    directory.write_bytes("curves.png", curves_png(records, f"{experiment.config.method} on {summary['dataset']}"))
+    directory.write_text("README.md", model_card(experiment.config, summary, experiment.description(), note))
+    directory.write_json("summary.json", summary)
+
+
+def _write_adapters(
+    experiment: Experiment, state: ServerState, numbers: Sequence[int], directory: RunDirectory
+) -> Mapping[str, Tensor] | None:
+    """An adapter for each device, one model in memory at a time; their mean where it stands for a global model."""
+    mean = AGGREGATORS["mean"]() if experiment.evaluate.global_is_mean_of_devices else None
+    for number in numbers:
+        model = experiment.method.personal(experiment.device(number, state), state)
+        _write_adapter(experiment, directory.device_adapter(number), model, directory)
+        if mean is not None:
+            mean.fold(model, float(experiment.data.devices.sizes[number]))
+    return None if mean is None else mean.result()
+
+
+def _write_own_parameters(
+    experiment: Experiment, state: ServerState, numbers: Sequence[int], directory: RunDirectory
+) -> None:
+    """The few parameters that are all in which a device's model differs from the server's, of all devices."""
+    own = OwnModels(experiment.method.own_parameters)
+    for number in numbers:
+        own.add(number, experiment.method.personal(experiment.device(number, state), state), state.tensors)
+    own.write(directory)
+
+
+def _write_adapter(
+    experiment: Experiment, target: Path, tensors: Mapping[str, Tensor], directory: RunDirectory
+) -> None:
+    put_tensors(experiment.model, tensors)
+    form = tuning(experiment.config).saved_form(experiment.model)
+    with directory.replace_folder(target) as folder:
+        save_adapter(folder, experiment.model, experiment.pretrained.tokenizer, experiment.description(), form)

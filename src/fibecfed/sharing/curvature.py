@@ -172,13 +172,6 @@ class DeviceLoss:
         return [piece.view(p.shape) for piece, p in zip(pieces, self._parameters, strict=True)]
 
 
-def hessian_vector_product(
-    model: nn.Module, task: Task, batches: Sequence[Batch], names: Sequence[str], kind: ProductKind = "exact"
-) -> HessianProduct:
-    """(v, D) -> H(theta + D) v, H the Hessian of the batches' mean loss by the named parameters; see ``DeviceLoss``."""
-    return DeviceLoss(model, task, batches, names).product(kind)
-
-
 @dataclass(frozen=True)
 class LosslessShare:
     """What one device found: r_k = 1 - m/d (None: no gap) and the numbers behind it."""

@@ -208,7 +208,7 @@ def plateau_share(
     """The share of parameters above the first plateau of the tail mass, from ``probes`` Lanczos runs; None without one.
 
     Costs ``steps`` * ``probes`` Hessian-vector products; ``loss`` counts them.
-    Source: our reading of the group's own code [L], see ``plateau_count``.
+    Source: a reading of the group's own code [L], see ``plateau_count``.
     """
     runs = [lanczos(loss.product(kind), loss.dim, steps, rng) for _ in range(probes)]
     return kept_fraction(plateau_count(runs), loss.dim)

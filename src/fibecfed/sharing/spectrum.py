@@ -116,10 +116,10 @@ def ritz_gap_count(ritz: Ritz, lipschitz: float) -> int | None:
     From a Lanczos run of k of the d values: only gaps between neighbours that both converged, and only those that
     stay wide enough if both are off by their residuals.
 
-    m is d times the weight below the gap, to the nearest integer, within what the listed values allow: exact for
-    k = d, else known to about sqrt(2 m (d - m) / d), which moves m/d by under 1 % for d above 5,000.
-    A gap inside what did not converge (Lanczos finds the ends of the spectrum first) is not seen: None means that
-    none was found, and more steps may find one.
+    m is d times the weight below the gap, to the nearest integer, within what the listed values allow. It is exact
+    for k = d, else known to about sqrt(2 m (d - m) / d), which moves m/d by under 1 % for d above 5,000. A gap inside
+    what did not converge (Lanczos finds the ends of the spectrum first) is not seen: None means that none was found,
+    and more steps may find one.
     Source: FedDUAP and FedPepTAO [L]; "no gap" instead of a clipped count, and the reading of Ritz values, are project
     decisions. Raises InputError for values out of order or not finite, or a negative constant.
     """
@@ -137,11 +137,11 @@ def ritz_gap_count(ritz: Ritz, lipschitz: float) -> int | None:
 def plateau_count(runs: Sequence[Ritz], change: float = PLATEAU_CHANGE, width: float = PLATEAU_WIDTH) -> int | None:
     """How many of d eigenvalues lie below the first plateau of the spectral density's tail mass; None without one.
 
-    Our reading of the rule in the group's own code [L]; every number in it is a project decision [D]:
-    the density is the mean of the runs' quadrature (Lanczos from several random vectors, mass w_i at value_i); the
-    tail mass T(t) is the share of eigenvalues above a threshold t; t moves up from 0; the plateau begins at the first t
-    with T(t) - T(t + width * largest) <= change and t + width * largest <= largest, ``largest`` the largest value.
-    Then m = (1 - T(t)) d, rounded. T only falls at a value, so 0 and the positive values are all the t to try.
+    A reading of the rule in the group's own code [L]; every number in it is a project decision [D]. The density is
+    the mean of the runs' quadrature: Lanczos from several random vectors, mass w_i at value_i. The tail mass T(t) is
+    the share of eigenvalues above a threshold t, which moves up from 0. The plateau begins at the first t with T(t) -
+    T(t + width * largest) <= change and t + width * largest <= largest, ``largest`` the largest value. Then m = (1 -
+    T(t)) d, rounded. T only falls at a value, so 0 and the positive values are all the t to try.
     Raises InputError for no runs, or runs of different matrices.
     """
     if not runs or len({run.dim for run in runs}) > 1:

@@ -42,3 +42,15 @@ def test_every_cited_document_is_in_the_repository() -> None:
     cited = [(path, name) for path, text in written() for name in DOCUMENT.findall(text) if name != "README.md"]
     assert cited
     assert [(path, name) for path, name in cited if not (ROOT / name).is_file()] == []
+
+
+def test_the_architecture_names_every_folder_of_the_package_and_files_that_exist() -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    package = ROOT / "src/fibecfed"
+    folders = [path.parent.name for path in package.glob("*/__init__.py")]
+    assert len(folders) > 15
+    assert [name for name in folders if f"`{name}`" not in page] == []
+    files = re.findall(r"[\w/]+\.py\b", page)
+    assert len(files) > 10
+    assert [name for name in files if not (package / name).is_file() and not (ROOT / name).is_file()] == []
+    assert "docs/architecture.md" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -35,11 +35,6 @@ def test_the_median_takes_the_middle_of_each_coordinate() -> None:
     assert median.result()["a"].tolist() == [3.0, 4.0]  # even: the mean of the middle two
 
 
-def test_only_the_median_needs_individual_replies() -> None:
-    assert not WeightedMean.needs_individual_replies
-    assert CoordinateMedian.needs_individual_replies
-
-
 def answer(device: int) -> Delivery:
     return Delivery(Reply(Address("r", 1, "train", device), {}), 0, 0)
 

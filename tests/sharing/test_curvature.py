@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fibecfed.errors import InputError
-from fibecfed.sharing.curvature import DeviceLoss, hessian_vector_product, lossless_share, plateau_share
-from fibecfed.sharing.spectrum import dense_hessian, gap_count, lanczos
+from fibecfed.sharing.curvature import DeviceLoss, lossless_share, plateau_share
+from fibecfed.sharing.spectrum import lanczos
 from fibecfed.tasks import Batch
-from sharing.toys import KINDS, TASK, classifier, frozen_state, lora_names, tokens
+from sharing.toys import KINDS, TASK, classifier, dense_gap_count, dense_hessian, frozen_state, lora_names, tokens
 
 LENGTHS = (6, 3, 5, 2, 4)
 
@@ -184,9 +184,9 @@ class PlainTask:
 def test_what_cannot_be_differentiated_twice_is_named_and_differences_do() -> None:
     vector = np.linspace(1, -2, 24)
     with pytest.raises(InputError, match=r"differentiated twice .* finite differences"):
-        hessian_vector_product(Fused(), FusedTask(), [labelled(1)], ["x"])(vector)  # type: ignore[arg-type]
-    differences = hessian_vector_product(Fused(), FusedTask(), [labelled(1)], ["x"], kind="differences")  # type: ignore[arg-type]
-    exact = hessian_vector_product(Fused(), PlainTask(), [labelled(1)], ["x"])(vector)  # type: ignore[arg-type]
+        DeviceLoss(Fused(), FusedTask(), [labelled(1)], ["x"]).hessian_product(vector)  # type: ignore[arg-type]
+    differences = DeviceLoss(Fused(), FusedTask(), [labelled(1)], ["x"]).difference_product  # type: ignore[arg-type]
+    exact = DeviceLoss(Fused(), PlainTask(), [labelled(1)], ["x"]).hessian_product(vector)  # type: ignore[arg-type]
     assert np.linalg.norm(differences(vector) - exact) < 2e-3 * np.linalg.norm(exact)
 
 
@@ -204,7 +204,7 @@ def test_other_errors_of_torch_are_not_renamed() -> None:
             return model.x @ torch.ones(4, dtype=torch.float64)
 
     with pytest.raises(RuntimeError, match="size"):
-        hessian_vector_product(Cubic(), Mismatched(), [labelled(1)], ["x"])(np.ones(3))  # type: ignore[arg-type]
+        DeviceLoss(Cubic(), Mismatched(), [labelled(1)], ["x"]).hessian_product(np.ones(3))  # type: ignore[arg-type]
 
 
 def test_the_hessian_at_an_offset_by_hand() -> None:
@@ -236,7 +236,7 @@ def test_the_shares_of_a_real_model_match_the_dense_rule_and_repeat() -> None:
     share = lossless_share(loss, 0.01, loss.dim, 1, np.random.default_rng(5))
     eigenvalues = np.linalg.eigvalsh(autograd_hessian("bert", 0.3))
     assert np.allclose(share.spectrum.values, eigenvalues, atol=1e-5 * eigenvalues.max())
-    m = gap_count(eigenvalues, share.lipschitz)
+    m = dense_gap_count(eigenvalues, share.lipschitz)
     assert m is not None and share.fraction == 1 - m / loss.dim
     first, again = (lossless_share(loss, 0.01, 3, 1, np.random.default_rng(5)) for _ in range(2))
     assert np.array_equal(first.spectrum.values, again.spectrum.values) and first.lipschitz == again.lipschitz

@@ -1,62 +1,18 @@
-"""Which layers are shared and how many: choosers, counts and overlap, by hand."""
+"""Which layers are shared and how many: ranking and counts, by hand."""
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fibecfed.errors import InputError, RunFailed
 from fibecfed.sharing.choice import (
-    Chooser,
-    choose_layers,
     fixed_count,
     functional_count,
-    informative,
-    jaccard,
     lossless_count,
     rank_layers,
 )
 
 FEW = settings(max_examples=60, deadline=None, derandomize=True)
-SCORES = [0.3, 0.9, 0.3, 0.5]
-
-
-@pytest.mark.parametrize("kind", ["sensitivity", "gain", "consensus", "reset_loss"])
-def test_scored_choosers_take_the_largest_ties_by_index(kind: Chooser) -> None:
-    assert choose_layers(kind, SCORES, 1, 4) == (1,)
-    assert choose_layers(kind, SCORES, 2, 4) == (1, 3)
-    assert choose_layers(kind, SCORES, 3, 4) == (0, 1, 3)
-    assert choose_layers(kind, np.array(SCORES), 4, 4) == (0, 1, 2, 3)
-
-
-def test_choosers_without_scores() -> None:
-    assert choose_layers("first", None, 2, 5) == (0, 1)
-    assert choose_layers("last", None, 2, 5) == (3, 4)
-    assert choose_layers("all", None, 2, 5) == (0, 1, 2, 3, 4)
-
-
-def test_random_layers_are_distinct_seeded_and_uniform() -> None:
-    draws = [choose_layers("random", None, 2, 4, np.random.default_rng(seed)) for seed in range(600)]
-    assert draws[0] == choose_layers("random", None, 2, 4, np.random.default_rng(0))
-    assert all(list(draw) == sorted(set(draw)) and len(draw) == 2 for draw in draws)
-    counts = np.bincount(np.concatenate(draws), minlength=4)
-    assert counts.shape == (4,) and (np.abs(counts - 300) < 5 * np.sqrt(600 / 4)).all()
-
-
-def test_choosers_say_what_is_wrong() -> None:
-    for count in (0, 5):
-        with pytest.raises(InputError, match="1 to 4"):
-            choose_layers("first", None, count, 4)
-    with pytest.raises(InputError, match="4 scores"):
-        choose_layers("gain", None, 2, 4)
-    with pytest.raises(InputError, match="4 scores"):
-        choose_layers("gain", [1.0, 2.0], 2, 4)
-    with pytest.raises(InputError, match="random generator"):
-        choose_layers("random", None, 2, 4)
-    with pytest.raises(InputError, match="'best' chooses no layers"):
-        choose_layers("best", SCORES, 2, 4)  # type: ignore[arg-type]
-    with pytest.raises(RunFailed, match="not finite"):
-        choose_layers("sensitivity", [1.0, np.nan, 0.0, 2.0], 2, 4)
 
 
 @FEW
@@ -133,17 +89,3 @@ def test_lossless_fractions_that_cannot_be() -> None:
     for fractions in ({}, {0: (0.5, 0)}):
         with pytest.raises(RunFailed, match="example"):
             lossless_count(fractions, 6)
-
-
-def test_jaccard_by_hand() -> None:
-    assert jaccard([(0, 1), (1, 2)]) == pytest.approx(1 / 3)
-    # {0,1},{1,2}: 1/3; {0,1},{0,1,2}: 2/3; {1,2},{0,1,2}: 2/3.
-    assert jaccard([(0, 1), (1, 2), (0, 1, 2)]) == pytest.approx(5 / 9)
-    assert jaccard([(0,), (1,)]) == 0 and jaccard([(), ()]) == 1 and jaccard([(2, 1), (1, 2)]) == 1
-    with pytest.raises(InputError, match="two seeds"):
-        jaccard([(0, 1)])
-
-
-def test_a_score_is_informative_from_an_overlap_of_four_fifths() -> None:
-    assert informative([(0, 1, 2, 3, 4), (0, 1, 2, 3)])  # 4/5
-    assert not informative([(0, 1, 2, 3), (0, 1, 2)])  # 3/4

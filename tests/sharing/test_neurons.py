@@ -1,6 +1,5 @@
 """Momentum Fisher, neuron scores and row masks against hand-computed numbers."""
 
-import json
 import math
 from pathlib import Path
 
@@ -98,21 +97,24 @@ def test_exactly_k_rows_and_none_left_out_is_better(scores: list[int], density: 
     assert all((-scores[i], i) < (-scores[o], o) for i in inside for o in outside)
 
 
+def listed(mask: RowMask) -> dict[str, list[int]]:
+    return {name: rows.tolist() for name, rows in mask.rows.items()}
+
+
 def test_rows_are_compared_within_one_matrix_only() -> None:
     fisher = {"0.A": torch.tensor([[1.0, 1, 1], [2, 2, 2]]), "0.B": 1000 * torch.tensor([[1.0, 0], [3, 0], [0, 2]])}
     mask = choose_rows("fisher", PAIR, 0.5, fisher)
-    assert mask.to_json() == {"0.A": [1], "0.B": [1, 2]}
+    assert listed(mask) == {"0.A": [1], "0.B": [1, 2]}
     assert mask.entries(PAIR) == 3 + 4
 
 
 def test_the_controls() -> None:
-    assert choose_rows("dense", PAIR, 0.5).to_json() == {"0.A": [0, 1], "0.B": [0, 1, 2]}
-    assert choose_rows("none", PAIR, 0.5).to_json() == {"0.A": [], "0.B": []}
+    assert listed(choose_rows("dense", PAIR, 0.5)) == {"0.A": [0, 1], "0.B": [0, 1, 2]}
+    assert listed(choose_rows("none", PAIR, 0.5)) == {"0.A": [], "0.B": []}
     assert choose_rows("dense", PAIR, 0.5).entries(PAIR) == 12 and choose_rows("none", PAIR, 0.5).entries(PAIR) == 0
     drawn = [choose_rows("random", PAIR, 0.5, rng=np.random.default_rng(seed)) for seed in range(60)]
     assert drawn[0] == choose_rows("random", PAIR, 0.5, rng=np.random.default_rng(0))
     assert all(len(mask.rows["0.A"]) == 1 and len(mask.rows["0.B"]) == 2 for mask in drawn)
-    assert all(mask.mismatch(PAIR) is None for mask in drawn)
     assert {tuple(mask.rows["0.B"].tolist()) for mask in drawn} == {(0, 1), (0, 2), (1, 2)}
 
 
@@ -137,37 +139,16 @@ def test_a_vector_has_one_entry_a_neuron() -> None:
 
 @FEW
 @given(rows=st.lists(st.sets(st.integers(0, 6)), min_size=1, max_size=4))
-def test_masks_survive_both_kinds_of_file(rows: list[set[int]], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_masks_survive_a_file(rows: list[set[int]], tmp_path_factory: pytest.TempPathFactory) -> None:
     mask = RowMask({f"{i}.A": torch.tensor(sorted(r), dtype=torch.int64) for i, r in enumerate(rows)})
-    again = RowMask.from_json(json.loads(json.dumps(mask.to_json())))
-    assert again == mask and all(r.dtype == torch.int64 for r in again.rows.values())
     path: Path = tmp_path_factory.mktemp("mask") / "mask.safetensors"
     save_file(mask.to_tensors(), path)
     assert RowMask({name: load_file(path)[name] for name in mask.rows}) == mask
     layout = Layout(tuple(Parameter(f"{i}.A", (7, 2), 0, "lora_A") for i in range(len(rows))), 1)
-    assert mask.mismatch(layout) is None and mask.entries(layout) == 2 * sum(map(len, rows))
+    assert mask.entries(layout) == 2 * sum(map(len, rows))
 
 
 def test_masks_differ_by_any_row_or_name() -> None:
     mask = RowMask({"0.A": torch.tensor([0, 2])})
     assert mask != RowMask({"0.A": torch.tensor([0, 1])}) and mask != RowMask({"0.B": torch.tensor([0, 2])})
     assert mask != RowMask({"0.A": torch.tensor([0])}) and mask != "mask"
-
-
-@pytest.mark.parametrize(
-    ("rows", "words"),
-    [
-        ({"0.A": [0], "0.B": [0], "0.C": [0]}, "unexpected '0.C'"),
-        ({"0.A": [0]}, "missing ['0.B']"),
-        ({"0.A": [1, 0], "0.B": [0]}, "the rows of '0.A' are not ascending int64"),
-        ({"0.A": [0, 0], "0.B": [0]}, "the rows of '0.A' are not ascending int64"),
-        ({"0.A": [0, 2], "0.B": [0]}, "'0.A' has 2 rows, the mask names 0 to 2"),
-        ({"0.A": [-1], "0.B": [0]}, "'0.A' has 2 rows, the mask names -1 to -1"),
-    ],
-)
-def test_a_mask_that_does_not_fit_says_why(rows: dict[str, list[int]], words: str) -> None:
-    assert RowMask.from_json(rows).mismatch(PAIR) == words
-
-
-def test_a_mask_of_another_type_does_not_fit() -> None:
-    assert "int64" in (RowMask({"0.A": torch.ones(1), "0.B": torch.tensor([0])}).mismatch(PAIR) or "")

@@ -17,7 +17,6 @@ from fibecfed.sharing.sensitivity import (
     ConsensusSum,
     LayerChange,
     NoiseDirection,
-    aggregate_scores,
     layer_sensitivity,
     perturbation,
 )
@@ -272,25 +271,6 @@ def test_nothing_is_left_behind() -> None:
     assert frozen_state(model) == before and [module.training for module in model.modules()] == modes
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert np.array_equal(answer(model, batch, known["worst_case"]).change, first.change)  # no dropout
-
-
-def test_server_scores_are_weighted_by_examples() -> None:
-    found = aggregate_scores({7: (np.array([1.0, 2.0]), 1), 2: (np.array([5.0, -2.0]), 3)})
-    assert np.allclose(found, [(1 + 15) / 4, (2 - 6) / 4])
-    assert np.allclose(aggregate_scores({0: (np.array([4.0]), 5), 1: (np.array([9.0]), 0)}), [4.0])
-
-
-def test_server_refuses_scores_it_cannot_average() -> None:
-    good = np.array([1.0, 2.0])
-    with pytest.raises(RunFailed, match="No device"):
-        aggregate_scores({})
-    with pytest.raises(RunFailed, match="no examples"):
-        aggregate_scores({0: (good, 0)})
-    with pytest.raises(RunFailed, match="no examples"):
-        aggregate_scores({0: (good, 5), 1: (good, -1)})
-    for bad in (np.array([1.0]), np.array([1.0, np.inf])):
-        with pytest.raises(RunFailed, match="Device 3"):
-            aggregate_scores({0: (good, 1), 3: (bad, 1)})
 
 
 def consensus(updates: list[dict[str, Tensor]], weights: list[float], layers: int) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Tiny classifiers with LoRA, built from configurations, and batches of random tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import peft
 import torch
 from torch import nn
@@ -78,3 +79,15 @@ def frozen_state(model: nn.Module) -> dict[str, tuple[bytes, bool, bool]]:
         name: (p.detach().numpy().tobytes(), p.requires_grad, p.grad is not None)
         for name, p in model.named_parameters()
     }
+
+
+def dense_hessian(matvec: Callable[[np.ndarray], np.ndarray], dim: int) -> np.ndarray:
+    """(d, d): one product a column, made symmetric."""
+    columns = np.stack([matvec(unit) for unit in np.eye(dim)], axis=1)
+    return (columns + columns.T) / 2
+
+
+def dense_gap_count(eigenvalues: np.ndarray, lipschitz: float) -> int | None:
+    """The first m with lambda_{m+1} - lambda_m > 4 ``lipschitz``, from all eigenvalues."""
+    wide = np.flatnonzero(np.diff(eigenvalues) > 4 * lipschitz)
+    return int(wide[0]) + 1 if len(wide) else None

@@ -1,7 +1,7 @@
 """Each example's squared gradient norm from one batched pass: one kernel per layer type.
 
 For a linear map with input a (B, T, i) and output gradient g (B, T, o), the weight gradient of one example is
-sum_t g_t a_t^T, so its norm needs no backward pass of its own (Goodfellow 2015; docs/method.md section 3).
+sum_t g_t a_t^T. So its norm needs no backward pass of its own (Goodfellow 2015; docs/method.md section 3).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,7 +27,7 @@ class NotByExample(InputError):
 
 
 # Writing and squaring one entry of a materialised gradient takes about as long as this many multiplications of a
-# matrix product (measured on one CPU core: 3 to 4 for 8 x 384 and 8 x 1536 maps, above 12 for 384 x 384).
+# matrix product. Measured on one CPU core: 3 to 4 for 8 x 384 and 8 x 1536 maps, above 12 for 384 x 384.
 _ENTRY_COST = 8
 _MOST_ENTRIES = 2**24  # entries of per-example gradients held at once: 64 MiB in fp32
 

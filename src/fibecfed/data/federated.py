@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from fibecfed.config import Config
 from fibecfed.data.fingerprint import DataPrint, data_print
 from fibecfed.data.partition import Partition
@@ -40,12 +38,6 @@ class FederatedData:
     def validation(self) -> TokenizedSet:
         """The validation part, tokenised when it is first asked for: most runs never do."""
         return self.held_out if self.evaluated_on == "validation" else self.tokenize(self.validation_rows)
-
-    def proportions(self, device: int) -> np.ndarray:
-        """(C,) label proportions of a device's training examples, Laplace-smoothed by 1."""
-        labels = self.train.labels[self.devices.indices(device)]
-        counts = np.bincount(labels, minlength=self.task.outputs) + 1.0
-        return counts / counts.sum()
 
 
 def build_data(

@@ -29,7 +29,7 @@ def read_rows(
     ``label_names`` fixes the labels: a test file uses those of training, and may lack the device column. None takes
     the sorted distinct labels found, numbers in numeric order. Labels that look the same are one (``label_name``).
     Raises InputError for a missing or unreadable file, a missing column, an empty cell or one that is no text, an
-    unknown label, files that write one label differently, and fewer than ``fewest_labels`` found; it names file and
+    unknown label, files that write one label differently, and fewer than ``fewest_labels`` found. It names file and
     row, counted from 1 without the header, and the line.
     """
     optional = ("device",) if label_names is not None else ()

@@ -13,8 +13,6 @@ from fibecfed.federation.messages import Delivery, Failure
 class Aggregator(Protocol):
     """An accumulator of weighted tensors."""
 
-    needs_individual_replies: bool  # secure aggregation can only offer sums
-
     def fold(self, tensors: Mapping[str, Tensor], weight: float) -> None:
         """Take one device's tensors."""
 
@@ -24,8 +22,6 @@ class Aggregator(Protocol):
 
 class WeightedMean:
     """sum w_k x_k / sum w_k in float64 (McMahan et al. 2017, FederatedAveraging); one running sum is kept."""
-
-    needs_individual_replies = False
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -53,8 +49,6 @@ class Sum(WeightedMean):
 
 class CoordinateMedian:
     """The unweighted median of each coordinate (Yin et al. 2018); the mean of the middle two when even."""
-
-    needs_individual_replies = True
 
     def __init__(self) -> None:
         self._replies: list[Mapping[str, Tensor]] = []

@@ -1,8 +1,8 @@
 """Validating a reply before the method sees it: what fails is left out of the round, counted and named.
 
 A reply is validated alone, against what its device was asked and was sent. What other devices replied plays no part
-(project decision): replies are folded one by one in device order, so that an aggregate needs no memory of all of
-them, and a device's reply must not be refused because of who answered before it.
+(project decision). Replies are folded one by one in device order, so that an aggregate needs no memory of all of
+them; a device's reply must not be refused because of who answered before it.
 """
 
 import math

@@ -134,8 +134,8 @@ class AdaLora(FederatedAveraging):
     """AdaLoRA (Zhang et al. 2023): Delta W = P Lambda Q, and the least important triplets are pruned by and by.
 
     In the paper one trainer prunes by itself every few steps; devices that did so would disagree. Here the server
-    allocates, once a round: a device sends, beside its parameters, the importance of each triplet over its steps
-    (section 3.2), the server adds them up over the devices and keeps the best of all maps, as many as the cubic
+    allocates, once a round. A device sends, beside its parameters, the importance of each triplet over its steps
+    (section 3.2). The server adds them up over the devices and keeps the best of all maps, as many as the cubic
     budget (section 3.3) allows: from ``adalora.init_rank`` to ``lora.rank`` a map in the mean. What is pruned stays
     so and no longer travels (the paper lets a triplet come back; then nothing would be saved). P, Lambda and Q are
     averaged separately; the penalty adalora.orthogonality x (||P^T P - I||^2 + ||Q Q^T - I||^2) of each map (section

@@ -35,8 +35,8 @@ class FedAlt(FederatedAveraging):
     """FedAlt: in each round a device first trains its personal part, the shared one fixed, then the reverse.
 
     Pillutla et al. 2022 (LocalAlt on every device). The two stages split the steps of fedavg-lora, so that the total
-    is the same: half each, an odd step going to the personal part in odd rounds and to the shared one in even rounds;
-    a device with one batch trains the parts in turn. Personal by default is the LoRA of the upper half of the layers,
+    is the same: half each, an odd step going to the personal part in odd rounds and to the shared one in even rounds.
+    A device with one batch trains the parts in turn. Personal by default is the LoRA of the upper half of the layers,
     in the spirit of the paper's personal adapters and output layers; the head is shared, since the global model would
     otherwise have an untrained one (project decisions). In the global model the personal part is as at the start.
     With nothing personal it is fedavg-lora.

@@ -24,10 +24,10 @@ class SLora(FederatedAveraging):
     """SLoRA (Babakniya et al. 2023): two stages, the second being fedavg-lora.
 
     Stage 1, the first ``sparse.rounds`` rounds: the weights that LoRA would sit on are tuned at a random
-    ``sparse.density`` of their entries, the same on all devices, and the head with them; the backbone is not written,
+    ``sparse.density`` of their entries, the same on all devices, and the head with them. The backbone is not written,
     the change is kept beside it. Positions follow from the seed and never travel. Then the server factors the change
-    by SVD, divided by alpha / r and split evenly, into LoRA, and the change itself is taken back.
-    With no round of stage 1 it is fedavg-lora.
+    by SVD, divided by alpha / r and split evenly, into LoRA, and the change itself is taken back. With no round of
+    stage 1 it is fedavg-lora.
 
     Bytes a round and device, each way: 4 x (density x the entries of those weights, and the head) in stage 1, 4 x
     (LoRA and the head), as fedavg-lora, in stage 2. Trained: the same numbers.

@@ -87,9 +87,8 @@ def load_pretrained(
 
     ``labels`` is the width of a native head; ``head_seed`` initialises what of it the checkpoint lacks.
     ``reserved`` positions are kept for vectors other than the text's (a prompt): texts are cut by as many.
-    Raises InputError if the model cannot be found or read, is no encoder or decoder, or if its checkpoint
-    lacks weights of the backbone (transformers alone would draw them at random), or if padding changes what the model
-    makes of a text.
+    Raises InputError if the model cannot be found or read, is no encoder or decoder, or answers otherwise for padded
+    texts. So it does if the checkpoint lacks weights of the backbone, which transformers alone would draw at random.
     """
     location, name = resolve(config)
     native = config.head == "native"

@@ -3,18 +3,10 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from typing import Literal
 
 import numpy as np
 
 from fibecfed.errors import InputError, RunFailed
-
-Chooser = Literal["sensitivity", "gain", "consensus", "reset_loss", "first", "last", "random", "all"]
-
-INFORMATIVE_OVERLAP = 0.8  # docs/method.md section 5 [D]
-
-_SCORED = ("sensitivity", "gain", "consensus", "reset_loss")
 
 
 def rank_layers(scores: Sequence[float] | np.ndarray) -> tuple[int, ...]:
@@ -23,39 +15,6 @@ def rank_layers(scores: Sequence[float] | np.ndarray) -> tuple[int, ...]:
     if not np.isfinite(values).all():
         raise RunFailed("The layer scores are not finite; no layers can be chosen by them.")
     return tuple(int(layer) for layer in np.argsort(-values, kind="stable"))
-
-
-def choose_layers(
-    kind: Chooser,
-    scores: Sequence[float] | np.ndarray | None,
-    count: int,
-    layers: int,
-    rng: np.random.Generator | None = None,
-) -> tuple[int, ...]:
-    """The global aggregation layers: 0-based, ascending, ``count`` of ``layers`` (``all``: every one).
-
-    sensitivity, gain, consensus and reset_loss (held-out loss when that layer alone is reset) take the
-    largest of ``scores`` (L,), ties by lower index; first, last and random (``rng``) need none.
-    Source: docs/method.md section 5: most noise-sensitive layers [P], the other choosers [D].
-    Raises InputError for an impossible count or missing scores, RunFailed for scores that are not finite.
-    """
-    if kind == "all":
-        return tuple(range(layers))
-    if not 1 <= count <= layers:
-        raise InputError(f"{count} layers cannot be chosen; the model has {layers}, choose 1 to {layers}.")
-    if kind == "first":
-        return tuple(range(count))
-    if kind == "last":
-        return tuple(range(layers - count, layers))
-    if kind == "random":
-        if rng is None:
-            raise InputError("Choosing random layers needs a random generator.")
-        return tuple(sorted(int(layer) for layer in rng.choice(layers, size=count, replace=False)))
-    if kind not in _SCORED:
-        raise InputError(f"'{kind}' chooses no layers; use {', '.join((*_SCORED, 'first', 'last', 'random', 'all'))}.")
-    if scores is None or len(scores) != layers:
-        raise InputError(f"Choosing layers by {kind} needs {layers} scores, one per layer.")
-    return tuple(sorted(rank_layers(scores)[:count]))
 
 
 def fixed_count(count: int | float, layers: int) -> int:
@@ -137,25 +96,3 @@ def lossless_count(fractions: Mapping[int, tuple[float | None, int]], layers: in
     reason = f"{count} of {layers} layers: the mean lossless fraction of {len(found)} devices is {mean:.3g}"
     reason += f"; {without} more found no gap or plateau and were left out." if without else "."
     return LosslessCount(count, len(found), without, reason)
-
-
-def jaccard(chosen: Sequence[Sequence[int]]) -> float:
-    """Mean |a & b| / |a | b| over all pairs of chosen layer sets (one set per seed), 0 to 1.
-
-    Two empty sets agree (1). Raises InputError for fewer than two sets.
-    """
-    if len(chosen) < 2:
-        raise InputError("Overlap needs the layers chosen with at least two seeds.")
-    overlaps = []
-    for first, second in combinations([frozenset(layers) for layers in chosen], 2):
-        union = len(first | second)
-        overlaps.append(len(first & second) / union if union else 1.0)
-    return float(np.mean(overlaps))
-
-
-def informative(chosen: Sequence[Sequence[int]]) -> bool:
-    """Whether a layer score picks the same layers over seeds: mean overlap of at least 0.8.
-
-    Source: docs/method.md section 5 [D]. Necessary, not sufficient: sharing all layers always passes.
-    """
-    return jaccard(chosen) >= INFORMATIVE_OVERLAP

@@ -172,13 +172,6 @@ class DeviceLoss:
         return [piece.view(p.shape) for piece, p in zip(pieces, self._parameters, strict=True)]
 
 
-def hessian_vector_product(
-    model: nn.Module, task: Task, batches: Sequence[Batch], names: Sequence[str], kind: ProductKind = "exact"
-) -> HessianProduct:
-    """(v, D) -> H(theta + D) v, H the Hessian of the batches' mean loss by the named parameters; see ``DeviceLoss``."""
-    return DeviceLoss(model, task, batches, names).product(kind)
-
-
 @dataclass(frozen=True)
 class LosslessShare:
     """What one device found: r_k = 1 - m/d (None: no gap) and the numbers behind it."""
@@ -215,7 +208,7 @@ def plateau_share(
     """The share of parameters above the first plateau of the tail mass, from ``probes`` Lanczos runs; None without one.
 
     Costs ``steps`` * ``probes`` Hessian-vector products; ``loss`` counts them.
-    Source: our reading of the group's own code [L], see ``plateau_count``.
+    Source: a reading of the group's own code [L], see ``plateau_count``.
     """
     runs = [lanczos(loss.product(kind), loss.dim, steps, rng) for _ in range(probes)]
     return kept_fraction(plateau_count(runs), loss.dim)

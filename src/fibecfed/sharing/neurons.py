@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -98,28 +98,6 @@ class RowMask:
     def entries(self, layout: Layout) -> int:
         """How many numbers of the layout's parameters train; a parameter without a mask does not."""
         return sum(len(self.rows[p.name]) * (p.size // p.shape[0]) for p in layout if p.name in self.rows)
-
-    def mismatch(self, layout: Layout) -> str | None:
-        """What is wrong with this mask for the layout's matrices; None when nothing is."""
-        shapes = {p.name: p.shape for p in layout}
-        for name, rows in self.rows.items():
-            if name not in shapes:
-                return f"unexpected '{name}'"
-            if rows.dtype != torch.int64 or rows.dim() != 1 or (len(rows) > 1 and bool((rows.diff() <= 0).any())):
-                return f"the rows of '{name}' are not ascending int64"
-            if len(rows) and (int(rows[0]) < 0 or int(rows[-1]) >= shapes[name][0]):
-                return f"'{name}' has {shapes[name][0]} rows, the mask names {int(rows[0])} to {int(rows[-1])}"
-        missing = [name for name in shapes if name not in self.rows]
-        return f"missing {missing}" if missing else None
-
-    def to_json(self) -> dict[str, list[int]]:
-        """Plain lists, for files and messages."""
-        return {name: rows.tolist() for name, rows in self.rows.items()}
-
-    @staticmethod
-    def from_json(value: Mapping[str, Any]) -> "RowMask":
-        """The mask that ``to_json`` described."""
-        return RowMask({name: torch.tensor(rows, dtype=torch.int64) for name, rows in value.items()})
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Tensors by name, for safetensors; ``RowMask(tensors)`` reads them back."""

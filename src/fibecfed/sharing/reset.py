@@ -1,8 +1,7 @@
 """What the LoRA of a layer is worth: the loss without it."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,13 +23,3 @@ def keep_layers(tensors: Mapping[str, Tensor], layout: Layout, kept: Collection[
         for p in pairs:
             result[p.name] = torch.zeros_like(tensors[p.name])
     return result
-
-
-def reset_losses(loss_with: Callable[[frozenset[int]], float], layers: int) -> np.ndarray:
-    """(L,) float64: the held-out loss when the LoRA of that layer alone is reset; the larger, the more it is needed.
-
-    ``loss_with(kept)`` is the loss with the LoRA of all other layers reset, as for ``functional_count``.
-    Source: project decision (docs/method.md section 5 [D]).
-    """
-    everything = frozenset(range(layers))
-    return np.array([loss_with(everything - {layer}) for layer in range(layers)], dtype=np.float64)

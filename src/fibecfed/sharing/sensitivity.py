@@ -108,27 +108,6 @@ def layer_sensitivity(
     return LayerChange(change.double().cpu().numpy(), gain.double().cpu().numpy(), relative.shape[1])
 
 
-def aggregate_scores(scores: Mapping[int, tuple[np.ndarray, int]]) -> np.ndarray:
-    """(L,) float64: S^l = sum_k (n_k / n) s_k^l over devices k with (scores (L,), n_k), in device order.
-
-    Source: docs/method.md section 5 [D]. Raises RunFailed for no scores, no examples, unequal lengths or a
-    score that is not finite.
-    """
-    if not scores:
-        raise RunFailed("No device sent layer scores.")
-    total = sum(count for _, count in scores.values())
-    if total <= 0 or any(count < 0 for _, count in scores.values()):
-        raise RunFailed("Layer scores came with no examples behind them.")
-    length = len(next(iter(scores.values()))[0])
-    result = np.zeros(length)
-    for device in sorted(scores):
-        values, count = np.asarray(scores[device][0], dtype=np.float64), scores[device][1]
-        if values.shape != (length,) or not np.isfinite(values).all():
-            raise RunFailed(f"Device {device} sent layer scores that are not {length} finite numbers.")
-        result += count / total * values
-    return result
-
-
 class ConsensusSum:
     """Update consensus of each layer, one device at a time; holds one update, however many devices there are.
 

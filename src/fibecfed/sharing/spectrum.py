@@ -18,7 +18,7 @@ CONVERGED = 1e-3  # a Ritz value counts when its residual is at most this part o
 PLATEAU_CHANGE = 0.01  # share of all eigenvalues that a plateau may lose ... [D]
 PLATEAU_WIDTH = 0.05  # ... over this part of the largest eigenvalue [D]
 NORM_STEPS = 10  # Lanczos steps for the norm of one change of the Hessian [D]
-DENSE_LIMIT = 5000  # parameters whose full Hessian is still affordable: 200 MB
+
 
 _BREAKDOWN = 1e-12  # the Krylov space is exhausted: nothing but rounding is left of a new direction
 
@@ -83,14 +83,6 @@ def lanczos(matvec: Product, dim: int, steps: int, rng: np.random.Generator) -> 
     return Ritz(values, np.abs(off[-1] * vectors[-1]), vectors[0] ** 2, dim)
 
 
-def dense_hessian(matvec: Product, dim: int) -> np.ndarray:
-    """(d, d) float64, one product a column, made symmetric. Raises InputError above ``DENSE_LIMIT`` parameters."""
-    if dim > DENSE_LIMIT:
-        raise InputError(f"A dense Hessian of {dim} parameters is too large (limit {DENSE_LIMIT}); use Lanczos.")
-    columns = np.stack([np.asarray(matvec(unit), dtype=np.float64) for unit in np.eye(dim)], axis=1)
-    return (columns + columns.T) / 2
-
-
 def lipschitz(product: HessianProduct, dim: int, radius: float, samples: int, rng: np.random.Generator) -> float:
     """Lipschitz constant of g(D) = H(theta) D - grad F(theta + D), estimated from D on the sphere ||D|| = ``radius``.
 
@@ -118,27 +110,18 @@ def lipschitz(product: HessianProduct, dim: int, radius: float, samples: int, rn
     return largest
 
 
-def gap_count(eigenvalues: Sequence[float] | np.ndarray, lipschitz: float) -> int | None:
+def ritz_gap_count(ritz: Ritz, lipschitz: float) -> int | None:
     """The first m with lambda_{m+1} - lambda_m > 4 ``lipschitz`` (lambda 1-based), None when there is no such gap.
 
-    ``eigenvalues``: all d, ascending. Source: FedDUAP and FedPepTAO [L]; "no gap" instead of a clipped count is a
-    project decision. Raises InputError for values out of order or not finite, or a negative constant.
-    """
-    values = np.asarray(eigenvalues, dtype=np.float64)
-    _check_ascending(values, lipschitz)
-    wide = np.flatnonzero(np.diff(values) > 4 * lipschitz)
-    return int(wide[0]) + 1 if len(wide) else None
+    From a Lanczos run of k of the d values: only gaps between neighbours that both converged, and only those that
+    stay wide enough if both are off by their residuals.
 
-
-def ritz_gap_count(ritz: Ritz, lipschitz: float) -> int | None:
-    """``gap_count`` from a Lanczos run of k values: only gaps between neighbours that both converged, and only
-    those that stay wide enough if both are off by their residuals.
-
-    m is d times the weight below the gap, to the nearest integer, within what the listed values allow: exact for
-    k = d, else known to about sqrt(2 m (d - m) / d), which moves m/d by under 1 % for d above 5,000.
-    A gap inside what did not converge (Lanczos finds the ends of the spectrum first) is not seen: None means that
-    none was found, and more steps may find one.
-    Source: as ``gap_count`` [L]; the reading of Ritz values is a project decision.
+    m is d times the weight below the gap, to the nearest integer, within what the listed values allow. It is exact
+    for k = d, else known to about sqrt(2 m (d - m) / d), which moves m/d by under 1 % for d above 5,000. A gap inside
+    what did not converge (Lanczos finds the ends of the spectrum first) is not seen: None means that none was found,
+    and more steps may find one.
+    Source: FedDUAP and FedPepTAO [L]; "no gap" instead of a clipped count, and the reading of Ritz values, are project
+    decisions. Raises InputError for values out of order or not finite, or a negative constant.
     """
     _check_ascending(ritz.values, lipschitz)
     known = ritz.converged[:-1] & ritz.converged[1:]
@@ -154,11 +137,11 @@ def ritz_gap_count(ritz: Ritz, lipschitz: float) -> int | None:
 def plateau_count(runs: Sequence[Ritz], change: float = PLATEAU_CHANGE, width: float = PLATEAU_WIDTH) -> int | None:
     """How many of d eigenvalues lie below the first plateau of the spectral density's tail mass; None without one.
 
-    Our reading of the rule in the group's own code [L]; every number in it is a project decision [D]:
-    the density is the mean of the runs' quadrature (Lanczos from several random vectors, mass w_i at value_i); the
-    tail mass T(t) is the share of eigenvalues above a threshold t; t moves up from 0; the plateau begins at the first t
-    with T(t) - T(t + width * largest) <= change and t + width * largest <= largest, ``largest`` the largest value.
-    Then m = (1 - T(t)) d, rounded. T only falls at a value, so 0 and the positive values are all the t to try.
+    A reading of the rule in the group's own code [L]; every number in it is a project decision [D]. The density is
+    the mean of the runs' quadrature: Lanczos from several random vectors, mass w_i at value_i. The tail mass T(t) is
+    the share of eigenvalues above a threshold t, which moves up from 0. The plateau begins at the first t with T(t) -
+    T(t + width * largest) <= change and t + width * largest <= largest, ``largest`` the largest value. Then m = (1 -
+    T(t)) d, rounded. T only falls at a value, so 0 and the positive values are all the t to try.
     Raises InputError for no runs, or runs of different matrices.
     """
     if not runs or len({run.dim for run in runs}) > 1:

@@ -3,7 +3,6 @@
 from fibecfed.tasks.base import Batch, Counts, Task
 from fibecfed.tasks.classification import (
     Classification,
-    label_proportions,
     log_prior_ratio,
     matthews,
     to_probabilities,
@@ -14,7 +13,6 @@ __all__ = [
     "Classification",
     "Counts",
     "Task",
-    "label_proportions",
     "log_prior_ratio",
     "matthews",
     "to_probabilities",

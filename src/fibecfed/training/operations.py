@@ -17,9 +17,9 @@ _WIDTHS = (8, 16, 24)
 class OperationCounter:
     """Operations of a batch of B examples padded to T tokens: B (c + a T + b T^2).
 
-    a, b and c come from counting three real passes once for each set of trained parameters (attention is the only
-    term quadratic in T; the head and a prompt's own places cost the same for every T), so skipped backward passes
-    are counted as skipped, and a second forward pass as a second one.
+    a, b and c come from counting three real passes once for each set of trained parameters. Attention is the only
+    term quadratic in T; the head and a prompt's own places cost the same for every T. So skipped backward passes are
+    counted as skipped, and a second forward pass as a second one.
     Source: docs/method.md section 9; the three-point count is a project decision.
     """
 

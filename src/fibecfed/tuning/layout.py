@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -56,18 +55,3 @@ class Layout:
     def select(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """This layout's tensors out of a larger mapping, in order. KeyError if one is missing."""
         return {p.name: tensors[p.name] for p in self.parameters}
-
-    def mismatch(self, tensors: Mapping[str, Tensor]) -> str | None:
-        """What is wrong with tensors that should fill this layout exactly; None when nothing is."""
-        missing = [n for n in self.names if n not in tensors]
-        unexpected = [n for n in tensors if n not in set(self.names)]
-        if missing or unexpected:
-            return f"missing {missing or 'none'}, unexpected {unexpected or 'none'}"
-        for p in self.parameters:
-            if tuple(tensors[p.name].shape) != p.shape:
-                return f"'{p.name}' has shape {tuple(tensors[p.name].shape)}, expected {p.shape}"
-        return None
-
-    def to_json(self) -> list[list[Any]]:
-        """A plain description, for handshakes and files."""
-        return [[p.name, list(p.shape), p.layer, p.role] for p in self.parameters]

@@ -9,7 +9,7 @@ from fibecfed.tasks.classification.closed_form import (
     solve_head,
     sum_shapes,
 )
-from fibecfed.tasks.classification.objective import Classification, label_proportions, matthews, to_probabilities
+from fibecfed.tasks.classification.objective import Classification, matthews, to_probabilities
 from fibecfed.tasks.classification.prior import log_prior_ratio
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "HEAD_WEIGHT",
     "Classification",
     "device_sums",
-    "label_proportions",
     "log_prior_ratio",
     "matthews",
     "needs_features",

@@ -66,12 +66,6 @@ def matthews(confusion: np.ndarray) -> float:
     return float(covariance / np.sqrt(spread)) if spread > 0 else 0.0
 
 
-def label_proportions(labels: np.ndarray, classes: int, smoothing: float = 0.0) -> np.ndarray:
-    """(C,) proportions of the labels, Laplace-smoothed by ``smoothing`` per class."""
-    counts = np.bincount(labels, minlength=classes).astype(np.float64) + smoothing
-    return counts / counts.sum()
-
-
 def to_probabilities(outputs: Tensor) -> np.ndarray:
     """(B, C) logits as float64 probabilities."""
     return torch.softmax(outputs.double(), dim=-1).cpu().numpy()

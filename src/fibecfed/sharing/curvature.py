@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -13,7 +12,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fibecfed.errors import InputError
 from fibecfed.sharing.sensitivity import evaluating
 from fibecfed.sharing.spectrum import (
-    HessianProduct,
     Ritz,
     kept_fraction,
     lanczos,
@@ -22,11 +20,6 @@ from fibecfed.sharing.spectrum import (
     ritz_gap_count,
 )
 from fibecfed.tasks.base import Batch, Task
-
-ProductKind = Literal["exact", "differences"]
-
-# Of 1 + ||theta|| [D]. In fp32 on MiniLM, products by differences are off by 5e-4 to 1e-2 of ||H v||.
-DIFFERENCE_STEP = 1e-3
 
 _TWICE = (None, "eager", "sdpa")  # Hugging Face attention that can be differentiated twice
 _NO_DERIVATIVE = "derivative for"  # how torch says that a backward pass has none of its own
@@ -72,14 +65,14 @@ class DeviceLoss:
         """(d,) H v at theta + offset, by differentiating the gradient again.
 
         Raises InputError when part of the model cannot be differentiated twice. Torch itself says nothing about a
-        custom autograd function whose gradient it takes for constant: use ``difference_product`` with those.
+        custom autograd function whose gradient it takes for constant.
         """
         for module in self._model.modules():
             attention = getattr(getattr(module, "config", None), "_attn_implementation", None)
             if attention not in _TWICE:
                 raise InputError(
                     f"Attention '{attention}' cannot be differentiated twice; load the model with eager or sdpa "
-                    "attention, or use finite differences of gradients."
+                    "attention, or choose another sharing.count."
                 )
         self.products += 1
         parts = [part.to(p) for part, p in zip(self._parts(vector), self._parameters, strict=True)]
@@ -92,23 +85,9 @@ class DeviceLoss:
                     if _NO_DERIVATIVE not in str(error):
                         raise
                     raise InputError(
-                        f"The model cannot be differentiated twice ({error}); use finite differences of gradients."
+                        f"The model cannot be differentiated twice ({error}); choose another sharing.count."
                     ) from error
         return total
-
-    def difference_product(self, vector: np.ndarray, offset: np.ndarray | None = None, /) -> np.ndarray:
-        """(d,) H v at theta + offset by central differences; for models that cannot be differentiated twice."""
-        length = float(np.linalg.norm(vector))
-        if length == 0:
-            return np.zeros(self.dim)
-        size = sum(float(p.detach().float().square().sum()) for p in self._parameters) ** 0.5
-        step = DIFFERENCE_STEP * (1 + size) / length
-        centre = np.zeros(self.dim) if offset is None else offset
-        return (self.gradient(centre + step * vector) - self.gradient(centre - step * vector)) / (2 * step)
-
-    def product(self, kind: ProductKind) -> HessianProduct:
-        """``hessian_product`` or ``difference_product``."""
-        return self.hessian_product if kind == "exact" else self.difference_product
 
     def _batch_gradient(self, batch: Batch, again: bool) -> tuple[Tensor, ...]:
         loss = self._task.losses(self._model, batch).sum() / self._examples
@@ -188,7 +167,6 @@ def lossless_share(
     steps: int,
     samples: int,
     rng: np.random.Generator,
-    kind: ProductKind = "exact",
 ) -> LosslessShare:
     """The share of parameters that must stay for no loss, by the gap rule, on one device's data.
 
@@ -196,21 +174,19 @@ def lossless_share(
     Hessian-vector products; ``loss`` counts them.
     Source: FedDUAP and FedPepTAO [L]; the radius and the use of Ritz values [D] (docs/method.md section 5).
     """
-    product = loss.product(kind)
+    product = loss.hessian_product
     ritz = lanczos(product, loss.dim, steps, rng)
     constant = lipschitz(product, loss.dim, radius, samples, rng)
     return LosslessShare(kept_fraction(ritz_gap_count(ritz, constant), loss.dim), constant, radius, ritz)
 
 
-def plateau_share(
-    loss: DeviceLoss, steps: int, probes: int, rng: np.random.Generator, kind: ProductKind = "exact"
-) -> float | None:
+def plateau_share(loss: DeviceLoss, steps: int, probes: int, rng: np.random.Generator) -> float | None:
     """The share of parameters above the first plateau of the tail mass, from ``probes`` Lanczos runs; None without one.
 
     Costs ``steps`` * ``probes`` Hessian-vector products; ``loss`` counts them.
     Source: a reading of the group's own code [L], see ``plateau_count``.
     """
-    runs = [lanczos(loss.product(kind), loss.dim, steps, rng) for _ in range(probes)]
+    runs = [lanczos(loss.hessian_product, loss.dim, steps, rng) for _ in range(probes)]
     return kept_fraction(plateau_count(runs), loss.dim)
 
 

@@ -19,7 +19,7 @@ from fibecfed.estimate import Round, estimate, ordinary_round
 from fibecfed.evaluating import evaluate_run
 from fibecfed.experiment import RunResult, resume, run
 from fibecfed.federation import ServerState
-from fibecfed.methods import METHODS
+from fibecfed.methods import usable_methods
 from fibecfed.runtime import Experiment, assemble
 
 
@@ -108,7 +108,7 @@ def rounds_of_methods(config: Config) -> dict[str, Round | str]:
     Raises InputError if none can.
     """
     found: dict[str, Round | str] = {}
-    for name in METHODS:
+    for name in usable_methods()[0]:
         try:
             experiment = assemble(dataclasses.replace(config, method=name))
             found[name] = dataclasses.replace(ordinary_round(experiment), job=None)  # its tensors are large

@@ -23,7 +23,7 @@ from fibecfed.federation import (
     encode,
     write_atomically,
 )
-from fibecfed.methods import resolve, tuning
+from fibecfed.methods import method_names, resolve, tuning
 from fibecfed.runtime.assembly import Learner, describe_adapter, learner_of
 from fibecfed.runtime.flower import wire
 from fibecfed.runtime.flower.judging import counted, server_state
@@ -142,6 +142,10 @@ class DeviceServer:
             raise Refused("it has not joined this run")
         told = json.loads(path.read_text())
         config = build_config(self._config.apply(told))
+        if config.method not in method_names():
+            raise Refused(
+                f"it has no method '{config.method}'; install the package that brings it there, in the server's version"
+            )
         self._run = self._site = self._learner = None  # one backbone at a time
         self._learner = learner_of(resolve(config), len(labels_of(config)))
         store = DiskStore(self._of(run) / "states", run)

@@ -212,7 +212,7 @@ def build_settings(content: Mapping[str, Any], cls: type) -> Any:
 def settings_section(cls: type) -> type:
     """A configuration that has nothing but ``cls`` as its section `settings`, so that keys are named as users know."""
     field = ("settings", cls, dataclasses.field(default_factory=cls))
-    return pydantic_dataclass(dataclasses.make_dataclass("Whole", [field], frozen=True))
+    return pydantic_dataclass(dataclasses.make_dataclass("Whole", [field]))
 
 
 def _checked(content: Mapping[str, Any], cls: type, adapter: TypeAdapter[Any]) -> Any:

@@ -9,7 +9,7 @@ from fibecfed.errors import InputError
 from fibecfed.methods.base import FederatedAveraging
 from fibecfed.methods.inside import inside
 from fibecfed.methods.kinds import tuning_of
-from fibecfed.methods.outside import load, outside_names
+from fibecfed.methods.outside import load, outside_names, package_of
 from fibecfed.methods.own_settings import own_settings
 from fibecfed.methods.rounds import settled_by_rounds
 from fibecfed.tuning import TUNINGS, Tuning
@@ -104,6 +104,7 @@ __all__ = [
     "in_use",
     "method_class",
     "method_names",
+    "package_of",
     "resolve",
     "settled_by_rounds",
     "tuning",

@@ -17,7 +17,7 @@ GROUP = "fibecfed.methods"
 
 def entry_points(name: str) -> list[EntryPoint]:
     """What other packages bring under that name, by the name of the package."""
-    return sorted(importlib.metadata.entry_points(group=GROUP, name=name), key=package_of)
+    return sorted(importlib.metadata.entry_points(group=GROUP, name=name), key=_owner)
 
 
 def outside_names() -> list[str]:
@@ -25,8 +25,12 @@ def outside_names() -> list[str]:
     return sorted(importlib.metadata.entry_points(group=GROUP).names)
 
 
-def package_of(point: EntryPoint) -> str:
-    """The package that declares an entry point, with its version."""
+def package_of(name: str) -> str:
+    """The package that brings the method of that name, with its version; an empty text for fibecfed's own."""
+    return ", ".join(map(_owner, entry_points(name)))
+
+
+def _owner(point: EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.value
 
 
@@ -38,7 +42,7 @@ def load(name: str, inside: bool) -> type[FederatedAveraging] | None:
     points = entry_points(name)
     if not points:
         return None
-    owners = [*(["fibecfed"] if inside else []), *map(package_of, points)]
+    owners = [*(["fibecfed"] if inside else []), *map(_owner, points)]
     if len(owners) > 1:
         raise InputError(
             f"Several packages bring a method '{name}': {', '.join(owners)}; uninstall all but one, or rename theirs "

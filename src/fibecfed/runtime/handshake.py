@@ -10,6 +10,7 @@ from itertools import zip_longest
 from typing import Any
 
 from fibecfed.config import WHERE, Config, dotted
+from fibecfed.methods import package_of
 from fibecfed.runtime.assembly import Experiment, Learner
 
 SHOWN = 5  # differences that are named
@@ -29,6 +30,7 @@ class Description:
     tokenizer_sha256: str
     labels: tuple[str, ...]
     parameters: tuple[tuple[str, tuple[int, ...]], ...]  # name and shape of all that trains, in the order of the layout
+    package: str = ""  # that brings the method, with its version; "": fibecfed itself
 
     @property
     def config_hash(self) -> str:
@@ -38,6 +40,8 @@ class Description:
     def to_content(self) -> dict[str, Any]:
         """As JSON has it."""
         content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        if not self.package:
+            del content["package"]
         return content
 
     @staticmethod
@@ -50,6 +54,7 @@ class Description:
             tokenizer_sha256=str(content["tokenizer_sha256"]),
             labels=tuple(str(label) for label in content["labels"]),
             parameters=tuple((str(name), tuple(int(n) for n in shape)) for name, shape in content["parameters"]),
+            package=str(content.get("package", "")),
         )
 
 
@@ -62,6 +67,7 @@ def describe(process: Experiment | Learner, labels: Sequence[str]) -> Descriptio
         tokenizer_sha256=tokenizer_sha256(process.pretrained.tokenizer),
         labels=tuple(labels),
         parameters=tuple((p.name, p.shape) for p in process.layout),
+        package=package_of(process.config.method),
     )
 
 
@@ -94,6 +100,9 @@ def differences(server: Description, site: Description) -> list[str]:
             f"The server runs fibecfed {server.version}, this site {site.version}; install the server's version here, "
             "from the same checkout."
         ]
+    if server.package != site.package:
+        theirs, mine = (party.package or "fibecfed" for party in (server, site))
+        return [f"The server's method is of the package {theirs}, this site's of {mine}; install the server's."]
     found = [*_settings(server, site), *_model(server, site), *_labels(server.labels, site.labels)]
     if not found:
         found = list(_parameters(server, site))

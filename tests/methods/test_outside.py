@@ -17,11 +17,14 @@ from typer.testing import CliRunner
 import fibecfed
 from fibecfed import load_config
 from fibecfed.cli.app import app
-from fibecfed.config import Config, build_config, changes, config_hash, dotted, to_dict
+from fibecfed.config import Config, DeviceConfig, build_config, changes, config_hash, dotted, to_dict
 from fibecfed.errors import InputError
+from fibecfed.federation import Address, Reply, Request, decode, encode
 from fibecfed.methods import METHODS, method_class, resolve, usable_methods
 from fibecfed.results import RunDirectory
-from fibecfed.runtime.handshake import Description, differences
+from fibecfed.runtime.flower import wire
+from fibecfed.runtime.flower.serving import DeviceServer
+from fibecfed.runtime.handshake import Description
 from fibecfed.side_by_side import Task, run_side_by_side
 
 PAGE = (Path(__file__).parents[2] / "docs" / "writing-a-method.md").read_text(encoding="utf-8")
@@ -102,6 +105,7 @@ def test_the_pages_method_runs(half_way: Path, small: Config, tmp_path: Path) ->
     assert saved.settings == {"part": 0.25}
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_has_it(half_way: Path, small: Config, tmp_path: Path) -> None:
     config = dataclasses.replace(small, method="half-way", settings={"part": 0.25})
     assert run_side_by_side([Task("one", config, tmp_path / "one")], 1, _Silent()) == {}
@@ -223,16 +227,30 @@ def test_what_is_no_method(install: Install) -> None:
         method_class("own")
 
 
-def test_a_site_with_another_package_is_told(half_way: Path) -> None:
-    mine = Description("1", {}, "", "", (), (), "half-way 1.0")
+def joining(method: str, package: str, folder: Path) -> str:
+    """What a device says to a server that has this method of this package."""
+    mine = Description("1", {}, "", "", (), (), package)
     assert Description.of(mine.to_content()) == mine
-    (said,) = differences(mine, dataclasses.replace(mine, package="half-way 2.0"))
-    assert (
-        said == "The server's method is of the package half-way 1.0, this site's of half-way 2.0; install the server's."
+    info = {"settings": {"method": method}, "server": mine.to_content()}
+    device = DeviceServer(DeviceConfig(folder=str(folder)), lambda line: None)
+    return str(
+        decode(device(wire.JOIN, encode(Request(Address("run", 0, "join", 0), {}, info))), Reply).info[wire.REFUSAL]
     )
-    assert "package" not in dataclasses.replace(mine, package="").to_content()
 
 
+def test_a_device_that_lacks_the_method_says_so(half_way: Path, tmp_path: Path) -> None:
+    said = joining("own", "own-package 1.0", tmp_path)
+    assert said == "it has no method 'own', which is of the package own-package 1.0 at the server; install that there"
+    said = joining("half-way", "half-way 2.0", tmp_path)
+    assert "'half-way' is of the package half-way 1.0, the server's of half-way 2.0" in said
+    assert "half_way" not in sys.modules
+
+
+def test_the_package_is_only_named_for_other_packages() -> None:
+    assert "package" not in Description("1", {}, "", "", (), ()).to_content()
+
+
+@pytest.mark.slow
 def test_the_command_runs_it_and_loads_it_late(half_way: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(half_way), os.environ.get("PYTHONPATH", "")])}
     (half_way / "half_way.py").write_text("raise SystemError('it was imported')")

@@ -10,7 +10,7 @@ from itertools import zip_longest
 from typing import Any
 
 from fibecfed.config import WHERE, Config, dotted
-from fibecfed.methods import package_of
+from fibecfed.methods import method_names, package_of
 from fibecfed.runtime.assembly import Experiment, Learner
 
 SHOWN = 5  # differences that are named
@@ -100,15 +100,26 @@ def differences(server: Description, site: Description) -> list[str]:
             f"The server runs fibecfed {server.version}, this site {site.version}; install the server's version here, "
             "from the same checkout."
         ]
-    if server.package != site.package:
-        theirs, mine = (party.package or "fibecfed" for party in (server, site))
-        return [f"The server's method is of the package {theirs}, this site's of {mine}; install the server's."]
     found = [*_settings(server, site), *_model(server, site), *_labels(server.labels, site.labels)]
     if not found:
         found = list(_parameters(server, site))
     if len(found) > SHOWN:
         return [*found[:SHOWN], f"{len(found) - SHOWN} further differences are not shown; mend these first."]
     return found
+
+
+def method_difference(server: Description, name: str) -> str | None:
+    """Why a site cannot have the server's method, from what is installed here; imports nothing of another package."""
+    theirs = server.package or f"fibecfed {server.version}"
+    if name not in method_names():
+        return f"it has no method '{name}', which is of the package {theirs} at the server; install that there"
+    mine = package_of(name)
+    if mine != server.package:
+        return (
+            f"its method '{name}' is of the package {mine or 'fibecfed'}, the server's of {theirs}; install the "
+            "server's there"
+        )
+    return None
 
 
 def _settings(server: Description, site: Description) -> Iterator[str]:

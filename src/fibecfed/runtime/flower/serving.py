@@ -23,13 +23,13 @@ from fibecfed.federation import (
     encode,
     write_atomically,
 )
-from fibecfed.methods import method_names, resolve, tuning
+from fibecfed.methods import resolve, tuning
 from fibecfed.runtime.assembly import Learner, describe_adapter, learner_of
 from fibecfed.runtime.flower import wire
 from fibecfed.runtime.flower.judging import counted, server_state
 from fibecfed.runtime.flower.own_data import UnknownLabels, labels_of, own_data
 from fibecfed.runtime.flower.resending import Held, Lacking
-from fibecfed.runtime.handshake import Description, describe, differences
+from fibecfed.runtime.handshake import Description, describe, differences, method_difference
 from fibecfed.training import DeviceFailed
 from fibecfed.tuning import put_tensors, save_adapter
 
@@ -108,6 +108,9 @@ class DeviceServer:
 
     def _join(self, request: Request) -> Reply:
         run, settings = request.address.run, request.info["settings"]
+        server = Description.of(request.info["server"])
+        if (differs := method_difference(server, str(settings["method"]))) is not None:
+            raise Refused(differs)
         folder = self._of(run)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "settings.json", json.dumps(settings).encode())
@@ -117,7 +120,7 @@ class DeviceServer:
         address = dataclasses.replace(request.address, device=self._config.device)
         assert self._learner is not None
         mine = describe(self._learner, site.data.task.labels)
-        if found := differences(Description.of(request.info["server"]), mine):
+        if found := differences(server, mine):
             raise Refused(" ".join(found))
         train, held_out = len(site.data.train), len(site.data.held_out)
         self._report(f"Joined run {run} with {train} training and {held_out} held-out examples.")
@@ -142,10 +145,6 @@ class DeviceServer:
             raise Refused("it has not joined this run")
         told = json.loads(path.read_text())
         config = build_config(self._config.apply(told))
-        if config.method not in method_names():
-            raise Refused(
-                f"it has no method '{config.method}'; install the package that brings it there, in the server's version"
-            )
         self._run = self._site = self._learner = None  # one backbone at a time
         self._learner = learner_of(resolve(config), len(labels_of(config)))
         store = DiskStore(self._of(run) / "states", run)

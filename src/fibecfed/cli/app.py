@@ -264,12 +264,16 @@ def config(
     section: Annotated[
         str | None, typer.Argument(metavar="[SECTION]", help="Only this one, such as data or lora.", show_default=False)
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The settings that this method brings itself.", show_default=False),
+    ] = None,
 ) -> None:
     """Print every configuration key with its default and meaning; redirected, as a YAML file."""
     with explained():
         from fibecfed.cli.config_command import show_config
 
-        show_config(section, console)
+        show_config(section, console, method)
 
 
 app.add_typer(flower_app, name="flower")

@@ -7,7 +7,7 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
-from fibecfed.config import Key, keys, nearest_hint, section_meanings
+from fibecfed.config import Config, Key, keys, nearest_hint, section_meanings, settings_section
 from fibecfed.config.reading import NUMBER_RULE, Dumper
 from fibecfed.errors import InputError
 from fibecfed.screen import say
@@ -20,21 +20,23 @@ _RULES = (
 )
 
 
-def show_config(section: str | None, console: Console) -> None:
+def show_config(section: str | None, console: Console, method: str | None = None) -> None:
     """Print the settings of a section such as data or data.partition, or one setting; None: all.
 
-    Raises InputError, naming the nearest, where there is none of that name.
+    Of a ``method`` only those that it brings itself. Raises InputError, naming the nearest, where there is none of
+    that name, and for a method that brings no settings.
     """
-    chosen = [key for key in keys() if section is None or f"{key.name}.".startswith(f"{section}.")]
+    whole = Config if method is None else _whole(method)
+    chosen = [key for key in keys(whole) if section is None or f"{key.name}.".startswith(f"{section}.")]
     if not chosen:
-        known = [*section_meanings(), *(key.name for key in keys())]
+        known = [*section_meanings(whole), *(key.name for key in keys(whole))]
         raise InputError(f"There is no section or key '{section}'.{nearest_hint(str(section), known)}")
     if not console.is_terminal:
-        for line in _as_yaml(chosen):
+        for line in _as_yaml(chosen, whole):
             say(console, line)
         return
     console.print(_MARKS)
-    for key, opened in _with_sections(chosen):
+    for key, opened in _with_sections(chosen, whole):
         for name, meaning in opened:
             console.print(Text(f"\n{name}", "bold underline") + Text(f"  {meaning}", "not bold not underline"))
         choices = f"  ({key.choices})" if key.choices else ""
@@ -46,11 +48,23 @@ def show_config(section: str | None, console: Console) -> None:
         console.print(rule)
 
 
-def _as_yaml(chosen: list[Key]) -> Iterator[str]:
+def _whole(method: str) -> type:
+    """What the settings of a method are keys of."""
+    from fibecfed.methods import method_class  # imports torch, which nothing else here needs
+
+    settings = method_class(method).settings
+    if settings is None:
+        raise InputError(
+            f"method={method} brings no settings of its own; `fibecfed config` lists those of all methods."
+        )
+    return settings_section(settings)
+
+
+def _as_yaml(chosen: list[Key], whole: type) -> Iterator[str]:
     """A configuration file with these defaults."""
     for rule in (_MARKS, *_RULES):
         yield from _comment(rule, "")
-    for key, opened in _with_sections(chosen):
+    for key, opened in _with_sections(chosen, whole):
         for name, meaning in opened:
             indent = "  " * name.count(".")
             yield ""
@@ -73,9 +87,9 @@ def _value(key: Key) -> str:
     return str(text).strip()[1:-1]
 
 
-def _with_sections(chosen: list[Key]) -> Iterator[tuple[Key, list[tuple[str, str]]]]:
+def _with_sections(chosen: list[Key], whole: type) -> Iterator[tuple[Key, list[tuple[str, str]]]]:
     """Each key with the sections, by name and meaning, that begin with it."""
-    meanings = section_meanings()
+    meanings = section_meanings(whole)
     seen: set[str] = set()
     for key in chosen:
         parts = key.name.split(".")[:-1]

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from fibecfed.methods import METHODS
+from fibecfed.methods import METHODS, FederatedAveraging, usable_methods
 from fibecfed.runs.estimate import Round
 
 _WIDEST = 10_000  # columns; room enough to see how wide a table would like to be
@@ -21,8 +21,11 @@ Rounds = Mapping[str, Round | str]  # of each method: what a round takes, or why
 
 def show_methods(rounds: Rounds | None, note: str, console: Console, errors: Console) -> None:
     """The methods and a note on them; in a pipe the note goes to the error output."""
+    methods, troubles = usable_methods()
+    for trouble in troubles:
+        errors.print(trouble, soft_wrap=True, markup=False)
     if console.is_terminal:
-        console.print(MethodsTable(rounds))
+        console.print(MethodsTable(rounds, methods))
         console.print(note, soft_wrap=True)
         return
     heads = ["method", "source", "trains", "sends"]
@@ -30,7 +33,7 @@ def show_methods(rounds: Rounds | None, note: str, console: Console, errors: Con
         heads += [head.replace(" ", "_") for head in (*_NUMBERS, "refused")]
     writer = csv.writer(sys.stdout, delimiter="\t", lineterminator="\n")
     writer.writerow(heads)
-    for name, method in METHODS.items():
+    for name, method in methods.items():
         row = [name, method.paper, method.trains, method.sends]
         if rounds is not None:
             found = rounds[name]
@@ -50,15 +53,16 @@ def _numbers(found: Round | str | None) -> list[int] | None:
 class MethodsTable:
     """The registry; with ``rounds``, what a round of each takes, or why the method cannot be had."""
 
-    def __init__(self, rounds: Rounds | None = None) -> None:
+    def __init__(self, rounds: Rounds | None = None, methods: Mapping[str, type[FederatedAveraging]] = METHODS) -> None:
         self._rounds = rounds
+        self._methods = methods
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         table = self._table()
         if Measurement.get(console, options.update(width=_WIDEST), table).maximum <= options.max_width:
             yield table
             return
-        for name, method in METHODS.items():
+        for name, method in self._methods.items():
             yield Text(name, "bold") + Text(f"  {method.paper}", "not bold")
             found = None if self._rounds is None else self._rounds[name]
             for line in self._about(found, method.trains, method.sends):
@@ -78,7 +82,7 @@ class MethodsTable:
             table.add_column(column)
         for column in _NUMBERS if self._rounds else ():
             table.add_column(column.replace(" ", "\n", 1) if "param" in column else column, justify="right")
-        for name, method in METHODS.items():
+        for name, method in self._methods.items():
             found = None if self._rounds is None else self._rounds[name]
             cells = [method.paper, found if isinstance(found, str) else method.trains, method.sends]
             table.add_row(name, *cells, *(f"{number:,}" for number in _numbers(found) or ()))

@@ -16,7 +16,7 @@ from fibecfed.commands import command_line
 from fibecfed.config import Config
 from fibecfed.errors import InputError
 from fibecfed.federation import ServerState
-from fibecfed.methods import METHODS
+from fibecfed.methods import usable_methods
 from fibecfed.runs.estimate import Round, estimate, ordinary_round
 from fibecfed.runs.evaluate_run import evaluate_run
 from fibecfed.runs.run import RunResult, resume, run
@@ -111,7 +111,7 @@ def rounds_of_methods(config: Config) -> dict[str, Round | str]:
     Raises InputError if none can.
     """
     found: dict[str, Round | str] = {}
-    for name in METHODS:
+    for name in usable_methods()[0]:
         try:
             experiment = assemble(dataclasses.replace(config, method=name))
             found[name] = dataclasses.replace(ordinary_round(experiment), job=None)  # its tensors are large

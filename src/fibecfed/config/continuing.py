@@ -38,6 +38,7 @@ COURSE = (
     "runtime.device_states",
 )
 _SHOWN = 5  # differences that are named
+_OWN = "settings."  # what a method brings itself: whatever its keys are, each that differs counts
 _SPLIT = "evaluation.split"
 
 
@@ -80,11 +81,12 @@ def changes(before: Mapping[str, Any], config: Config) -> list[Change]:
 
     A key that an earlier version did not know had its default then; one that is not known any more does not count.
     """
-    unset = dotted(Config())
+    unset, now = dotted(Config()), dotted(config)
+    now |= {key: None for key in before if key.startswith(_OWN) and key not in now}
     return [
-        Change(key, before.get(key, unset[key]), value)
-        for key, value in dotted(config).items()
-        if value != before.get(key, unset[key])
+        Change(key, before.get(key, unset.get(key)), value)
+        for key, value in now.items()
+        if value != before.get(key, unset.get(key))
     ]
 
 

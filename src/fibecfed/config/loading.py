@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from fibecfed.config.not_offered import not_offered
 from fibecfed.config.reading import NUMBER_RULE, Dumper, number, read
@@ -38,7 +39,9 @@ class Key:
 
 
 def _sections(cls: type) -> dict[str, type]:
-    return {f.name: typing.cast(type, f.type) for f in dataclasses.fields(cls) if dataclasses.is_dataclass(f.type)}
+    fields = cls.__pydantic_fields__  # type: ignore[attr-defined]
+    found = {name: info.annotation for name, info in fields.items()}
+    return {name: typing.cast(type, kind) for name, kind in found.items() if dataclasses.is_dataclass(kind)}
 
 
 def keys(cls: type = Config, prefix: str = "") -> Iterator[Key]:
@@ -176,7 +179,7 @@ def split_arguments(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
     settings: list[str] = []
     for argument in arguments:
         name, equals, _ = argument.partition("=")
-        known = any(f"{k.name}.".startswith(f"{name.strip()}.") for k in keys())
+        known = name.startswith("settings.") or any(f"{k.name}.".startswith(f"{name.strip()}.") for k in keys())
         is_file = not equals or "/" in name or os.sep in name or (not known and Path(argument).is_file())
         (files if is_file else settings).append(argument)
     return files, settings
@@ -194,13 +197,32 @@ def load_config(path: Path | str | None = None, overrides: Iterable[str] = (), *
 
 def build_config(content: Mapping[str, Any]) -> Config:
     """A checked Config from nested mappings; see ``load_config`` for errors."""
-    check_keys(content, Config)
+    return typing.cast(Config, _checked(content, Config, _ADAPTER))
+
+
+def build_settings(content: Mapping[str, Any], cls: type) -> Any:
+    """A checked instance of ``cls``, a pydantic dataclass that a method brings, from what `settings` says.
+
+    See ``load_config`` for errors.
+    """
+    whole = settings_section(cls)
+    return _checked({"settings": content}, whole, TypeAdapter(whole)).settings
+
+
+def settings_section(cls: type) -> type:
+    """A configuration that has nothing but ``cls`` as its section `settings`, so that keys are named as users know."""
+    field = ("settings", cls, dataclasses.field(default_factory=cls))
+    return pydantic_dataclass(dataclasses.make_dataclass("Whole", [field]))
+
+
+def _checked(content: Mapping[str, Any], cls: type, adapter: TypeAdapter[Any]) -> Any:
+    check_keys(content, cls)
     try:
-        return _ADAPTER.validate_python(with_numbers(content, Config))
+        return adapter.validate_python(with_numbers(content, cls))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         location = ".".join(str(part) for part in first["loc"] if isinstance(part, str))
-        name = next((k.name for k in keys() if location == k.name or location.startswith(k.name + ".")), location)
+        name = next((k.name for k in keys(cls) if location == k.name or location.startswith(k.name + ".")), location)
         hint = not_offered(first["input"]) if isinstance(first["input"], str) else ""
         raise InputError(f"Key '{name}' cannot be {first['input']!r}: {first['msg']}.{hint}") from None
 
@@ -263,8 +285,11 @@ def nearest_hint(name: str, known: Iterable[str]) -> str:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The configuration as nested plain values."""
-    return dataclasses.asdict(config)
+    """The configuration as nested plain values; without ``settings`` where none are said."""
+    content = dataclasses.asdict(config)
+    if not config.settings:  # so that files and hashes are those from before this key
+        del content["settings"]
+    return content
 
 
 def to_yaml(config: Config, header: str = "") -> str:

@@ -6,7 +6,7 @@
 import itertools
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -326,6 +326,11 @@ class Config:
     sparse: SparseConfig = Field(default_factory=SparseConfig)
     delta: DeltaConfig = Field(default_factory=DeltaConfig)
     adalora: AdaLoraConfig = Field(default_factory=AdaLoraConfig)
+    settings: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What a method that brings its own settings is told, such as one of another package; "
+        "`fibecfed config --method NAME` lists them.",
+    )
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     cost: CostConfig = Field(default_factory=CostConfig)
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)

@@ -30,7 +30,7 @@ from fibecfed.flower.resending import Held, Lacking
 from fibecfed.methods import resolve, tuning
 from fibecfed.runtime.assembly import Learner, learner_of
 from fibecfed.runtime.experiment import describe_adapter
-from fibecfed.runtime.handshake import Description, describe, differences
+from fibecfed.runtime.handshake import Description, describe, differences, method_difference
 from fibecfed.training import DeviceFailed
 from fibecfed.tuning import put_tensors, save_adapter
 
@@ -109,6 +109,9 @@ class DeviceServer:
 
     def _join(self, request: Request) -> Reply:
         run, settings = request.address.run, request.info["settings"]
+        server = Description.of(request.info["server"])
+        if (differs := method_difference(server, str(settings["method"]))) is not None:
+            raise Refused(differs)
         folder = self._of(run)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "settings.json", json.dumps(settings).encode())
@@ -118,7 +121,7 @@ class DeviceServer:
         address = dataclasses.replace(request.address, device=self._config.device)
         assert self._learner is not None
         mine = describe(self._learner, site.data.task.labels)
-        if found := differences(Description.of(request.info["server"]), mine):
+        if found := differences(server, mine):
             raise Refused(" ".join(found))
         train, held_out = len(site.data.train), len(site.data.held_out)
         self._report(f"Joined run {run} with {train} training and {held_out} held-out examples.")

@@ -1,4 +1,4 @@
-"""The methods by name. To add one, write a file with a class and list it here."""
+"""The methods by name. To add one, write a file with a class beside this one; docs/writing-a-method.md shows how."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,88 +6,45 @@ from typing import Any
 
 from fibecfed.config import Config, build_config, merge, nearest_hint, not_offered, to_dict
 from fibecfed.errors import InputError
-from fibecfed.methods.adalora import AdaLora
-from fibecfed.methods.adapter import Adapter
 from fibecfed.methods.base import FederatedAveraging
-from fibecfed.methods.centralized_lora import CentralizedLora
-from fibecfed.methods.controls import (
-    DeviceMajority,
-    FedavgFinetune,
-    FedavgPrior,
-    LocalHead,
-    LossOrder,
-    RandomPace,
-    RandomSubset,
-    RidgeHead,
-)
-from fibecfed.methods.delta_lora import DeltaLora
-from fibecfed.methods.fedalt import FedAlt
-from fibecfed.methods.fedprox import FedProx
-from fibecfed.methods.fedsa_lora import FedsaLora
-from fibecfed.methods.ffa_lora import FfaLora
-from fibecfed.methods.fibecfed import FibecFed
-from fibecfed.methods.local_only import LocalOnly
-from fibecfed.methods.momd import Momd
-from fibecfed.methods.moms_adamd import MomsAdamd
-from fibecfed.methods.prompts import (
-    AttentivePromptTuning,
-    FedPrompt,
-    InstancePromptTuning,
-    LatePromptTuning,
-    PromptTuning,
-    PTuningV2,
-)
+from fibecfed.methods.inside import inside
+from fibecfed.methods.outside import load, outside_names, package_of
+from fibecfed.methods.own_settings import own_settings
 from fibecfed.methods.rounds import settled_by_rounds
-from fibecfed.methods.short_first import SequenceLengthWarmUp, Shortformer
-from fibecfed.methods.slora import SLora
 from fibecfed.methods.tuning_of import tuning_of
-from fibecfed.methods.voc import Voc
 from fibecfed.tuning import TUNINGS, Tuning
 
-METHODS: dict[str, type[FederatedAveraging]] = {
-    m.name: m
-    for m in (
-        FibecFed,
-        FederatedAveraging,
-        CentralizedLora,
-        LocalOnly,
-        DeviceMajority,
-        RidgeHead,
-        FedavgPrior,
-        LocalHead,
-        FedavgFinetune,
-        RandomPace,
-        RandomSubset,
-        LossOrder,
-        Momd,
-        MomsAdamd,
-        FedAlt,
-        FfaLora,
-        FedsaLora,
-        FedProx,
-        Voc,
-        SequenceLengthWarmUp,
-        Shortformer,
-        SLora,
-        DeltaLora,
-        Adapter,
-        PromptTuning,
-        FedPrompt,
-        PTuningV2,
-        LatePromptTuning,
-        InstancePromptTuning,
-        AttentivePromptTuning,
-        AdaLora,
-    )
-}
+METHODS: dict[str, type[FederatedAveraging]] = inside()  # this package's own
+
+
+def method_names() -> list[str]:
+    """Every name that `method` can have: this package's own in their order, then those of other packages."""
+    return [*METHODS, *(name for name in outside_names() if name not in METHODS)]
 
 
 def method_class(name: str) -> type[FederatedAveraging]:
-    """The method of that name. Raises InputError naming the nearest known one."""
-    if name not in METHODS:
-        hint = not_offered(name) + nearest_hint(name, METHODS)
-        raise InputError(f"Unknown method '{name}' (key 'method').{hint} Known: {', '.join(METHODS)}.")
-    return METHODS[name]
+    """The method of that name, of this package or another.
+
+    Raises InputError naming the nearest known one, or for a package whose method cannot be used.
+    """
+    found = load(name, name in METHODS) or METHODS.get(name)
+    if found is None:
+        known = method_names()
+        hint = not_offered(name) + nearest_hint(name, known)
+        raise InputError(f"Unknown method '{name}' (key 'method').{hint} Known: {', '.join(known)}.")
+    return found
+
+
+def usable_methods() -> tuple[dict[str, type[FederatedAveraging]], list[str]]:
+    """Every method that can be used, and a sentence for each that cannot; imports all other packages' methods."""
+    found: dict[str, type[FederatedAveraging]] = {}
+    troubles: list[str] = []
+    for name in method_names():
+        try:
+            found[name] = method_class(name)
+        except InputError as error:
+            troubles.append(str(error))
+    return found, troubles
 
 
 _OFF: dict[str, dict[str, Any]] = {
@@ -110,7 +67,10 @@ def resolve(config: Config) -> Config:
     method = method_class(config.method)
     content: dict[str, Any] = to_dict(config)
     _refuse_unused(config.method, content)
+    own = own_settings(config, method)
     changes: dict[str, Any] = {"tuning": tuning_of(config, method)}
+    if own is not None:
+        changes["settings"] = dataclasses.asdict(own)
     for section, keys in merge(_OFF, method.parts).items():
         left = {key: value for key, value in keys.items() if content[section][key] is None}
         changes[section] = left
@@ -131,11 +91,22 @@ def in_use(config: Config) -> Config:
 def _refuse_unused(name: str, content: Mapping[str, Any]) -> None:
     """A setting that this method would silently pass over is a mistake."""
     defaults = to_dict(Config())
-    for section in sorted(set().union(*(m.sections for m in METHODS.values())) - METHODS[name].sections):
+    for section in sorted(set().union(*(m.sections for m in METHODS.values())) - method_class(name).sections):
         changed = [key for key, value in content[section].items() if value != defaults[section][key]]
         if changed:
             users = ", ".join(m for m, cls in METHODS.items() if section in cls.sections)
             raise InputError(f"method={name} does not use {section}.{changed[0]}; it is a setting of {users}.")
 
 
-__all__ = ["METHODS", "FederatedAveraging", "in_use", "method_class", "resolve", "settled_by_rounds", "tuning"]
+__all__ = [
+    "METHODS",
+    "FederatedAveraging",
+    "in_use",
+    "method_class",
+    "method_names",
+    "package_of",
+    "resolve",
+    "settled_by_rounds",
+    "tuning",
+    "usable_methods",
+]

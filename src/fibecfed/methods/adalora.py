@@ -147,6 +147,7 @@ class AdaLora(FederatedAveraging):
     """
 
     name: ClassVar[str] = "adalora"
+    place: ClassVar[int] = 310
     paper: ClassVar[str] = "Zhang et al. 2023"
     trains: ClassVar[str] = "P Lambda Q of every layer, ever fewer triplets, and the head"
     sends: ClassVar[str] = "the triplets that are left, and the head; their importance"

@@ -17,6 +17,7 @@ class Adapter(FederatedAveraging):
     """FedAvg over bottleneck adapters, the layers' normalisations and the head."""
 
     name: ClassVar[str] = "adapter"
+    place: ClassVar[int] = 240
     paper: ClassVar[str] = "Houlsby et al. 2019"
     trains: ClassVar[str] = "two bottleneck adapters and the LayerNorms of every layer, and the head"
     tuning: ClassVar[str] = "adapter"

@@ -8,6 +8,7 @@ from torch import Tensor
 from fibecfed.config import Config
 from fibecfed.errors import InputError
 from fibecfed.federation import Device, ServerState, Site, Stage
+from fibecfed.methods.own_settings import own_settings
 from fibecfed.methods.stages import Statistics, Train, summed
 from fibecfed.tasks.classification import HEAD_WEIGHT, sum_shapes
 from fibecfed.tuning import Layout
@@ -23,6 +24,7 @@ class FederatedAveraging:
     """
 
     name: ClassVar[str] = "fedavg-lora"
+    place: ClassVar[int] = 20  # in listings; a class that says none of its own comes last, by name
     paper: ClassVar[str] = "McMahan et al. 2017; Hu et al. 2021"
     trains: ClassVar[str] = "LoRA of every layer, and the head"
     sends: ClassVar[str] = "all of it, both ways, every round"
@@ -34,11 +36,13 @@ class FederatedAveraging:
     parts: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # what keys left to the method stand for
     takes_parts: ClassVar[bool] = False  # whether curriculum.* and sharing.* mean anything
     sections: ClassVar[frozenset[str]] = frozenset()  # of the configuration, that only some methods use
+    settings: ClassVar[type[Any] | None] = None  # a pydantic dataclass: the keys under `settings`, all with defaults
     round_stage: ClassVar[type[Train]] = Train  # what happens in a round
 
     def __init__(self, config: Config, layout: Layout) -> None:
         self.config = config
         self.layout = layout
+        self.own: Any = own_settings(config, type(self))  # an instance of ``settings``
         self.keeps_device_state = False  # devices have models of their own
         self.keeps_local = False  # because a round trains parameters that do not travel
         asked = config.curriculum.score not in (None, "none") or config.sharing.layers not in (None, "all")

@@ -28,6 +28,7 @@ class RandomPace(FibecFed):
     """fedavg-lora on FibecFed's pacing over one random nested order."""
 
     name: ClassVar[str] = "random-pace"
+    place: ClassVar[int] = 100
     paper: ClassVar[str] = "control"
     trains: ClassVar[str] = "as fedavg-lora, on a growing random part"
     sends: ClassVar[str] = "as fedavg-lora"
@@ -38,6 +39,7 @@ class RandomSubset(FibecFed):
     """fedavg-lora on as many examples as FibecFed, drawn afresh each round."""
 
     name: ClassVar[str] = "random-subset"
+    place: ClassVar[int] = 110
     paper: ClassVar[str] = "control"
     trains: ClassVar[str] = "as fedavg-lora, on a growing part drawn anew each round"
     sends: ClassVar[str] = "as fedavg-lora"
@@ -51,6 +53,7 @@ class LossOrder(FibecFed):
     """fedavg-lora with a curriculum by loss instead of Fisher information."""
 
     name: ClassVar[str] = "loss-order"
+    place: ClassVar[int] = 120
     paper: ClassVar[str] = "control"
     trains: ClassVar[str] = "as fedavg-lora, on a growing part of low loss"
     sends: ClassVar[str] = "as fedavg-lora"
@@ -61,6 +64,7 @@ class LocalHead(FibecFed):
     """fedavg-lora whose head stays on its device."""
 
     name: ClassVar[str] = "fedavg+local-head"
+    place: ClassVar[int] = 80
     paper: ClassVar[str] = "control"
     trains: ClassVar[str] = "as fedavg-lora"
     sends: ClassVar[str] = "LoRA of every layer; the head stays"
@@ -74,6 +78,7 @@ class RidgeHead(FederatedAveraging):
     """A head solved in closed form on the frozen backbone from one exchange; no rounds."""
 
     name: ClassVar[str] = "ridge-head"
+    place: ClassVar[int] = 60
     paper: ClassVar[str] = "control"
     trains: ClassVar[str] = "nothing; the server solves the head"
     sends: ClassVar[str] = "feature sums, once"
@@ -91,6 +96,7 @@ class FedavgPrior(FederatedAveraging):
     """fedavg-lora, its logits corrected on each device by log(pi_k / pi); nothing is trained for it."""
 
     name: ClassVar[str] = "fedavg+prior"
+    place: ClassVar[int] = 70
     paper: ClassVar[str] = "control"
     sends: ClassVar[str] = "as fedavg-lora; label counts once"
     own_parameters: ClassVar[tuple[str, ...]] = (HEAD_BIAS,)
@@ -120,6 +126,7 @@ class FedavgFinetune(FederatedAveraging):
     """fedavg-lora, then every device trains the final model on its own data once and keeps it."""
 
     name: ClassVar[str] = "fedavg+finetune"
+    place: ClassVar[int] = 90
     paper: ClassVar[str] = "control"
     trains: ClassVar[str] = "as fedavg-lora; at the end every device its own copy"
 
@@ -157,6 +164,7 @@ class DeviceMajority(FederatedAveraging):
     """Each device always says its most frequent label, the server everybody's."""
 
     name: ClassVar[str] = "device-majority"
+    place: ClassVar[int] = 50
     paper: ClassVar[str] = "control"
     trains: ClassVar[str] = "nothing"
     sends: ClassVar[str] = "label counts, once"

@@ -63,6 +63,7 @@ class DeltaLora(FederatedAveraging):
     """
 
     name: ClassVar[str] = "delta-lora"
+    place: ClassVar[int] = 230
     paper: ClassVar[str] = "Zi et al. 2023"
     trains: ClassVar[str] = "as fedavg-lora; the weights under LoRA move along"
     sends: ClassVar[str] = "as fedavg-lora; down also LoRA as it was when the weights began to move"

@@ -45,6 +45,7 @@ class FedAlt(FederatedAveraging):
     """
 
     name: ClassVar[str] = "fedalt"
+    place: ClassVar[int] = 150
     paper: ClassVar[str] = "Pillutla et al. 2022"
     trains: ClassVar[str] = "the upper layers' LoRA on each device for itself, then the rest"
     sends: ClassVar[str] = "LoRA of the lower layers, and the head"

@@ -30,6 +30,7 @@ class FedProx(FederatedAveraging):
     """
 
     name: ClassVar[str] = "fedprox"
+    place: ClassVar[int] = 180
     paper: ClassVar[str] = "Li et al. 2020"
     trains: ClassVar[str] = "as fedavg-lora, pulled towards the received model"
     sends: ClassVar[str] = "as fedavg-lora"

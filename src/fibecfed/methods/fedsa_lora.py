@@ -17,6 +17,7 @@ class FedsaLora(FederatedAveraging):
     """
 
     name: ClassVar[str] = "fedsa-lora"
+    place: ClassVar[int] = 170
     paper: ClassVar[str] = "Guo et al. 2024"
     trains: ClassVar[str] = "as fedavg-lora; LoRA B on each device for itself"
     sends: ClassVar[str] = "LoRA A and the head"

@@ -18,6 +18,7 @@ class FfaLora(FederatedAveraging):
     """
 
     name: ClassVar[str] = "ffa-lora"
+    place: ClassVar[int] = 160
     paper: ClassVar[str] = "Sun et al. 2024"
     trains: ClassVar[str] = "LoRA B of every layer, and the head; A is frozen"
     sends: ClassVar[str] = "LoRA B and the head"

@@ -34,6 +34,7 @@ class FibecFed(FederatedAveraging):
     """The method, each part of which a setting can switch off or replace (docs/method.md section 10)."""
 
     name: ClassVar[str] = "fibecfed"
+    place: ClassVar[int] = 10
     paper: ClassVar[str] = "EMNLP 2024, arXiv 2410.00131"
     trains: ClassVar[str] = "LoRA of the GAL and the head densely, rows of the other layers, on a growing easy part"
     sends: ClassVar[str] = "LoRA of the GAL and the head; layer scores once"

@@ -11,6 +11,7 @@ class LocalOnly(FederatedAveraging):
     """Nothing travels. Its global accuracy is the mean over the trained devices' models (docs/baselines.md)."""
 
     name: ClassVar[str] = "local-only"
+    place: ClassVar[int] = 40
     paper: ClassVar[str] = "control"
     trains: ClassVar[str] = "LoRA of every layer, and the head, on each device alone"
     sends: ClassVar[str] = "nothing"

@@ -15,6 +15,7 @@ class Momd(FederatedAveraging):
     """
 
     name: ClassVar[str] = "momd"
+    place: ClassVar[int] = 130
     paper: ClassVar[str] = "Che et al. 2023 (baseline of FedPepTAO)"
     trains: ClassVar[str] = "as fedavg-lora, by SGD with momentum"
     sends: ClassVar[str] = "as fedavg-lora"

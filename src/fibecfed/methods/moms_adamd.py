@@ -36,6 +36,7 @@ class MomsAdamd(FederatedAveraging):
     """
 
     name: ClassVar[str] = "moms-adamd"
+    place: ClassVar[int] = 140
     paper: ClassVar[str] = "Che et al. 2023 (baseline of FedPepTAO); Hsu et al. 2019"
     trains: ClassVar[str] = "as fedavg-lora"
     sends: ClassVar[str] = "as fedavg-lora; momentum stays on the server"

@@ -21,6 +21,7 @@ class PromptTuning(FederatedAveraging):
     """
 
     name: ClassVar[str] = "prompt-tuning"
+    place: ClassVar[int] = 250
     paper: ClassVar[str] = "Lester et al. 2021"
     trains: ClassVar[str] = "a soft prompt that starts at words of the vocabulary, and the head"
     tuning: ClassVar[str] = "prompt"
@@ -35,6 +36,7 @@ class FedPrompt(FederatedAveraging):
     """
 
     name: ClassVar[str] = "fedprompt"
+    place: ClassVar[int] = 260
     paper: ClassVar[str] = "Zhao et al. 2023"
     trains: ClassVar[str] = "a soft prompt that starts at random, and the head"
     tuning: ClassVar[str] = "prompt"
@@ -48,6 +50,7 @@ class PTuningV2(FederatedAveraging):
     """
 
     name: ClassVar[str] = "p-tuning-v2"
+    place: ClassVar[int] = 270
     paper: ClassVar[str] = "Liu et al. 2022 (P-tuning v2)"
     trains: ClassVar[str] = "a prefix of keys and values in every layer, and the head"
     tuning: ClassVar[str] = "prefix"
@@ -62,6 +65,7 @@ class LatePromptTuning(FederatedAveraging):
     """
 
     name: ClassVar[str] = "lpt"
+    place: ClassVar[int] = 280
     paper: ClassVar[str] = "Liu et al. 2022 (late prompt tuning)"
     trains: ClassVar[str] = "a network that makes a prompt for the upper layers, and the head"
     tuning: ClassVar[str] = "late-prompt"
@@ -75,6 +79,7 @@ class InstancePromptTuning(FederatedAveraging):
     """
 
     name: ClassVar[str] = "idpg"
+    place: ClassVar[int] = 290
     paper: ClassVar[str] = "Wu et al. 2022"
     trains: ClassVar[str] = "a network that makes a prompt for each text, and the head"
     tuning: ClassVar[str] = "instance-prompt"
@@ -89,6 +94,7 @@ class AttentivePromptTuning(FederatedAveraging):
     """
 
     name: ClassVar[str] = "attempt"
+    place: ClassVar[int] = 300
     paper: ClassVar[str] = "Asai et al. 2022"
     trains: ClassVar[str] = "a prompt, and its mixture with frozen source prompts, and the head"
     tuning: ClassVar[str] = "attentive-prompt"

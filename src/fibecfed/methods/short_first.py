@@ -109,6 +109,7 @@ class SequenceLengthWarmUp(FederatedAveraging):
     """
 
     name: ClassVar[str] = "slw"
+    place: ClassVar[int] = 200
     paper: ClassVar[str] = "Li et al. 2022"
     trains: ClassVar[str] = "as fedavg-lora, on texts cut to a growing length"
     sends: ClassVar[str] = "as fedavg-lora; how many tokens were cut"
@@ -144,6 +145,7 @@ class Shortformer(SequenceLengthWarmUp):
     """
 
     name: ClassVar[str] = "shortformer"
+    place: ClassVar[int] = 210
     paper: ClassVar[str] = "Press et al. 2021"
     trains: ClassVar[str] = "as fedavg-lora, on short texts first"
     round_stage: ClassVar[type[_CutTexts]] = _ShortThenWhole

@@ -34,6 +34,7 @@ class SLora(FederatedAveraging):
     """
 
     name: ClassVar[str] = "slora"
+    place: ClassVar[int] = 220
     paper: ClassVar[str] = "Babakniya et al. 2023"
     trains: ClassVar[str] = "first a sparse part of the backbone's weights, then LoRA, always the head"
     sends: ClassVar[str] = "first the sparse values, then LoRA, always the head"

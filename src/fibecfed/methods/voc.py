@@ -20,6 +20,7 @@ class Voc(FibecFed):
     """
 
     name: ClassVar[str] = "voc"
+    place: ClassVar[int] = 190
     paper: ClassVar[str] = "Platanios et al. 2019"
     trains: ClassVar[str] = "as fedavg-lora, on examples of frequent words first"
     sends: ClassVar[str] = "as fedavg-lora"

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fibecfed.config import Config
-from fibecfed.methods import METHODS
+from fibecfed.methods import method_class, method_names
 
 _POOLING = {
     "mean": 'mask = batch["attention_mask"].unsqueeze(-1)\nvector = (hidden * mask).sum(1) / mask.sum(1)',
@@ -164,5 +164,5 @@ def _numbers(config: Config, summary: Mapping[str, Any]) -> str:
 
 def global_name(method: str) -> str:
     """What the number called ``global`` is the accuracy of."""
-    mean = method in METHODS and METHODS[method].global_is_mean_of_devices
+    mean = method in method_names() and method_class(method).global_is_mean_of_devices
     return "the devices' models on all examples, in the mean" if mean else "the global model"

@@ -10,6 +10,7 @@ from itertools import zip_longest
 from typing import Any
 
 from fibecfed.config import WHERE, Config, dotted
+from fibecfed.methods import method_names, package_of
 from fibecfed.runtime.assembly import Learner
 from fibecfed.runtime.experiment import Experiment
 
@@ -30,6 +31,7 @@ class Description:
     tokenizer_sha256: str
     labels: tuple[str, ...]
     parameters: tuple[tuple[str, tuple[int, ...]], ...]  # name and shape of all that trains, in the order of the layout
+    package: str = ""  # that brings the method, with its version; "": fibecfed itself
 
     @property
     def config_hash(self) -> str:
@@ -39,6 +41,8 @@ class Description:
     def to_content(self) -> dict[str, Any]:
         """As JSON has it."""
         content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        if not self.package:
+            del content["package"]
         return content
 
     @staticmethod
@@ -51,6 +55,7 @@ class Description:
             tokenizer_sha256=str(content["tokenizer_sha256"]),
             labels=tuple(str(label) for label in content["labels"]),
             parameters=tuple((str(name), tuple(int(n) for n in shape)) for name, shape in content["parameters"]),
+            package=str(content.get("package", "")),
         )
 
 
@@ -63,6 +68,7 @@ def describe(process: Experiment | Learner, labels: Sequence[str]) -> Descriptio
         tokenizer_sha256=tokenizer_sha256(process.pretrained.tokenizer),
         labels=tuple(labels),
         parameters=tuple((p.name, p.shape) for p in process.layout),
+        package=package_of(process.config.method),
     )
 
 
@@ -101,6 +107,20 @@ def differences(server: Description, site: Description) -> list[str]:
     if len(found) > SHOWN:
         return [*found[:SHOWN], f"{len(found) - SHOWN} further differences are not shown; mend these first."]
     return found
+
+
+def method_difference(server: Description, name: str) -> str | None:
+    """Why a site cannot have the server's method, from what is installed here; imports nothing of another package."""
+    theirs = server.package or f"fibecfed {server.version}"
+    if name not in method_names():
+        return f"it has no method '{name}', which is of the package {theirs} at the server; install that there"
+    mine = package_of(name)
+    if mine != server.package:
+        return (
+            f"its method '{name}' is of the package {mine or 'fibecfed'}, the server's of {theirs}; install the "
+            "server's there"
+        )
+    return None
 
 
 def _settings(server: Description, site: Description) -> Iterator[str]:

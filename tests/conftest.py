@@ -79,6 +79,12 @@ def stand_in(request: pytest.FixtureRequest, bert: Path) -> Path | None:
     return bert if request.param == "tiny" else None
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are set up, and their files stay empty: to draw them takes a third of a tiny run."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
+
+
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny decoder: 2 layers, 16 wide."""

@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,13 +19,44 @@ os.environ.pop("COLUMNS", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_LONG = ("test_deployment.py", "test_readme.py", "test_smoke.py", "test_quickstart.py", "test_simulation.py")
+# The longest first. Dealt to the workers in turn, so that no process waits for another's long test at the end.
+_LONG = (
+    "test_deployment.py", "test_quickstart.py", "test_examples.py", "test_smoke.py", "test_scale.py", "test_readme.py",
+    "test_simulation.py",
+)  # fmt: skip
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Each worker starts with an equal part of the tests in their order; one that has none left takes from another.
+
+    xdist's own choice gives the first worker the first tests: all the long ones.
+    """
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side the long tests go first, so that no process waits for another's at the end."""
+    """Side by side every worker's part begins with long tests."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: item.path.name not in _LONG)
+        items[:] = _dealt(items, int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+
+
+def _dealt(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """The parts of the workers, one behind another and as long as the scheduler cuts them."""
+    rest = [item for item in items if item.path.name not in _LONG]
+    parts: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    for number, name in enumerate(_LONG):
+        parts[number % workers] += [item for item in items if item.path.name == name]
+    left = len(items)
+    for number, part in enumerate(parts):
+        more = max(0, left // (workers - number) - len(part))
+        part += rest[:more]
+        rest = rest[more:]
+        left -= len(part)
+    return [item for part in parts for item in part] + rest
 
 
 LABELS = ("billing", "delivery", "praise")
@@ -45,6 +77,12 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stand_in(request: pytest.FixtureRequest, bert: Path) -> Path | None:
     """The model that is put in MiniLM's place; None: none is."""
     return bert if request.param == "tiny" else None
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are set up, and their files stay empty: to draw them takes a third of a tiny run."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import fibecfed
 from fibecfed.cli.app import app
 from fibecfed.methods import METHODS
+from fibecfed.tuning import TUNINGS
 
 SHORT, LONG = "where is it", "the parcel never arrived and I want my money back, " * 3
 
@@ -39,9 +40,24 @@ def arguments(method: str, model: Path, data: Path, out: Path) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("texts", ["one text", "two texts"])
-@pytest.mark.parametrize("architecture", ["bert", "llama"])
-@pytest.mark.parametrize("method", METHODS)
+# Whether padding is read is up to the tuning: the first method of each sees every combination. All the others see both
+# architectures, and both one text and two.
+OF_A_TUNING = {method.tuning: name for name, method in reversed(METHODS.items())}
+COMBINATIONS = [
+    pytest.param(name, architecture, texts, id=f"{name}-{architecture}-{texts}")
+    for name in METHODS
+    for architecture in ("bert", "llama")
+    for texts in ("one text", "two texts")
+    if name in OF_A_TUNING.values() or (architecture == "bert") is (texts == "one text")
+]
+
+
+def test_every_tuning_is_one_whose_padding_is_tried() -> None:
+    assert set(OF_A_TUNING) == set(TUNINGS)
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(("method", "architecture", "texts"), COMBINATIONS)
 def test_it_trains_is_saved_and_reads_padding_as_nothing(
     method: str, architecture: str, texts: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

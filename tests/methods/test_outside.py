@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from fibecfed.runtime.flower import wire
-from fibecfed.runtime.flower.serving import DeviceServer
 from typer.testing import CliRunner
 
 import fibecfed
@@ -22,6 +20,8 @@ from fibecfed.cli.app import app
 from fibecfed.config import Config, DeviceConfig, build_config, changes, config_hash, dotted, to_dict
 from fibecfed.errors import InputError
 from fibecfed.federation import Address, Reply, Request, decode, encode
+from fibecfed.flower import wire
+from fibecfed.flower.serving import DeviceServer
 from fibecfed.methods import METHODS, method_class, resolve, usable_methods
 from fibecfed.results import RunDirectory
 from fibecfed.runtime.handshake import Description

@@ -210,13 +210,6 @@ def test_the_validation_part_can_be_the_one_that_is_judged_on() -> None:
     assert np.array_equal(tested.validation.ids, data.validation.ids)
 
 
-def test_proportions_are_smoothed() -> None:
-    data = built(load_config(data={"partition": {"alpha": 0.05}}))
-    for device in (0, 7):
-        counts = np.bincount(data.train.labels[data.devices.indices(device)], minlength=8)
-        assert data.proportions(device) == pytest.approx([(n + 1) / (counts.sum() + 8) for n in counts])
-
-
 def test_everything_to_one_device() -> None:
     config = load_config()
     splits = load_splits(config)

@@ -53,13 +53,13 @@ def test_every_control_runs_writes_and_evaluates_again(small: Config, tmp_path: 
 def test_the_majority_is_counted(small: Config) -> None:
     experiment, result = watched(changed(small, method="device-majority"))
     data = experiment.data
-    held_out = data.held_out.labels
-    most = np.bincount(data.train.labels).argmax()
+    held_out = data.held_out.targets
+    most = np.bincount(data.train.targets).argmax()
     assert result.summary["accuracy"]["global"] == pytest.approx((held_out == most).mean())
     right = 0
     for device in range(data.devices.devices):
         mine = data.held_out_owners.indices(device)
-        right += (held_out[mine] == np.bincount(data.train.labels[data.devices.indices(device)]).argmax()).sum()
+        right += (held_out[mine] == np.bincount(data.train.targets[data.devices.indices(device)]).argmax()).sum()
     assert result.summary["accuracy"]["personalized"] == pytest.approx(right / len(held_out))
     assert result.summary["rounds"] == 0
     assert result.summary["examples_trained"] == 0
@@ -77,7 +77,7 @@ def test_the_prior_is_fedavg_with_a_moved_bias(small: Config) -> None:
     assert all(torch.equal(corrected.state.tensors[n], t) for n, t in plain.state.tensors.items())
     for before, after in zip(plain.metrics, corrected.metrics, strict=True):
         assert after["accuracy_global"] == before["accuracy_global"]
-    method, everyone = experiment.method, np.bincount(experiment.data.train.labels, minlength=3)
+    method, everyone = experiment.method, np.bincount(experiment.data.train.targets, minlength=3)
     for number in range(6):
         device = Device(experiment.site, number, 0)
         moved = method.personal(device, corrected.state)[HEAD_BIAS] - corrected.state.tensors[HEAD_BIAS]

@@ -32,7 +32,7 @@ def everything(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
     data = experiment.data
     with torch.no_grad():
         rows = [experiment.model.features(data.train.batch(np.array([i])))[0] for i in range(len(data.train))]
-    return torch.stack(rows).double().numpy(), np.eye(data.task.outputs)[data.train.labels]
+    return torch.stack(rows).double().numpy(), np.eye(data.task.outputs)[data.train.targets]
 
 
 def test_the_ridge_head_is_the_one_solved_on_all_data(small: Config) -> None:

@@ -42,7 +42,7 @@ class _Introduction(Callback):
                 f"({found['tokens_cut']} tokens lost); {remedy}.",
                 highlight=False,
             )
-        self.console.print(partition_table(data.devices, data.train.labels, data.task.labels))
+        self.console.print(partition_table(data.devices, data.train.groups, data.task.output_names))
         if state.round:
             self.console.print(f"Going on after round {state.round}.", highlight=False)
 

@@ -1,6 +1,6 @@
 """From a configuration to everything a run in this process needs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from fibecfed.models import Pretrained, load_pretrained
 from fibecfed.runtime.evaluation import Evaluation, ResidentEvaluator
 from fibecfed.runtime.in_process import InProcessTransport
 from fibecfed.seeding import torch_seed
+from fibecfed.tasks import Task, task_kind
 from fibecfed.training import SequentialExecutor, torch_device
 from fibecfed.tuning import Layout, pooling_of, trainable_tensors
 
@@ -76,7 +77,7 @@ class Experiment:
 
     def description(self) -> dict[str, Any]:
         """What task.json says beside an adapter."""
-        return describe_adapter(self.config, self.pretrained, self.data.task.labels)
+        return describe_adapter(self.config, self.pretrained, self.data.task)
 
     def data_summary(self) -> dict[str, Any]:
         """Where the data came from, how many examples there are, what was cut, and what a user should know of it."""
@@ -93,15 +94,14 @@ class Experiment:
         }
 
     def partition(self) -> dict[str, Any]:
-        """Who holds how much of which label."""
+        """Who holds how much of which of the task's groups."""
         data = self.data
-        classes = data.task.outputs
         return {
             "devices": data.devices.devices,
             "names": list(data.devices.names) if data.devices.names else None,
-            "labels": list(data.task.labels),
-            "train": data.devices.label_counts(data.train.labels, classes).tolist(),
-            "held_out": data.held_out_owners.label_counts(data.held_out.labels, classes).tolist(),
+            "labels": list(data.task.output_names),
+            "train": data.group_counts().tolist(),
+            "held_out": data.held_out_group_counts().tolist(),
         }
 
 
@@ -115,7 +115,7 @@ def assemble(config: Config, store: DeviceStore | None = None, transport: Transp
     torch_device(config.runtime.device)
     splits = load_splits(config)
     config = settle(config, splits.sites)
-    learner = learner_of(config, len(splits.train.label_names))
+    learner = learner_of(config, task_kind(config).of(splits.train.label_names).outputs)
     method = learner.method
     pretrained = learner.pretrained
     data = build_data(config, splits, pretrained.tokenizer, method.pooled_data, pretrained.vocabulary)
@@ -135,23 +135,24 @@ def assemble(config: Config, store: DeviceStore | None = None, transport: Transp
     )
 
 
-def learner_of(config: Config, labels: int) -> Learner:
+def learner_of(config: Config, outputs: int) -> Learner:
     """Backbone, tuning, head and method of a resolved configuration. Raises InputError; sets torch's threads."""
     torch.set_num_threads(config.runtime.threads)
     seed, kind = torch_seed(config.seed, "model"), tuning(config)
-    pretrained = load_pretrained(config.model, labels, config.runtime.precision, seed, kind.positions(config))
-    model = kind.attach(pretrained, labels, config, seed)
+    pretrained = load_pretrained(config.model, outputs, config.runtime.precision, seed, kind.positions(config))
+    model = kind.attach(pretrained, outputs, config, seed)
     layout = kind.layout(model, pretrained.config)
     method = method_class(config.method)(config, layout)
     return Learner(config, pretrained, model, layout, method, trainable_tensors(model))
 
 
-def describe_adapter(config: Config, pretrained: Pretrained, labels: Sequence[str]) -> dict[str, Any]:
+def describe_adapter(config: Config, pretrained: Pretrained, task: Task) -> dict[str, Any]:
     """What task.json says beside an adapter."""
     head, columns = config.model.head, columns_of(config)
     return {
-        "task": "classification",
-        "labels": list(labels),
+        "task": task.kind,
+        "labels": list(task.output_names),
+        "outputs": task.outputs,
         "texts": [name for name in (columns.text, columns.text_pair) if name],  # the columns: one text, or a pair
         "tuning": config.tuning,
         "head": head,

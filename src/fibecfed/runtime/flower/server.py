@@ -17,6 +17,7 @@ from fibecfed.runtime.flower.own_data import labels_of, server_data
 from fibecfed.runtime.flower.traffic import Traffic
 from fibecfed.runtime.flower.transport import FlowerTransport, Joined, introduction
 from fibecfed.runtime.handshake import Description, describe, differences
+from fibecfed.tasks import task_kind
 from fibecfed.training import torch_device
 
 _OF_DEVICES = ("file", "device", "train_examples", "test_examples", "label_noise", "name", "allow_download")
@@ -54,7 +55,7 @@ class ServerExperiment(Experiment):
         """Examples of each device that has joined; which labels they have is not known here."""
         return {
             "devices": self.config.federation.devices,
-            "labels": list(self.data.task.labels),
+            "labels": list(self.data.task.output_names),
             "train_sizes": {str(j.device): int(j.said["examples"]) for j in self._joined()},
         }
 
@@ -83,7 +84,7 @@ def assemble_server(
     check_settings(config)
     config = settle(resolve(config))
     torch_device(config.runtime.device)
-    learner = learner_of(config, len(labels_of(config)))
+    learner = learner_of(config, task_kind(config).of(labels_of(config)).outputs)
     mine = describe(learner, labels_of(config))
 
     def check(reply: Reply) -> str | None:

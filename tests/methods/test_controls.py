@@ -13,8 +13,7 @@ from fibecfed.callbacks import Callback
 from fibecfed.config import build_config, merge, to_dict
 from fibecfed.federation import Device
 from fibecfed.runtime import Experiment, assemble
-from fibecfed.tasks import log_prior_ratio
-from fibecfed.tasks.classification import HEAD_BIAS
+from fibecfed.tasks import HEAD_BIAS, log_prior_ratio
 from run_content import content
 
 CONTROLS = (
@@ -81,7 +80,7 @@ def test_the_prior_is_fedavg_with_a_moved_bias(small: Config) -> None:
     for number in range(6):
         device = Device(experiment.site, number, 0)
         moved = method.personal(device, corrected.state)[HEAD_BIAS] - corrected.state.tensors[HEAD_BIAS]
-        torch.testing.assert_close(moved, log_prior_ratio(device.label_counts, everyone))
+        torch.testing.assert_close(moved, log_prior_ratio(device.group_counts, everyone))
 
 
 def test_finetuning_is_fedavg_and_one_more_epoch_everywhere(small: Config) -> None:

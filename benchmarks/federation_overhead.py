@@ -60,7 +60,7 @@ def plain_seconds(experiment: Experiment) -> float:
             ):
                 batch = data.train.batch(chosen)
                 optimizer.zero_grad()
-                torch.nn.functional.cross_entropy(model(batch), batch.labels).backward()
+                torch.nn.functional.cross_entropy(model(batch), batch.targets).backward()
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0)
                 optimizer.step()
     return time.process_time() - started

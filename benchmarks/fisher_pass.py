@@ -113,7 +113,7 @@ def per_sample_gradients(setting: Setting) -> Run:
     each = vmap(grad(loss), in_dims=(None, 0, 0, 0))
 
     def run() -> Tensor:
-        found = [each(scored, b.input_ids, b.attention_mask, b.labels) for b in setting.batches]
+        found = [each(scored, b.input_ids, b.attention_mask, b.targets) for b in setting.batches]
         return setting.in_order([_squares(gradients.values()) for gradients in found])
 
     return run

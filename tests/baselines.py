@@ -126,7 +126,7 @@ def by_hand(
         parameter.requires_grad_(True)
     for chosen in batches:
         batch = experiment.data.train.batch(chosen)
-        loss = torch.nn.functional.cross_entropy(experiment.model(batch), batch.labels)
+        loss = torch.nn.functional.cross_entropy(experiment.model(batch), batch.targets)
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         found = {
             n: g if g is not None else torch.zeros_like(p)

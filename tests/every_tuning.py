@@ -79,7 +79,7 @@ def plain_steps(config: Config) -> None:
         ):  # fmt: skip
             batch = data.train.batch(chosen)
             optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(batch), batch.labels).backward()
+            torch.nn.functional.cross_entropy(model(batch), batch.targets).backward()
             torch.nn.utils.clip_grad_norm_(list(parameters.values()), 1.0)
             optimizer.step()
         for name, parameter in parameters.items():

@@ -230,8 +230,8 @@ def progress(tmp_path: Path, terminal: bool) -> str:
     first, second = planned.runs[:2]
     write_run(second.directory, second, ended=True)
     shown = QuickstartProgress(Console(file=file, force_terminal=terminal, width=120), plan(tmp_path / "out"))
-    shown.progressed(first, {"round": 0, "rounds": 4, "loss": None, "accuracy": None, "megabytes": 0.0})
-    shown.progressed(first, {"round": 3, "rounds": 4, "loss": 1.5, "accuracy": 0.25, "megabytes": 8.1})
+    shown.progressed(first, {"round": 0, "rounds": 4, "loss": None, "score": None, "megabytes": 0.0})
+    shown.progressed(first, {"round": 3, "rounds": 4, "loss": 1.5, "score": 0.25, "megabytes": 8.1})
     shown.ended(first, "too hot")
     shown.stop()
     return file.getvalue()

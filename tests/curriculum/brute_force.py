@@ -29,7 +29,7 @@ class Choice:
     outputs: int = CLASSES
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        return functional.cross_entropy(model(batch), batch.labels, reduction="none")
+        return functional.cross_entropy(model(batch), batch.targets, reduction="none")
 
     def counts(self, outputs: Tensor, batch: Batch) -> Any:
         raise NotImplementedError
@@ -87,7 +87,8 @@ def examples(lengths: Sequence[int], seed: int = 0) -> TokenizedSet:
     return TokenizedSet(
         ids=batch.input_ids[batch.attention_mask.bool()].numpy().astype(np.int32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        labels=batch.labels.numpy(),
+        targets=batch.targets.numpy(),
+        groups=batch.targets.numpy(),
         pad_id=0,
     )
 
@@ -95,7 +96,7 @@ def examples(lengths: Sequence[int], seed: int = 0) -> TokenizedSet:
 def unpadded(batch: Batch, row: int) -> Batch:
     """One example without its padding."""
     row_only, length = batch.rows(row, row + 1), int(batch.attention_mask[row].sum())
-    return Batch(row_only.input_ids[:, :length], row_only.attention_mask[:, :length], row_only.labels)
+    return Batch(row_only.input_ids[:, :length], row_only.attention_mask[:, :length], row_only.targets)
 
 
 def gradients(model: nn.Module, task: Any, batch: Batch, names: Sequence[str]) -> list[dict[str, Tensor]]:

@@ -119,7 +119,7 @@ def test_padding_and_what_stands_in_it_contribute_nothing() -> None:
     model, names = transformer("bert", "all-linear")
     tight = padded([6, 3, 4])
     mask = functional.pad(tight.attention_mask, (0, 5))
-    loose = Batch(functional.pad(tight.input_ids, (0, 5)).masked_fill(mask == 0, 9), mask, tight.labels)
+    loose = Batch(functional.pad(tight.input_ids, (0, 5)).masked_fill(mask == 0, 9), mask, tight.targets)
     with FisherScorer(model, names, model.first_block) as scorer:
         first, second = scorer.score(TASK, tight), scorer.score(TASK, loose)
     torch.testing.assert_close(first.difficulty, second.difficulty, **EXACT)
@@ -253,7 +253,7 @@ def test_model_fisher_as_one_example_and_one_label_at_a_time(kind: str, sizes: l
     chances = torch.softmax(model(batch).detach(), dim=1)
     wanted = torch.zeros(len(batch), dtype=torch.float64)
     for label in range(CLASSES):
-        other = replace(batch, labels=torch.full_like(batch.labels, label))
+        other = replace(batch, targets=torch.full_like(batch.targets, label))
         wanted += chances[:, label] * squared_norms(gradients(model, TASK, other, names))
     with FisherScorer(model, names) as scorer:
         found, own = scorer.score_model(TASK, batch), scorer.score(TASK, batch)
@@ -269,7 +269,7 @@ class ManyLabels(Choice):
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         return functional.binary_cross_entropy_with_logits(
-            model(batch), functional.one_hot(batch.labels, CLASSES).double(), reduction="none"
+            model(batch), functional.one_hot(batch.targets, CLASSES).double(), reduction="none"
         ).sum(1)
 
 

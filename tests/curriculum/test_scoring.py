@@ -74,7 +74,7 @@ def test_fisher_of_the_model_is_another_score(reader: tuple[Reader, list[str]]) 
     chances = torch.softmax(model(padded(LENGTHS)).detach(), dim=1).numpy()[INDICES]
     for label in range(TASK.outputs):
         batch = padded(LENGTHS)
-        batch.labels.fill_(label)
+        batch.targets.fill_(label)
         expected += chances[:, label] * squared_norms(gradients(model, TASK, batch, names)).numpy()[INDICES]
     found = score("fisher-model", model, TASK, data, INDICES, names, 3)
     np.testing.assert_allclose(found.difficulty, expected, rtol=1e-9)

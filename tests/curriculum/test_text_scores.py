@@ -12,7 +12,7 @@ from fibecfed.data import TokenizedSet
 
 def tokens(*texts: list[int]) -> TokenizedSet:
     flat = np.array([t for text in texts for t in text], dtype=np.int32)
-    return TokenizedSet(flat, np.cumsum([0, *map(len, texts)]), np.zeros(len(texts), np.int64), 0)
+    return TokenizedSet(flat, np.cumsum([0, *map(len, texts)]), *2 * [np.zeros(len(texts), np.int64)], 0)
 
 
 def test_by_hand() -> None:

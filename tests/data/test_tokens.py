@@ -46,7 +46,7 @@ def test_texts_become_ids() -> None:
     found = tokenize(rows(["a b", "c", "zebra d"]), word_level(), 10)
     assert [ids(found, i) for i in range(3)] == [[CLS, A, B, SEP], [CLS, C, SEP], [CLS, 11, D, SEP]]
     assert found.lengths.tolist() == [4, 3, 4] and len(found) == 3
-    assert found.labels.tolist() == [0, 1, 0]
+    assert found.targets.tolist() == found.groups.tolist() == [0, 1, 0]
     assert (found.truncated, found.tokens_cut, found.types) == (0, 0, None)
 
 
@@ -91,8 +91,8 @@ def test_a_batch_is_padded_on_the_right() -> None:
     assert batch.attention_mask.tolist() == [[1] * 5 + [0], [1] * 6, [1] * 5 + [0]]
     assert batch.token_type_ids is not None
     assert batch.token_type_ids.tolist() == [[0, 0, 0, 1, 1, 0], [0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 0]]
-    assert batch.labels.tolist() == [1, 0, 1]
-    assert {t.dtype for t in (batch.input_ids, batch.attention_mask, batch.labels)} == {torch.int64}
+    assert batch.targets.tolist() == [1, 0, 1]
+    assert {t.dtype for t in (batch.input_ids, batch.attention_mask, batch.targets)} == {torch.int64}
 
 
 SENTENCE = st.lists(st.sampled_from([*tiny.WORDS, "kettle", "ü", "!?", "twice 12"]), min_size=1, max_size=4).map(

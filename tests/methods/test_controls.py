@@ -13,8 +13,7 @@ from fibecfed.callbacks import Callback
 from fibecfed.config import build_config, merge, to_dict
 from fibecfed.federation import Device
 from fibecfed.runtime import Experiment, assemble
-from fibecfed.tasks import log_prior_ratio
-from fibecfed.tasks.classification import HEAD_BIAS
+from fibecfed.tasks import HEAD_BIAS, log_prior_ratio
 from run_content import content
 
 CONTROLS = (
@@ -53,13 +52,13 @@ def test_every_control_runs_writes_and_evaluates_again(small: Config, tmp_path: 
 def test_the_majority_is_counted(small: Config) -> None:
     experiment, result = watched(changed(small, method="device-majority"))
     data = experiment.data
-    held_out = data.held_out.labels
-    most = np.bincount(data.train.labels).argmax()
+    held_out = data.held_out.targets
+    most = np.bincount(data.train.targets).argmax()
     assert result.summary["accuracy"]["global"] == pytest.approx((held_out == most).mean())
     right = 0
     for device in range(data.devices.devices):
         mine = data.held_out_owners.indices(device)
-        right += (held_out[mine] == np.bincount(data.train.labels[data.devices.indices(device)]).argmax()).sum()
+        right += (held_out[mine] == np.bincount(data.train.targets[data.devices.indices(device)]).argmax()).sum()
     assert result.summary["accuracy"]["personalized"] == pytest.approx(right / len(held_out))
     assert result.summary["rounds"] == 0
     assert result.summary["examples_trained"] == 0
@@ -77,11 +76,11 @@ def test_the_prior_is_fedavg_with_a_moved_bias(small: Config) -> None:
     assert all(torch.equal(corrected.state.tensors[n], t) for n, t in plain.state.tensors.items())
     for before, after in zip(plain.metrics, corrected.metrics, strict=True):
         assert after["accuracy_global"] == before["accuracy_global"]
-    method, everyone = experiment.method, np.bincount(experiment.data.train.labels, minlength=3)
+    method, everyone = experiment.method, np.bincount(experiment.data.train.targets, minlength=3)
     for number in range(6):
         device = Device(experiment.site, number, 0)
         moved = method.personal(device, corrected.state)[HEAD_BIAS] - corrected.state.tensors[HEAD_BIAS]
-        torch.testing.assert_close(moved, log_prior_ratio(device.label_counts, everyone))
+        torch.testing.assert_close(moved, log_prior_ratio(device.group_counts, everyone))
 
 
 def test_finetuning_is_fedavg_and_one_more_epoch_everywhere(small: Config) -> None:

@@ -48,7 +48,7 @@ def moved_by_hand(experiment: Experiment, start: dict[str, torch.Tensor], rounds
         for chosen in batches_of(plain, 0, number):
             batch = plain.data.train.batch(chosen)
             before = [product(layer) for layer in layers_of(plain.model)]
-            loss = torch.nn.functional.cross_entropy(plain.model(batch), batch.labels)
+            loss = torch.nn.functional.cross_entropy(plain.model(batch), batch.targets)
             for parameter, gradient in zip(trained, torch.autograd.grad(loss, trained), strict=True):
                 parameter.data -= RATE * gradient
             if number >= moves_from:

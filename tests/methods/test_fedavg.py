@@ -33,7 +33,7 @@ def plain_training(
     for chosen in positions:
         batch = data.train.batch(chosen)
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(batch), batch.labels).backward()
+        torch.nn.functional.cross_entropy(model(batch), batch.targets).backward()
         torch.nn.utils.clip_grad_norm_(list(parameters.values()), 1.0)
         optimizer.step()
     return {name: p.detach().clone() for name, p in parameters.items()}

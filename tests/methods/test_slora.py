@@ -59,7 +59,7 @@ def test_the_sparse_stage_is_sgd_on_the_masked_weights_by_hand(small: Config) ->
         parameter.requires_grad_(True)
     for chosen in batches_of(experiment, 0, 1):
         batch = plain.data.train.batch(chosen)
-        loss = torch.nn.functional.cross_entropy(plain.model(batch), batch.labels)
+        loss = torch.nn.functional.cross_entropy(plain.model(batch), batch.targets)
         gradients = torch.autograd.grad(loss, [*weights, *head])
         with torch.no_grad():
             for weight, mask, gradient in zip(weights, masks, gradients, strict=False):

@@ -12,7 +12,7 @@ from fibecfed.config import build_config, merge, to_dict
 from fibecfed.runtime import Experiment, assemble
 from fibecfed.tasks import log_prior_ratio
 from fibecfed.tasks.classification.closed_form import RIDGE_SCALE
-from fibecfed.training.local import ShiftedLogits
+from fibecfed.training.local import ShiftedOutputs
 
 
 def changed(config: Config, **values: Any) -> Config:
@@ -32,7 +32,7 @@ def everything(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
     data = experiment.data
     with torch.no_grad():
         rows = [experiment.model.features(data.train.batch(np.array([i])))[0] for i in range(len(data.train))]
-    return torch.stack(rows).double().numpy(), np.eye(data.task.outputs)[data.train.labels]
+    return torch.stack(rows).double().numpy(), np.eye(data.task.outputs)[data.train.targets]
 
 
 def test_the_ridge_head_is_the_one_solved_on_all_data(small: Config) -> None:
@@ -87,7 +87,7 @@ def test_the_prior_is_added_in_training_only(small: Config) -> None:
     batch = experiment.data.train.batch(np.arange(4))
     offset = torch.tensor([1.0, -2.0, 0.5])
     with torch.no_grad():
-        moved = ShiftedLogits(experiment.model, offset)(batch) - experiment.model(batch)
+        moved = ShiftedOutputs(experiment.model, offset)(batch) - experiment.model(batch)
     torch.testing.assert_close(moved, offset.expand(4, 3))
     plain = fibecfed.run(small).state.tensors["head.bias"]
     corrected = fibecfed.run(changed(small, training={"loss": "prior_corrected"})).state.tensors["head.bias"]

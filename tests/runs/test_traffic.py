@@ -106,7 +106,7 @@ def test_no_text_and_no_label_of_an_example(recorded: Recorded) -> None:
     mixed = 0
     for device in recorded.devices():
         assert not recorded.holds(*as_numbers(device.indices))
-        labels = data.labels[device.indices]
+        labels = data.targets[device.indices]
         if len(np.unique(labels)) > 1:  # a row of nothing but zeros is everywhere
             mixed += 1
             assert not recorded.holds(*as_numbers(labels))

@@ -43,7 +43,7 @@ def autograd_hessian(kind: str, spread: float) -> np.ndarray:
     def loss(flat: Tensor) -> Tensor:
         pieces = flat.split(sizes)
         values = {name: piece.view_as(parameters[name]) for name, piece in zip(names, pieces, strict=True)}
-        return nn.functional.cross_entropy(functional_call(model, values, (batch,)), batch.labels)
+        return nn.functional.cross_entropy(functional_call(model, values, (batch,)), batch.targets)
 
     start = torch.cat([parameters[name].detach().flatten() for name in names])
     return torch.autograd.functional.hessian(loss, start).double().numpy()
@@ -140,7 +140,7 @@ class Cubic(nn.Module):
 class CubicTask:
     def losses(self, model: Cubic, batch: Batch) -> Tensor:
         first, second, third = model.x
-        return batch.labels * (first**3 / 6 + first * second) + 5 * third
+        return batch.targets * (first**3 / 6 + first * second) + 5 * third
 
 
 def labelled(*labels: int) -> Batch:
@@ -161,7 +161,7 @@ def test_a_linear_loss_has_no_curvature() -> None:
 
     class Linear:
         def losses(self, model: Cubic, batch: Batch) -> Tensor:
-            return model.x.sum() * batch.labels
+            return model.x.sum() * batch.targets
 
     linear = DeviceLoss(Cubic(), Linear(), [labelled(2)], ["x"])  # type: ignore[arg-type]
     assert np.array_equal(linear.hessian_product(np.ones(3)), np.zeros(3))
@@ -179,12 +179,12 @@ class Fused(nn.Module):
 class FusedTask:
     def losses(self, model: Fused, batch: Batch) -> Tensor:
         attended, _ = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(model.x, model.x, model.x)
-        return attended.square().sum() * batch.labels
+        return attended.square().sum() * batch.targets
 
 
 class PlainTask:
     def losses(self, model: Fused, batch: Batch) -> Tensor:
-        return nn.functional.scaled_dot_product_attention(model.x, model.x, model.x).square().sum() * batch.labels
+        return nn.functional.scaled_dot_product_attention(model.x, model.x, model.x).square().sum() * batch.targets
 
 
 def test_what_cannot_be_differentiated_twice_is_named() -> None:

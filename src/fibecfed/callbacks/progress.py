@@ -9,11 +9,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fibecfed.callbacks.protocol import Callback, Record
 from fibecfed.federation import ServerState, StageDone
+from fibecfed.results import score_of
 from fibecfed.runtime import Experiment
 
 
 class RunProgress(Callback):
-    """A callback that prints round, accuracy, bytes and time left."""
+    """A callback that prints round, score, bytes and time left."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -70,7 +71,7 @@ class RunProgress(Callback):
         costs = done.state.costs
         parts = []
         if record is not None:
-            parts.append(f"global {record['accuracy_global']:.3f} personalized {record['accuracy_personalized']:.3f}")
+            parts.append(f"global {score_of(record, 'global'):.3f} personalized {score_of(record, 'personalized'):.3f}")
         if done.loss is not None:
             parts.append(f"loss {done.loss:.3f}")
         parts.append(f"{(costs.bytes_up + costs.bytes_down) / 1e6:.1f} MB")

@@ -5,7 +5,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from fibecfed.data import Asked, Columns, columns_of, from_arguments, from_file,
 from fibecfed.errors import InputError
 from fibecfed.federation import write_atomically
 from fibecfed.results import RunDirectory
-from fibecfed.runs.prediction import Prediction, load
+from fibecfed.runs.prediction import load
+from fibecfed.tasks import Prediction, Task, task_kind
 
 _OUT = (".csv", ".jsonl")
 _DIGITS = 4  # of a probability that is shown; files have it whole
@@ -26,7 +27,7 @@ _MOST_NAMED = 5  # texts that could not be labelled
 _WIDEST = 12  # labels of a confusion table that is shown whole
 _MOST_CONFUSED = 10
 
-Outcome = Prediction | str  # a prediction, or why there is none
+Outcome = Any  # a prediction, as the task makes it, or a text: why there is none
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,18 @@ def predict(request: Request, shown: Console, aside: Console) -> None:
         raise InputError("There is no text to predict; give it as arguments, with --file, or on standard input.")
     if all(asked.problems):
         raise InputError(_nothing(asked.problems))
-    outcomes = _outcomes(request, asked)
+    task, outcomes = task_kind(config), _outcomes(request, asked)
+    if not any(isinstance(outcome, Prediction) for outcome in outcomes):  # the column says nothing of this task
+        asked = replace(asked, labels=None)
     wrong = [outcome for outcome in outcomes if isinstance(outcome, str)]
     if len(wrong) == len(outcomes):
         raise InputError(_nothing(outcomes))
     if request.out is None:
         ascii_only = "utf" not in (sys.stdout.encoding or "").lower()
-        for record in _records(asked, outcomes, _DIGITS):
+        for record in _records(task, asked, outcomes, _DIGITS):
             print(json.dumps(record, ensure_ascii=ascii_only))
     else:
-        _write(request.out, asked, outcomes)
+        _write(request.out, task, asked, outcomes)
         said = f"{len(outcomes) - len(wrong)} predictions in {request.out}"
         shown.print(said, highlight=False, markup=False, soft_wrap=True)
     for reason in wrong[:_MOST_NAMED]:
@@ -129,37 +132,36 @@ def _parts(asked: Asked, chosen: Sequence[int]) -> tuple[list[str], list[str] | 
     return [asked.texts[i] for i in chosen], None if pairs is None else [pairs[i] for i in chosen]
 
 
-def _records(asked: Asked, outcomes: Sequence[Outcome], digits: int | None) -> Iterator[dict[str, Any]]:
+def _records(
+    task: type[Task], asked: Asked, outcomes: Sequence[Outcome], digits: int | None
+) -> Iterator[dict[str, Any]]:
     """One JSON-able object for each text, in its place."""
     for i, outcome in enumerate(outcomes):
         record: dict[str, Any] = {"text": asked.texts[i]}
         if asked.pairs is not None:
             record["text_pair"] = asked.pairs[i]
         if isinstance(outcome, str):
-            record |= {"label": None, "probabilities": None, "error": outcome}
+            record |= task.prediction_record(None, digits) | {"error": outcome}
         else:
-            probabilities = outcome.probabilities
-            if digits is not None:
-                probabilities = {name: round(p, digits) for name, p in probabilities.items()}
-            record |= {"label": outcome.label, "probabilities": probabilities}
+            record |= task.prediction_record(outcome, digits)
         if asked.labels is not None:
             record["true_label"] = asked.labels[i]
         yield record
 
 
-def _write(out: Path, asked: Asked, outcomes: Sequence[Outcome]) -> None:
+def _write(out: Path, task: type[Task], asked: Asked, outcomes: Sequence[Outcome]) -> None:
     """A row or line for each text, numbered from 1: in CSV a column for each label's probability."""
-    records = [{"row": row} | record for row, record in enumerate(_records(asked, outcomes, None), start=1)]
+    records = [{"row": row} | record for row, record in enumerate(_records(task, asked, outcomes, None), start=1)]
     if out.suffix.lower() == ".jsonl":
         content = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     else:
-        names = next(list(o.probabilities) for o in outcomes if isinstance(o, Prediction))
+        names = next((list(o.probabilities) for o in outcomes if isinstance(o, Prediction)), [])
         kept = [name for name in records[0] if name not in ("probabilities", "error")]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([*kept, *(f"probability_{name}" for name in names), "error"])
         for record in records:
-            probabilities = record["probabilities"] or {}
+            probabilities = record.get("probabilities") or {}
             cells = [record[name] for name in kept] + [probabilities.get(name) for name in names]
             writer.writerow([*cells, record.get("error")])
         content = text.getvalue()

@@ -111,9 +111,9 @@ class QuickstartProgress:
 
     def progressed(self, wanted: WantedRun, event: dict[str, Any]) -> None:
         """After each stage."""
-        accuracy, loss = event["accuracy"], event["loss"]
+        score, loss = event["score"], event["loss"]
         parts = [f"loss {loss:.3f}"] if loss is not None else []
-        parts += [f"global {accuracy:.3f}"] if accuracy is not None else []
+        parts += [f"global {score:.3f}"] if score is not None else []
         status = ", ".join([*parts, f"{event['megabytes']:.1f} MB"]) if parts else "started"
         if self._bar is not None:
             self._bar.start_task(self._lines[wanted.name])

@@ -103,9 +103,10 @@ def summary_table(summary: dict[str, Any]) -> Table:
     )
     table.add_column()
     table.add_column(justify="right")
-    rows = _accuracies("saved model", summary, summary["method"])
+    metric = summary["metric"]
+    rows = _scores("saved model", metric, summary, summary["method"])
     if (count := summary["mean"]["evaluations"]) > 1:
-        rows |= _accuracies(f"mean of the last {count} evaluations", summary["mean"], summary["method"])
+        rows |= _scores(f"mean of the last {count} evaluations", metric, summary["mean"], summary["method"])
     rows |= {
         "sent up / down": f"{summary['bytes']['up'] / 1e6:.2f} / {summary['bytes']['down'] / 1e6:.2f} MB",
         "examples trained / scored": f"{summary['examples_trained']} / {summary['examples_scored']}",
@@ -121,11 +122,11 @@ def summary_table(summary: dict[str, Any]) -> Table:
     return table
 
 
-def _accuracies(whose: str, numbers: Mapping[str, Any], method: str) -> dict[str, str]:
+def _scores(whose: str, metric: str, numbers: Mapping[str, Any], method: str) -> dict[str, str]:
     """The lines of the saved model, or of the mean that comparisons use; ``whose`` says which."""
     return {
-        f"{whose}: accuracy of {global_name(method)}": f"{numbers['accuracy']['global']:.4f}",
-        f"{whose}: each device's own on its own data": f"{numbers['accuracy']['personalized']:.4f}",
+        f"{whose}: {metric} of {global_name(method)}": f"{numbers[metric]['global']:.4f}",
+        f"{whose}: each device's own on its own data": f"{numbers[metric]['personalized']:.4f}",
         f"{whose}: the same, worst tenth of devices": f"{numbers['worst_tenth']:.4f}",
     }
 

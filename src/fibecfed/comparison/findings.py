@@ -61,15 +61,15 @@ class Findings:
 
     def accuracies(self, setting: Setting, entry: str, protocol: str) -> list[float]:
         """Final accuracies of the seeds that are done."""
-        return [record.accuracy(protocol) for record in self.seeds(setting, entry).values()]
+        return [record.score(protocol) for record in self.seeds(setting, entry).values()]
 
     def mean(self, setting: Setting, entry: str | None, protocol: str = "global") -> float | None:
-        """Mean final accuracy over seeds; None without a run."""
+        """Mean final score over seeds; None without a run."""
         values = self.accuracies(setting, entry, protocol) if entry else []
         return float(np.mean(values)) if values else None
 
     def no_claim(self, setting: Setting) -> bool:
-        """Whether ridge-head is at most two points below centralized-lora there, or above it (global accuracy)."""
+        """Whether ridge-head is at most two points below centralized-lora there, or above it (global score)."""
         return carries_no_claim(self.mean(setting, RIDGE), self.mean(setting, CENTRALIZED))
 
     def no_claim_reason(self, setting: Setting) -> str:
@@ -81,7 +81,7 @@ class Findings:
         return f"{points} points above" if points > 0 else f"{-points} points below" if points else "level"
 
     def target(self, setting: Setting) -> float | None:
-        """The accuracy to reach; None if none is given, or its method has no run yet."""
+        """The score to reach; None if none is given, or its method has no run yet."""
         target = self.spec.target_of(setting.data_set)
         return self.mean(setting, target) if isinstance(target, str) else target
 
@@ -130,7 +130,7 @@ class Findings:
         return max(known, key=lambda name: known[name]) if known else None
 
     def gain(self, entry: str, protocol: str) -> Interval | None:
-        """Accuracy over the best control of each setting, paired by seed; settings that carry no claim left out."""
+        """Score over the best control of each setting, paired by seed; settings that carry no claim left out."""
         differences: list[float] = []
         for setting in self.spec.settings():
             control = self.best_control(setting, protocol)
@@ -139,13 +139,13 @@ class Findings:
         return paired_interval(differences) if differences else None
 
     def against(self, entry: str, other: str, protocol: str) -> Interval | None:
-        """Accuracy over another line, paired over seeds × settings."""
+        """Score over another line, paired over seeds × settings."""
         differences = [d for s in self.spec.settings() for d in self._differences(s, entry, other, protocol)]
         return paired_interval(differences) if differences else None
 
     def _differences(self, setting: Setting, entry: str, other: str, protocol: str) -> list[float]:
         mine, others = self.seeds(setting, entry), self.seeds(setting, other)
-        return [mine[s].accuracy(protocol) - others[s].accuracy(protocol) for s in mine if s in others]
+        return [mine[s].score(protocol) - others[s].score(protocol) for s in mine if s in others]
 
     def missing(self) -> int:
         """Final runs that have not ended."""

@@ -1,4 +1,4 @@
-"""The picture of a setting: every method's accuracy against rounds, simulated time and bytes."""
+"""The picture of a setting: every method's score against rounds, simulated time and bytes."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -8,12 +8,14 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from fibecfed.results import metric_of, score_of
+
 Curve = Sequence[Mapping[str, Any]]
 _AXES = (("round", 1.0), ("simulated seconds", 1.0), ("traffic, MB", 1e-6))
 
 
 def comparison_png(curves: Mapping[str, Sequence[Curve]], title: str, target: float | None) -> bytes:
-    """A PNG of global accuracy. ``curves`` holds each method's runs, which are averaged point by point over seeds.
+    """A PNG of the global score. ``curves`` holds each method's runs, which are averaged point by point over seeds.
 
     Runs of one method that were not evaluated equally often are averaged over their common first evaluations.
     """
@@ -30,7 +32,7 @@ def comparison_png(curves: Mapping[str, Sequence[Curve]], title: str, target: fl
         axes.grid(alpha=0.3)
         if target is not None:
             axes.axhline(target, color="black", linewidth=0.8, linestyle=":")
-    panels[0].set_ylabel("accuracy, global")
+    panels[0].set_ylabel(f"{metric_of(next(iter(curves.values()))[0])}, global")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=8)
     figure.suptitle(title, fontsize=10)
@@ -40,10 +42,10 @@ def comparison_png(curves: Mapping[str, Sequence[Curve]], title: str, target: fl
 
 
 def _mean_points(runs: Sequence[Curve]) -> np.ndarray:
-    """(evaluations, 4): round, simulated seconds, bytes, accuracy; means over the runs."""
+    """(evaluations, 4): round, simulated seconds, bytes, score; means over the runs."""
     length = min(map(len, runs))
     points = [
-        [[r["round"], r["simulated_seconds"], r["bytes_up"] + r["bytes_down"], r["accuracy_global"]] for r in run]
+        [[r["round"], r["simulated_seconds"], r["bytes_up"] + r["bytes_down"], score_of(r, "global")] for r in run]
         for run in (list(run)[:length] for run in runs)
     ]
     return np.asarray(points, dtype=np.float64).mean(axis=0)

@@ -12,7 +12,7 @@ from fibecfed.data import source_differences
 from fibecfed.errors import InputError
 from fibecfed.federation import write_atomically
 from fibecfed.methods import in_use
-from fibecfed.results import LAST, RunDirectory, final_mean
+from fibecfed.results import LAST, RunDirectory, final_mean, metric_of
 
 SPEC_FILE, STATE_FILE = "spec.yaml", "comparison.json"
 FINAL = "final_mean"  # in comparison.json: what the final numbers are the mean of
@@ -33,9 +33,9 @@ class RunRecord:
         """Versions, and the accelerator where one was used: what numbers depend on beside the settings."""
         return made_with(self.summary["versions"], self.summary["hardware"], [self.run])
 
-    def accuracy(self, protocol: str) -> float:
-        """Final accuracy in [0, 1], the mean over the last evaluations; protocol is ``global`` or ``personalized``."""
-        return final_mean(self.curve, f"accuracy_{protocol}", self.last)
+    def score(self, protocol: str) -> float:
+        """Final score, the mean over the last evaluations; protocol is ``global`` or ``personalized``."""
+        return final_mean(self.curve, f"{metric_of(self.curve)}_{protocol}", self.last)
 
     @property
     def worst_tenth(self) -> float:
@@ -43,8 +43,8 @@ class RunRecord:
         return final_mean(self.curve, "worst_tenth", self.last)
 
     def saved(self, protocol: str) -> float:
-        """The accuracy of the model that the run saved: its last evaluation's."""
-        return final_mean(self.curve, f"accuracy_{protocol}", 1)
+        """The score of the model that the run saved: its last evaluation's."""
+        return final_mean(self.curve, f"{metric_of(self.curve)}_{protocol}", 1)
 
 
 def made_with(versions: Mapping[str, str], hardware: Mapping[str, Any], runs: Iterable[PlannedRun]) -> dict[str, str]:
@@ -159,7 +159,7 @@ def check_same_data(record: RunRecord, now: Mapping[str, Any]) -> None:
 
 
 def chosen_rates(out: Path, spec: Spec, failed: Mapping[str, str]) -> dict[tuple[Setting, str], float]:
-    """The learning rate of the highest validation accuracy for each setting and method; ties: the first of the grid.
+    """The learning rate of the highest validation score for each setting and method; ties: the first of the grid.
 
     Only where every run of the grid has ended; rates whose run is in ``failed`` (diverged) are passed over.
     """
@@ -171,7 +171,7 @@ def chosen_rates(out: Path, spec: Spec, failed: Mapping[str, str]) -> dict[tuple
         records = [read_record(out, run) for run in runs if run.name not in failed]
         ended = [record for record in records if record is not None]
         if ended and len(ended) == len(records):
-            best = max(ended, key=lambda record: record.accuracy(spec.chosen_by))  # max keeps the first of equals
+            best = max(ended, key=lambda record: record.score(spec.chosen_by))  # max keeps the first of equals
             assert best.run.rate is not None
             chosen[cell] = best.run.rate
     return chosen

@@ -208,7 +208,7 @@ def _ablations(found: Findings) -> ReportTable:
 
 
 def _tuning(found: Findings) -> ReportTable:
-    accuracy = {(r.run.setting, r.run.entry, r.run.rate): r.accuracy(found.spec.chosen_by) for r in found.tuning}
+    scores = {(r.run.setting, r.run.entry, r.run.rate): r.score(found.spec.chosen_by) for r in found.tuning}
     rows = []
     for entry in found.spec.methods:
         grid = found.spec.grid(entry)
@@ -217,7 +217,7 @@ def _tuning(found: Findings) -> ReportTable:
             if rate is not None:
                 edge = "at the grid's edge" if rate in (min(grid), max(grid)) else ""
                 where = (setting.data_set, setting.partition, entry.name)
-                rows.append((*where, f"{rate:g}", accuracy[setting, entry.name, rate], edge))
+                rows.append((*where, f"{rate:g}", scores[setting, entry.name, rate], edge))
     columns = (*_WHERE, Column("learning rate"), _percent("validation accuracy"), Column("note"))
     untuned = [e.name for e in found.spec.methods if not found.spec.grid(e)]
     notes = [

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from fibecfed.results import score_of
+
 CONSECUTIVE = 3  # evaluations whose mean must reach the target (docs/method.md section 7)
-NO_CLAIM = 0.02  # accuracy; a ridge head this near to centralized training leaves nothing to claim (docs/baselines.md)
+NO_CLAIM = 0.02  # of the score; a ridge head this near to centralized training leaves nothing to claim
 RIDGE, CENTRALIZED = "ridge-head", "centralized-lora"
 # What a gain has to be measured against (docs/baselines.md). centralized-lora is an upper bound, and no control here.
 CONTROLS = (
@@ -58,21 +60,21 @@ def paired_interval(differences: Sequence[float], level: float = 0.95) -> Interv
 
 
 def reached(curve: Sequence[Mapping[str, Any]], target: float) -> Mapping[str, Any] | None:
-    """The evaluation at which the mean global accuracy of three consecutive ones first reaches the target.
+    """The evaluation at which the mean global score of three consecutive ones first reaches the target.
 
     Its cumulative costs are those to the target. None: never reached, or fewer than three evaluations. A run that
     needs no training has one evaluation: it is not held to have reached anything in time. Source: docs/method.md
     section 7; that the global protocol counts is this project's decision [D].
     """
     for last in range(CONSECUTIVE - 1, len(curve)):
-        window = [float(r["accuracy_global"]) for r in curve[last - CONSECUTIVE + 1 : last + 1]]
+        window = [score_of(r, "global") for r in curve[last - CONSECUTIVE + 1 : last + 1]]
         if sum(window) / CONSECUTIVE >= target - 1e-12:  # a sum of thirds must not miss by rounding
             return curve[last]
     return None
 
 
 def average_ranks(settings: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean over settings of each method's rank by accuracy; 1 is best, ties share their mean rank.
+    """The mean over settings of each method's rank by score; 1 is best, ties share their mean rank.
 
     Raises ValueError if the settings hold different methods.
     """

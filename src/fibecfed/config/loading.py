@@ -305,4 +305,6 @@ def config_hash(config: Config) -> str:
     content["runtime"].pop("device_states")
     if content["data"]["labels"] is None:  # so that runs from before this key keep their hash
         content["data"].pop("labels")
+    if config.task == Config().task:  # the same
+        content.pop("task")
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -293,6 +293,15 @@ class RuntimeConfig:
 
 
 @dataclass(config=_STRICT_KEYS, frozen=True)
+class TaskConfig:
+    """What the model is trained for."""
+
+    kind: Annotated[str, Field(description="The task. classification: one label out of a fixed set.")] = (
+        "classification"
+    )
+
+
+@dataclass(config=_STRICT_KEYS, frozen=True)
 class Config:
     """Everything that defines a run. ``fibecfed config`` prints it."""
 
@@ -305,6 +314,7 @@ class Config:
         ),
     ] = None
     seed: Annotated[int, Field(ge=0, description="Seed of every random choice.")] = 0
+    task: TaskConfig = Field(default_factory=TaskConfig)
     data: DataConfig = Field(default_factory=DataConfig)
     federation: FederationConfig = Field(default_factory=FederationConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)

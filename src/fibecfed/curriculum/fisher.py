@@ -121,7 +121,7 @@ class FisherScorer:
     def _score_model(self, task: Task, batch: Batch) -> FisherPass:
         with self._record_forward(len(batch)) as recording:
             outputs = _Fixed(self._model(batch))
-            relabelled = [replace(batch, labels=torch.full_like(batch.labels, y)) for y in range(task.outputs)]
+            relabelled = [replace(batch, targets=torch.full_like(batch.targets, y)) for y in range(task.outputs)]
             by_label = [task.losses(outputs, other) for other in relabelled]
         losses = torch.stack([loss.detach() for loss in by_label])  # (C, B)
         chances = torch.exp(-losses)
@@ -136,10 +136,10 @@ class FisherScorer:
             found, hidden = _backward(recording, loss, retain=label < len(by_label) - 1)
             difficulty += chances[label].cpu().double() * self._reduce(recording, found)[0]
             # The gradients under the true labels, put together example by example, cost no further backward pass.
-            rows = batch.labels == label
+            rows = batch.targets == label
             own = [_put_rows(old, new, rows) for old, new in zip(own, (*found, hidden), strict=True)]
         gradients = self._reduce(recording, own[:-1])[1]
-        return FisherPass(difficulty, gradients, own[-1], losses.gather(0, batch.labels[None])[0])
+        return FisherPass(difficulty, gradients, own[-1], losses.gather(0, batch.targets[None])[0])
 
     @contextmanager
     def _record_forward(self, examples: int) -> Iterator[_Recording]:

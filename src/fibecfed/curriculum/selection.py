@@ -18,7 +18,7 @@ def part_in_use(config: CurriculumConfig, step: int, steps: int) -> float:
 def select(
     config: CurriculumConfig,
     difficulty: np.ndarray,
-    labels: np.ndarray,
+    groups: np.ndarray,
     *,
     step: int,
     steps: int,
@@ -28,26 +28,26 @@ def select(
 ) -> Selection:
     """The examples of curriculum round ``step`` (from 0) of ``steps``.
 
-    ``difficulty`` and ``labels`` (n,) of the device's own examples. Source: docs/method.md section 4.
+    ``difficulty`` and ``groups`` (n,) of the device's own examples. Source: docs/method.md section 4.
     """
     examples = len(difficulty)
     stratified = config.stratified is not False
     fraction = part_in_use(config, step, steps)
     count = prefix_size(fraction, examples)
     if config.pacing == "competence":
-        pool = easy_first(difficulty, labels, stratified).prefix(count, config.cap)
+        pool = easy_first(difficulty, groups, stratified).prefix(count, config.cap)
         count = prefix_size(prefix_fraction("linear", step, steps, config.start, config.full_at), examples)
         return draw(pool.positions, count, stream(seed, "competence", step, device))
     if config.fresh:
         count = min(count, capped_size(config.cap, examples))
-        return random_subset(labels, count, stream(seed, "random subset", step, device), stratified)
+        return random_subset(groups, count, stream(seed, "random subset", step, device), stratified)
     if config.importance and fraction >= 1:
         kept = capped_size(config.cap, examples)
-        easy = easy_first(difficulty, labels, stratified).prefix(kept).positions
+        easy = easy_first(difficulty, groups, stratified).prefix(kept).positions
         drawn = importance_sample(difficulty[easy], kept, stream(seed, "importance", step, device))
         return Selection(easy[drawn.positions], drawn.weights)
     if config.unit == "batch":
         order = batches_easy_first(difficulty, batch_size, stream(seed, "curriculum batches", device))
     else:
-        order = easy_first(difficulty, labels, stratified)
+        order = easy_first(difficulty, groups, stratified)
     return order.prefix(count, config.cap)

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from fibecfed.config import Config
 from fibecfed.data.fingerprint import DataPrint, data_print
 from fibecfed.data.partition import Partition
 from fibecfed.data.rows import Rows
 from fibecfed.data.splits import Splits, partition_rows
 from fibecfed.data.tokens import TokenizedSet, tokenize
-from fibecfed.tasks import Classification
+from fibecfed.tasks import Task, task_kind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 class FederatedData:
     """Everything the devices and the evaluation read. ``held_out`` is the split that is evaluated on."""
 
-    task: Classification
+    task: Task
     train: TokenizedSet
     devices: Partition
     held_out: TokenizedSet
@@ -39,6 +41,14 @@ class FederatedData:
         """The validation part, tokenised when it is first asked for: most runs never do."""
         return self.held_out if self.evaluated_on == "validation" else self.tokenize(self.validation_rows)
 
+    def group_counts(self) -> np.ndarray:
+        """(K, G) training examples of each group on each device."""
+        return self.devices.label_counts(self.train.groups, self.task.group_count)
+
+    def held_out_group_counts(self) -> np.ndarray:
+        """(K, G) held-out examples of each group on each device."""
+        return self.held_out_owners.label_counts(self.held_out.groups, self.task.group_count)
+
 
 def build_data(
     config: Config,
@@ -51,9 +61,10 @@ def build_data(
     evaluated_on = config.evaluation.split
     held_out = splits.validation if evaluated_on == "validation" else splits.test
     devices, owners = partition_rows(config, splits.train, held_out, pooled)
-    as_tokens = partial(tokenize, tokenizer=tokenizer, max_length=config.data.max_length, vocabulary=vocabulary)
+    kind, length = task_kind(config), config.data.max_length
+    as_tokens = partial(tokenize, tokenizer=tokenizer, max_length=length, vocabulary=vocabulary, task=kind)
     return FederatedData(
-        task=Classification(splits.train.label_names, splits.extra_metrics),
+        task=kind.of(splits.train.label_names, splits.extra_metrics),
         train=as_tokens(splits.train),
         devices=devices,
         held_out=as_tokens(held_out),

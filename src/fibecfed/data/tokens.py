@@ -9,7 +9,7 @@ import torch
 
 from fibecfed.data.rows import Rows
 from fibecfed.errors import InputError, half_character
-from fibecfed.tasks import Batch
+from fibecfed.tasks import Batch, Classification, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,7 +27,8 @@ class TokenizedSet:
 
     ids: np.ndarray  # (sum of lengths,) int32
     offsets: np.ndarray  # (N+1,) int64
-    labels: np.ndarray  # (N,) int64
+    targets: np.ndarray  # (N, ...) what the task learns of each
+    groups: np.ndarray  # (N,) int64, the task's group of each
     pad_id: int
     types: np.ndarray | None = None  # (sum of lengths,) uint8, segment of each token
     first: np.ndarray | None = None  # (N,) int64, tokens of the first text of each pair; None: single texts
@@ -36,7 +37,7 @@ class TokenizedSet:
     tokens_cut: int = 0
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -82,7 +83,7 @@ class TokenizedSet:
         return Batch(
             input_ids=torch.from_numpy(ids.astype(np.int64)),
             attention_mask=torch.from_numpy(real.astype(np.int64)),
-            labels=torch.from_numpy(self.labels[indices]),
+            targets=torch.from_numpy(self.targets[indices]),
             token_type_ids=types,
         )
 
@@ -131,7 +132,11 @@ def _check_characters(texts: Sequence[str], start: int, count: int) -> None:
 
 
 def tokenize(
-    rows: Rows, tokenizer: "PreTrainedTokenizerBase", max_length: int, vocabulary: int | None = None
+    rows: Rows,
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    vocabulary: int | None = None,
+    task: type[Task] = Classification,
 ) -> TokenizedSet:
     """Every row as token ids, cut to ``max_length`` (the longer text of a pair first), with what was cut counted.
 
@@ -176,7 +181,8 @@ def tokenize(
     return TokenizedSet(
         ids=_joined(ids, np.int32),
         offsets=np.concatenate([[0], np.cumsum([len(i) for i in ids])]).astype(np.int64),
-        labels=rows.labels.astype(np.int64),
+        targets=task.targets(rows),
+        groups=task.groups(rows),
         pad_id=int(tokenizer.pad_token_id or 0),
         types=_joined(types, np.uint8) if with_types else None,
         first=None if rows.pairs is None else np.asarray(first, dtype=np.int64),

@@ -64,10 +64,10 @@ class Device:
         return self.site.data.devices.indices(self.number)
 
     @property
-    def label_counts(self) -> np.ndarray:
-        """(C,) its training examples of each label."""
+    def group_counts(self) -> np.ndarray:
+        """(G,) its training examples of each of the task's groups."""
         data = self.site.data
-        return np.bincount(data.train.labels[self.indices], minlength=data.task.outputs)
+        return np.bincount(data.train.groups[self.indices], minlength=data.task.group_count)
 
     @property
     def examples(self) -> int:

@@ -84,10 +84,7 @@ def _totals(
 
 def _form(task: Task) -> dict[str, TensorSpec]:
     """Totals of one model on one device."""
-    return {
-        "confusion": TensorSpec((1, task.outputs, task.outputs), torch.int64),
-        "loss": TensorSpec((1,), torch.float64),
-    }
+    return {name: TensorSpec(shape, dtype) for name, (shape, dtype) in task.totals_form().items()}
 
 
 class FederatedEvaluator:
@@ -139,10 +136,11 @@ class FederatedEvaluator:
             of_server = task.metrics(self._site.executor.counts(state.tensors, held_out, np.arange(len(held_out))))
         personal = {**own, **without}
         return Evaluation(
+            task.metric,
             of_server,
             task.metrics(_joined(personal)),
-            worst_tenth(np.array([task.metrics(counts)["accuracy"] for counts in personal.values()])),
-            task.metrics(_joined(without)).get("accuracy") if own else None,
+            worst_tenth(np.array([task.metrics(counts)[task.metric] for counts in personal.values()])),
+            task.metrics(_joined(without)).get(task.metric) if own else None,
             tuple(sorted(missing, key=lambda failure: failure.device)),
         )
 
@@ -164,9 +162,10 @@ class FederatedEvaluator:
         if failure is not None:
             return failure
         for model in models:
-            confusion, loss = reply.tensors[f"{model}confusion"], reply.tensors[f"{model}loss"]
-            if (confusion < 0).any() or int(confusion.sum()) != reply.info["examples"] or (loss < 0).any():
-                return Failure(device, "its counts contradict one another", "sums")
+            totals = {name: reply.tensors[f"{model}{name}"] for name in form}
+            problem = self._site.data.task.totals_problem(totals, reply.info["examples"])
+            if problem is not None:
+                return Failure(device, problem, "sums")
         return None
 
 

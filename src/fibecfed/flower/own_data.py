@@ -11,7 +11,7 @@ from fibecfed.data.apart import check_files_apart, check_rows_apart
 from fibecfed.errors import InputError
 from fibecfed.runtime import Learner
 from fibecfed.seeding import stream
-from fibecfed.tasks import Classification
+from fibecfed.tasks import task_kind
 
 
 class UnknownLabels(InputError):
@@ -93,9 +93,10 @@ def _data(
         tokenizer=pretrained.tokenizer,
         max_length=config.data.max_length,
         vocabulary=pretrained.vocabulary,
+        task=task_kind(config),
     )
     return FederatedData(
-        task=Classification(train.label_names),
+        task=task_kind(config).of(train.label_names),
         train=as_tokens(train),
         devices=devices,
         held_out=as_tokens(held_out),

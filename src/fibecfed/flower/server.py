@@ -16,6 +16,7 @@ from fibecfed.flower.transport import FlowerTransport, Joined, introduction
 from fibecfed.methods import method_class, resolve
 from fibecfed.runtime import Experiment, Holdings, learner_of
 from fibecfed.runtime.handshake import Description, describe, differences
+from fibecfed.tasks import task_kind
 from fibecfed.training import torch_device
 
 _OF_DEVICES = ("file", "device", "train_examples", "test_examples", "label_noise", "name", "allow_download")
@@ -76,7 +77,7 @@ def assemble_server(
     check_settings(config)
     config = settle(resolve(config))
     torch_device(config.runtime.device)
-    learner = learner_of(config, len(labels_of(config)))
+    learner = learner_of(config, task_kind(config).of(labels_of(config)).outputs)
     mine = describe(learner, labels_of(config))
 
     def check(reply: Reply) -> str | None:

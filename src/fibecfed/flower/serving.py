@@ -31,6 +31,7 @@ from fibecfed.methods import resolve, tuning
 from fibecfed.runtime.assembly import Learner, learner_of
 from fibecfed.runtime.experiment import describe_adapter
 from fibecfed.runtime.handshake import Description, describe, differences, method_difference
+from fibecfed.tasks import task_kind
 from fibecfed.training import DeviceFailed
 from fibecfed.tuning import put_tensors, save_adapter
 
@@ -120,7 +121,7 @@ class DeviceServer:
         site = self._at(run)
         address = dataclasses.replace(request.address, device=self._config.device)
         assert self._learner is not None
-        mine = describe(self._learner, site.data.task.labels)
+        mine = describe(self._learner, site.data.task.output_names)
         if found := differences(server, mine):
             raise Refused(" ".join(found))
         train, held_out = len(site.data.train), len(site.data.held_out)
@@ -147,7 +148,7 @@ class DeviceServer:
         told = json.loads(path.read_text(encoding="utf-8"))
         config = build_config(self._config.apply(told))
         self._run = self._site = self._learner = None  # one backbone at a time
-        self._learner = learner_of(resolve(config), len(labels_of(config)))
+        self._learner = learner_of(resolve(config), task_kind(config).of(labels_of(config)).outputs)
         store = DiskStore(self._of(run) / "states", run)
         self._site = self._learner.site(own_data(self._learner, self._config.device), store)
         self._held = Held(self._site.initial)
@@ -166,7 +167,7 @@ class DeviceServer:
         fresh = folder / ".adapter.tmp"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
-        description = describe_adapter(learner.config, learner.pretrained, device.site.data.task.labels)
+        description = describe_adapter(learner.config, learner.pretrained, device.site.data.task)
         form = tuning(learner.config).saved_form(learner.model)
         save_adapter(fresh, learner.model, learner.pretrained.tokenizer, description, form)
         shutil.rmtree(folder / "adapter", ignore_errors=True)

@@ -10,7 +10,7 @@ from fibecfed.errors import InputError
 from fibecfed.federation import Device, ServerState, Site, Stage
 from fibecfed.methods.own_settings import own_settings
 from fibecfed.methods.stages import Statistics, Train, summed
-from fibecfed.tasks.classification import HEAD_WEIGHT, sum_shapes
+from fibecfed.tasks import HEAD_WEIGHT, task_kind
 from fibecfed.tuning import Layout
 
 
@@ -74,13 +74,13 @@ class FederatedAveraging:
 
     def sums(self) -> Mapping[str, tuple[int, ...]]:
         """The shapes of the sums that devices send before the first round."""
-        return sum_shapes(self.config, *self.head_shape())
+        return task_kind(self.config).sum_shapes(self.config, *self.head_shape())
 
     def head_shape(self) -> tuple[int, int]:
-        """(d, C) of a pooled head; a head of another form has only its classes, if it has a bias."""
+        """(d, outputs) of a pooled head; of another form only its outputs, if it has a bias."""
         shapes = {p.name: p.shape for p in self.layout if p.role == "head"}
-        classes, hidden = (*shapes.get(HEAD_WEIGHT, (0, 0)),)[:2]
-        return hidden, classes
+        outputs, hidden = (*shapes.get(HEAD_WEIGHT, (0, 0)),)[:2]
+        return hidden, outputs
 
     # Which parameters are whose
 
@@ -108,7 +108,8 @@ class FederatedAveraging:
 
     def midway(self, state: ServerState) -> ServerState:
         """A state as it is in most rounds, for estimates before a run: the statistics are there."""
-        return summed(state, self.head_shape()[1]) if self.sums() else state
+        sums = self.sums()
+        return summed(state, self.config, sums) if sums else state
 
     def decisions(self, site: Site, state: ServerState) -> Mapping[str, Any]:
         """Nothing."""

@@ -17,8 +17,7 @@ from fibecfed.federation import Device, ServerState, Stage
 from fibecfed.methods.base import FederatedAveraging
 from fibecfed.methods.fibecfed import FibecFed
 from fibecfed.methods.stages import Finetune, Statistics
-from fibecfed.tasks import log_prior_ratio
-from fibecfed.tasks.classification import HEAD_BIAS, HEAD_WEIGHT
+from fibecfed.tasks import HEAD_BIAS, HEAD_WEIGHT, log_prior_ratio
 from fibecfed.tuning import Layout
 
 _ALL_LAYERS = {"layers": "all", "rows": "dense"}
@@ -118,7 +117,7 @@ class FedavgPrior(FederatedAveraging):
         tensors = super().personal(device, state)
         if "label_counts" in state.memory:
             everyone = state.memory["label_counts"].numpy()
-            tensors[HEAD_BIAS] = tensors[HEAD_BIAS] + log_prior_ratio(device.label_counts, everyone)
+            tensors[HEAD_BIAS] = tensors[HEAD_BIAS] + log_prior_ratio(device.group_counts, everyone)
         return tensors
 
 
@@ -188,7 +187,7 @@ class DeviceMajority(FederatedAveraging):
     def personal(self, device: Device, state: ServerState) -> dict[str, Tensor]:
         """A head that looks at nothing and says the device's most frequent label."""
         tensors = super().personal(device, state)
-        return {**tensors, **most_frequent(device.label_counts, tensors[HEAD_WEIGHT])}
+        return {**tensors, **most_frequent(device.group_counts, tensors[HEAD_WEIGHT])}
 
 
 def most_frequent(counts: np.ndarray, weight: Tensor) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from fibecfed.config import Config
 from fibecfed.methods import method_class, method_names
+from fibecfed.tasks import TASKS
 
 _POOLING = {
     "mean": 'mask = batch["attention_mask"].unsqueeze(-1)\nvector = (hidden * mask).sum(1) / mask.sum(1)',
@@ -27,7 +28,7 @@ options = {{"padding": True, "truncation": True, "max_length": task["max_length"
 batch = tokenizer({texts}, **options)
 with torch.no_grad():
 {forward}
-print(task["labels"][int(logits[0].argmax())])
+{reading}
 """
 
 _STANDARD = """\
@@ -57,7 +58,7 @@ _POOLED_HEAD = """\
 logits = vector @ head["weight"].T + head["bias"]"""
 
 _NATIVE_BASE = """\
-settings = {**task["base_settings"], "num_labels": len(task["labels"]), "ignore_mismatched_sizes": True}
+settings = {**task["base_settings"], "num_labels": task["outputs"], "ignore_mismatched_sizes": True}
 base = AutoModelForSequenceClassification.from_pretrained(source, **settings)
 base.config.pad_token_id = tokenizer.pad_token_id"""
 
@@ -81,7 +82,7 @@ import fibecfed
 
 classifier = fibecfed.load(".")  # the run's directory
 logits = classifier.logits({texts})
-print(classifier.predict({texts})[0].label)
+print(classifier.predict({texts})[0]{answer})
 """
 
 _IN_PEFT = ("lora", "prompt", "prefix")
@@ -90,12 +91,14 @@ _IN_PEFT = ("lora", "prompt", "prefix")
 def loading_code(description: Mapping[str, Any]) -> str:
     """Python that loads ``adapter/``: with transformers, peft and safetensors only, for kinds that PEFT holds."""
     kind, pair = description["tuning"], len(description["texts"]) > 1
+    task = TASKS[description["task"]]
     if kind not in _IN_PEFT:
-        return _OWN.format(texts='["a text"], ["its second text"]' if pair else '["a text"]')
+        return _OWN.format(texts='["a text"], ["its second text"]' if pair else '["a text"]', answer=task.answer)
     # For one text no token types go in, as in the run; some models take them for more than "all the same".
     texts = '["a text"], ["its second text"]' if pair else '["a text"], return_token_type_ids=False'
     packaged = description["base_package"] is not None
     common = {"standard": _STANDARD if packaged else "", "package": _PACKAGE if packaged else "", "texts": texts}
+    common["reading"] = task.reading_code
     if description["head"] == "native":
         return _BASE.format(imports=_IMPORTS_OF_NATIVE, base=_NATIVE_BASE, head="", forward=_NATIVE, **common)
     forward = {"lora": _POOLED, "prompt": _PROMPT, "prefix": _PREFIX}[kind]
@@ -126,7 +129,7 @@ Fine-tuned with fibecfed over {config.federation.devices} devices,
 {_numbers(config, summary)}
 
 `summary.json` has the rest, `config.yaml` repeats the run.
-Labels: {", ".join(description["labels"])}. {_input(description["texts"])}
+{TASKS[description["task"]].card_sentence(description["labels"])}{_input(description["texts"])}
 
 ## Load it
 
@@ -146,14 +149,14 @@ def _input(texts: Sequence[str]) -> str:
 
 def _numbers(config: Config, summary: Mapping[str, Any]) -> str:
     """What the saved model reaches, and the mean that comparisons use where it covers more than one evaluation."""
-    mean = summary["mean"]
+    mean, metric = summary["mean"], summary["metric"]
     columns = [("saved model", summary)]
     if mean["evaluations"] > 1:
         columns.append((f"mean of the last {mean['evaluations']} evaluations", mean))
     rows: dict[str, list[str]] = {
-        f"accuracy of {global_name(config.method)}": [f"{of['accuracy']['global']:.4f}" for _, of in columns],
-        "accuracy of each device's own model on its own examples": [
-            f"{of['accuracy']['personalized']:.4f}" for _, of in columns
+        f"{metric} of {global_name(config.method)}": [f"{of[metric]['global']:.4f}" for _, of in columns],
+        f"{metric} of each device's own model on its own examples": [
+            f"{of[metric]['personalized']:.4f}" for _, of in columns
         ],
         "the same, worst tenth of devices": [f"{of['worst_tenth']:.4f}" for _, of in columns],
     }
@@ -163,6 +166,6 @@ def _numbers(config: Config, summary: Mapping[str, Any]) -> str:
 
 
 def global_name(method: str) -> str:
-    """What the number called ``global`` is the accuracy of."""
+    """What the number called ``global`` is the score of."""
     mean = method in method_names() and method_class(method).global_is_mean_of_devices
     return "the devices' models on all examples, in the mean" if mean else "the global model"

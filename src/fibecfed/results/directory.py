@@ -19,6 +19,7 @@ from fibecfed.errors import InputError, RunFailed
 from fibecfed.federation import DiskStore, ServerState, Undecodable, write_atomically
 from fibecfed.results.fingerprint import FINGERPRINT_FILE, Fingerprint
 from fibecfed.results.summary import in_todays_form
+from fibecfed.tasks import Task
 
 CONFIG_FILE, PARTITION_FILE, NAME_FILE, CHECKPOINT_FILE, OWN_MODELS_FILE = (
     "config.yaml", "partition.json", "name.json", "checkpoint.safetensors", "own_models.safetensors",
@@ -151,11 +152,11 @@ class RunDirectory:
         """fingerprint.json."""
         self.write_json(FINGERPRINT_FILE, fingerprint.to_content())
 
-    def check_labels(self, labels: Sequence[str]) -> None:
-        """Raise InputError if an adapter's labels are not those that the run was trained with."""
+    def check_labels(self, labels: Sequence[str], task: type[Task]) -> None:
+        """Raise InputError if an adapter's output names are not those that the run was trained with."""
         kept = self.fingerprint()
         if kept is not None and kept.found is not None:
-            differ = label_difference(kept.found["data"]["labels"], labels)
+            differ = label_difference(task.of(kept.found["data"]["labels"]).output_names, labels)
             if differ is not None:
                 raise InputError(f"The task.json of an adapter in '{self.path}' was changed: {differ}.")
 

@@ -8,6 +8,7 @@ from fibecfed.config import Config, config_hash
 from fibecfed.federation import Costs, Failure, StageDone
 from fibecfed.results.environment import git_commit, hardware, versions
 from fibecfed.runtime import Evaluation
+from fibecfed.tasks import Classification
 
 LAST = 5  # evaluations that the mean for comparisons covers at most (docs/method.md section 7)
 PART = 4  # it covers at most every fourth of a run's evaluations: no mean reaches back to the first rounds [D]
@@ -32,19 +33,26 @@ def failures_of(failures: Sequence[Failure], round: int, stage: str) -> list[dic
 def metrics_record(
     round: int, evaluation: Evaluation, costs: Costs, loss: float | None, left_out: Losses, states_lost: Losses
 ) -> dict[str, Any]:
-    """One line of metrics.jsonl: cumulative costs, both protocols; metrics beside accuracy where the task has them.
+    """One line of metrics.jsonl: cumulative costs, both protocols, every metric of the task.
+
+    ``metric_*`` is the task's main one, under one name for every task; its own name stands beside it.
 
     ``left_out`` and ``states_lost`` are those since the evaluation of an earlier round.
     """
+    main, score = evaluation.metric, evaluation.global_[evaluation.metric]
     record: dict[str, Any] = {
         "round": round,
-        "accuracy_global": evaluation.global_["accuracy"],
-        "accuracy_personalized": evaluation.personalized["accuracy"],
+        "metric": main,
+        "metric_global": score,
+        "metric_personalized": evaluation.personalized[main],
+        f"{main}_global": score,
+        f"{main}_personalized": evaluation.personalized[main],
         "worst_tenth": evaluation.worst_tenth,
-        "accuracy_never_sampled": evaluation.never_sampled,
+        "metric_never_sampled": evaluation.never_sampled,
+        f"{main}_never_sampled": evaluation.never_sampled,
     }
     for name, value in evaluation.global_.items():
-        if name != "accuracy":
+        if name != main:
             record[f"{name}_global"] = value
             record[f"{name}_personalized"] = evaluation.personalized[name]
     return record | {
@@ -67,6 +75,16 @@ def window(evaluations: int) -> int:
     return max(1, min(LAST, evaluations // PART))
 
 
+def metric_of(records: Sequence[Mapping[str, Any]]) -> str:
+    """The main metric of a run; records of earlier versions, which do not name it, are of classification."""
+    return str(records[-1].get("metric", Classification.metric)) if records else Classification.metric
+
+
+def score_of(record: Mapping[str, Any], protocol: str) -> float:
+    """The main metric of an evaluation by "global" or "personalized", in a record of any version."""
+    return float(record[f"{metric_of([record])}_{protocol}"])
+
+
 def final_mean(records: Sequence[Mapping[str, Any]], key: str, last: int | None = None) -> float:
     """The mean of a metric over the ``last`` evaluations; None: those that ``window`` says."""
     values = [float(r[key]) for r in records[-(last or window(len(records))) :]]
@@ -75,11 +93,12 @@ def final_mean(records: Sequence[Mapping[str, Any]], key: str, last: int | None 
 
 def final_numbers(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Every metric of the saved model, which the last evaluation was of; under ``mean`` the last ones' means."""
-    names = ["accuracy"]
+    main = metric_of(records)
+    names = [main]
     names += [
         k.removesuffix("_global")
         for k in records[-1]
-        if k.endswith("_global") and not k.startswith(("accuracy", "loss"))
+        if k.endswith("_global") and not k.startswith((f"{main}_", "metric_", "loss_"))
     ]
     count = window(len(records))
 
@@ -88,14 +107,15 @@ def final_numbers(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {**found, "worst_tenth": final_mean(records, "worst_tenth", last)}
 
     means = {"evaluations": count, "rounds": [r["round"] for r in records[-count:]], **over(count)}
-    return {**over(1), "mean": means}
+    return {"metric": main, **over(1), "mean": means}
 
 
 def in_todays_form(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A summary.json of any version: earlier ones had means over the last five evaluations in the place of the
-    saved model's numbers, which follow from the records.
+    saved model's numbers, which follow from the records; the earliest did not name the main metric.
     """
-    return dict(summary) if "mean" in summary or not records else {**summary, **final_numbers(records)}
+    named = {"metric": metric_of(records), **summary}
+    return named if "mean" in summary or not records else {**named, **final_numbers(records)}
 
 
 def _lost(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -18,30 +18,29 @@ from fibecfed.errors import InputError
 from fibecfed.methods import resolve, tuning
 from fibecfed.models import embedding_rows, load_pretrained
 from fibecfed.results import OWN_MODELS_FILE, RunDirectory, own_parameters
-from fibecfed.tasks import to_probabilities
+from fibecfed.tasks import Prediction, Task, task_kind
 from fibecfed.tuning import SavedLora, load_adapter, put_tensors, read_description
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """The most probable label of a text, and the probability of each."""
-
-    label: str
-    probabilities: dict[str, float]
+__all__ = ["Classifier", "Prediction", "load"]
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained model with its tokenizer and labels."""
+    """A trained model with its tokenizer and task."""
 
     model: nn.Module
     tokenizer: Any
-    labels: tuple[str, ...]
+    task: Task
     config: Config
     max_length: int
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the outputs stand for, in order."""
+        return self.task.output_names
+
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
-        """(N, C) logits.
+        """(N, outputs) what the model says before the task reads it; for classification the logits.
 
         Raises InputError for a text that is empty or that the model cannot read, and where a model that reads two
         texts is given one, or the other way round.
@@ -51,21 +50,19 @@ class Classifier:
         if problem is not None:
             raise InputError(f"{problem}; there is nothing to predict.")
         data = self._tokenize(texts, pairs)
-        result = np.empty((len(texts), len(self.labels)), dtype=np.float32)
+        result = np.empty((len(texts), self.task.outputs), dtype=np.float32)
         with torch.no_grad():
             for chosen in evaluation_batches(np.arange(len(data)), data.lengths, self.config.evaluation.batch_size):
                 result[chosen] = self.model(data.batch(chosen)).numpy()
         return result
 
-    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Prediction]:
-        """A prediction for each text (or pair of texts). Raises InputError as ``logits``."""
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Any]:
+        """A prediction for each text (or pair of texts), as the task makes it: a ``Prediction`` of classification.
+
+        Raises InputError as ``logits``."""
         if not len(texts):
             return []
-        probabilities = to_probabilities(torch.from_numpy(self.logits(texts, pairs)))
-        return [
-            Prediction(self.labels[int(row.argmax())], dict(zip(self.labels, map(float, row), strict=True)))
-            for row in probabilities
-        ]
+        return self.task.predictions(self.logits(texts, pairs))
 
     def problems(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[str | None]:
         """(N,) why a text (or pair) cannot be predicted, as a sentence without its end; None: it can."""
@@ -135,23 +132,24 @@ def load(directory: Path | str, device: int | str | None = None) -> Classifier:
         raise InputError(f"'{directory}' has no adapter yet; finish the run with: {going_on(directory)}")
     description = read_description(folder)
     labels = tuple(description["labels"])
-    run.check_labels(labels)
+    run.check_labels(labels, task_kind(config))
+    task = task_kind(config).of(labels)
     torch.set_num_threads(config.runtime.threads)
     kind = tuning(config)
     model_config = config.model
     trained_from = Path(description["base_model"])
     if trained_from.is_absolute() and trained_from.is_dir():  # model.name may be relative to another folder than this
         model_config = dataclasses.replace(model_config, name=str(trained_from))
-    pretrained = load_pretrained(model_config, len(labels), config.runtime.precision, reserved=kind.positions(config))
+    pretrained = load_pretrained(model_config, task.outputs, config.runtime.precision, reserved=kind.positions(config))
     if pretrained.sha256 != description["base_sha256"]:
         raise InputError(
             f"The weights of '{model_config.name}' are not those that '{directory}' was trained on (sha256 differs)."
         )
     reader = kind if kind.reloads else SavedLora(folder)
-    model = reader.attach(pretrained, len(labels), kind.for_loading(config), 0)
+    model = reader.attach(pretrained, task.outputs, kind.for_loading(config), 0)
     load_adapter(folder, model)
     _put_own(own or {}, model, run)
-    return Classifier(model.eval(), pretrained.tokenizer, labels, config, int(description["max_length"]))
+    return Classifier(model.eval(), pretrained.tokenizer, task, config, int(description["max_length"]))
 
 
 def _put_own(own: Mapping[str, Tensor], model: nn.Module, run: RunDirectory) -> None:

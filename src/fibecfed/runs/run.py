@@ -42,10 +42,11 @@ class RunResult:
     def __repr__(self) -> str:
         """What matters, in a few lines: tensors and records would be pages."""
         about, sent, saved = self.summary, self.summary["bytes"], self.directory
-        accuracy = ", ".join(f"{name} {value:.4f}" for name, value in about["accuracy"].items())
+        metric = about["metric"]
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in about[metric].items())
         lines = [
             f"RunResult of {about['method']} on {about['dataset']} ({about['evaluated_on']} set)",
-            f"  accuracy: {accuracy}, worst tenth of devices {about['worst_tenth']:.4f}",
+            f"  {metric}: {scores}, worst tenth of devices {about['worst_tenth']:.4f}",
             f"  {about['rounds']} rounds, {len(self.metrics)} evaluations, {about['seconds']['wall']:.0f} s, "
             f"{(sent['up'] + sent['down']) / 1e6:.1f} MB sent",
             f"  saved: fibecfed.load({str(saved)!r})" if saved else "  not saved: run was given no out",
@@ -101,7 +102,7 @@ def run(
 ) -> RunResult:
     """Train and evaluate what the configuration says; with ``out``, write the run's directory.
 
-    ``progress`` shows rounds, accuracy and the time left on the error output; None: where a terminal or a notebook
+    ``progress`` shows rounds, score and the time left on the error output; None: where a terminal or a notebook
     shows it.
 
     Raises InputError for a mistake in configuration or data, RunFailed if training cannot go on

@@ -16,6 +16,7 @@ from fibecfed.runtime.experiment import Experiment
 from fibecfed.runtime.holdings import DevicesHere
 from fibecfed.runtime.in_process import InProcessTransport
 from fibecfed.seeding import torch_seed
+from fibecfed.tasks import task_kind
 from fibecfed.training import SequentialExecutor, torch_device
 from fibecfed.tuning import Layout, trainable_tensors
 
@@ -47,7 +48,7 @@ def assemble(config: Config, store: DeviceStore | None = None, transport: Transp
     torch_device(config.runtime.device)
     splits = load_splits(config)
     config = settle(config, splits.sites)
-    learner = learner_of(config, len(splits.train.label_names))
+    learner = learner_of(config, task_kind(config).of(splits.train.label_names).outputs)
     method = learner.method
     pretrained = learner.pretrained
     data = build_data(config, splits, pretrained.tokenizer, method.pooled_data, pretrained.vocabulary)
@@ -68,12 +69,12 @@ def assemble(config: Config, store: DeviceStore | None = None, transport: Transp
     )
 
 
-def learner_of(config: Config, labels: int) -> Learner:
+def learner_of(config: Config, outputs: int) -> Learner:
     """Backbone, tuning, head and method of a resolved configuration. Raises InputError; sets torch's threads."""
     torch.set_num_threads(config.runtime.threads)
     seed, kind = torch_seed(config.seed, "model"), tuning(config)
-    pretrained = load_pretrained(config.model, labels, config.runtime.precision, seed, kind.positions(config))
-    model = kind.attach(pretrained, labels, config, seed)
+    pretrained = load_pretrained(config.model, outputs, config.runtime.precision, seed, kind.positions(config))
+    model = kind.attach(pretrained, outputs, config, seed)
     layout = kind.layout(model, pretrained.config)
     method = method_class(config.method)(config, layout)
     return Learner(config, pretrained, model, layout, method, trainable_tensors(model))

@@ -13,12 +13,13 @@ from fibecfed.tasks import Counts
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of one evaluation. ``worst_tenth`` is the mean accuracy of the worst tenth of devices."""
+    """Metrics of one evaluation. ``worst_tenth`` is the mean score of the worst tenth of devices."""
 
+    metric: str  # the task's main one, which is the score
     global_: Mapping[str, float]
     personalized: Mapping[str, float]
     worst_tenth: float
-    never_sampled: float | None  # accuracy of devices without a model of their own; None if there are none
+    never_sampled: float | None  # score of devices without a model of their own; None if there are none
     missing: Sequence[Failure] = ()  # devices whose part in it could not be used
 
 
@@ -54,10 +55,11 @@ class ResidentEvaluator:
         has_own = np.isin(self._owner, [device.number for device in self._personal(state)])
         others = task.metrics(personal.take(np.flatnonzero(~has_own))) if has_own.any() else {}
         return Evaluation(
+            task.metric,
             global_metrics,
             task.metrics(personal),
             worst_tenth(self._scores(personal)),
-            others.get("accuracy"),
+            others.get(task.metric),
         )
 
     def _with_personal_models(self, state: ServerState, server: Counts) -> Counts:
@@ -100,7 +102,7 @@ class ResidentEvaluator:
         """The main metric of each device that has held-out examples."""
         owners, task = self.site.data.held_out_owners, self.site.data.task
         shards = (owners.indices(device) for device in np.unique(self._owner))
-        return np.array([next(iter(task.metrics(counts.take(shard)).values())) for shard in shards])
+        return np.array([task.metrics(counts.take(shard))[task.metric] for shard in shards])
 
 
 def worst_tenth(scores: np.ndarray) -> float:

@@ -1,6 +1,5 @@
 """A run that is ready to start, wherever its devices are."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from fibecfed.methods import FederatedAveraging
 from fibecfed.models import Pretrained
 from fibecfed.runtime.evaluation import Evaluator
 from fibecfed.runtime.holdings import Devices
+from fibecfed.tasks import Task
 from fibecfed.tuning import Layout, pooling_of
 
 
@@ -38,7 +38,7 @@ class Experiment:
 
     def description(self) -> dict[str, Any]:
         """What task.json says beside an adapter."""
-        return describe_adapter(self.config, self.pretrained, self.data.task.labels)
+        return describe_adapter(self.config, self.pretrained, self.data.task)
 
     def data_summary(self) -> dict[str, Any]:
         """Where the data came from, how many examples there are, what was cut, and what a user should know of it.
@@ -59,24 +59,25 @@ class Experiment:
         }
 
     def partition(self) -> dict[str, Any]:
-        """Who holds how much, and of which label. None stands for what only the devices know."""
+        """Who holds how much, and of which of the task's groups. None stands for what only the devices know."""
         held = self.devices.holdings()
         return {
             "devices": held.devices,
             "names": None if held.names is None else list(held.names),
-            "labels": list(self.data.task.labels),
+            "labels": list(self.data.task.output_names),
             "train_sizes": {str(device): examples for device, examples in held.train_sizes.items()},
             "train": None if held.train is None else held.train.tolist(),
             "held_out": None if held.held_out is None else held.held_out.tolist(),
         }
 
 
-def describe_adapter(config: Config, pretrained: Pretrained, labels: Sequence[str]) -> dict[str, Any]:
+def describe_adapter(config: Config, pretrained: Pretrained, task: Task) -> dict[str, Any]:
     """What task.json says beside an adapter."""
     head, columns = config.model.head, columns_of(config)
     return {
-        "task": "classification",
-        "labels": list(labels),
+        "task": task.kind,
+        "labels": list(task.output_names),
+        "outputs": task.outputs,
         "texts": [name for name in (columns.text, columns.text_pair) if name],  # the columns: one text, or a pair
         "tuning": config.tuning,
         "head": head,

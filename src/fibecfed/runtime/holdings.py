@@ -23,8 +23,8 @@ class Holdings:
     tokens_cut: int | None = None
     held_out_in_training: int | None = None  # held-out examples whose text is also a training text
     names: Sequence[str] | None = None  # of the devices, where they have some
-    train: np.ndarray | None = None  # (K, C) training examples of each label
-    held_out: np.ndarray | None = None  # (K, C) held-out ones
+    train: np.ndarray | None = None  # (K, G) training examples of each group
+    held_out: np.ndarray | None = None  # (K, G) held-out ones
 
 
 class Devices(Protocol):
@@ -62,7 +62,6 @@ class DevicesHere:
 
     def holdings(self) -> Holdings:
         data = self.site.data
-        classes = data.task.outputs
         return Holdings(
             dataset=self.config.dataset,
             devices=data.devices.devices,
@@ -73,6 +72,6 @@ class DevicesHere:
             tokens_cut=data.train.tokens_cut + data.held_out.tokens_cut,
             held_out_in_training=data.shared,
             names=data.devices.names or None,
-            train=data.devices.label_counts(data.train.labels, classes),
-            held_out=data.held_out_owners.label_counts(data.held_out.labels, classes),
+            train=data.group_counts(),
+            held_out=data.held_out_group_counts(),
         )

@@ -29,9 +29,11 @@ from fibecfed.federation import (
 from fibecfed.methods import FederatedAveraging, method_class
 from fibecfed.runtime.experiment import Experiment
 from fibecfed.sharing import fixed_count
+from fibecfed.tasks import Task
 
-# Numbers that nobody knows before: as long as they usually are as text. The accuracy is too low to end a warm-up.
-_AS_LONG_AS = {"loss": 0.6931471805599453, "operations": 123456789012.0, "accuracy": 0.012345678901234567}
+# Numbers that nobody knows before: as long as they usually are as text. The score is too low to end a warm-up.
+_AS_LONG_AS = {"loss": 0.6931471805599453, "operations": 123456789012.0}
+_SCORE = 0.012345678901234567
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def rehearse(experiment: Experiment) -> Iterator[Rehearsed]:
     original = experiment.server
     server = Server(method.config, method, original.transport, original.devices, original.run_name)
     sizes = EncodedSizes()
-    counts = experiment.data.devices.label_counts(experiment.data.train.labels, experiment.data.task.outputs)
+    task, counts = experiment.data.task, experiment.data.group_counts()
     while (stage := next_stage(method, state)) is not None:
         chosen = server.cohort(state, stage)
         accumulator, (specs, info) = stage.accumulator(state), stage.expected(state)
@@ -71,8 +73,8 @@ def rehearse(experiment: Experiment) -> Iterator[Rehearsed]:
                 versions[device] = versions.get(device, 0) + 1
             answered = dataclasses.replace(request.address, state_version=versions.get(device, 0))
             if not stage.is_round or device == chosen[0]:
-                made_up = {name: _made_up(name, *spec, request, counts[device]) for name, spec in specs.items()}
-            said = _said(stage, method.config, info, int(counts[device].sum()))
+                made_up = {name: _made_up(name, *spec, request, task, counts[device]) for name, spec in specs.items()}
+            said = _said(stage, method.config, task.metric, info, int(counts[device].sum()))
             down += sizes(request)
             reply = Reply(answered, made_up, said)
             up += sizes(reply)
@@ -90,13 +92,16 @@ def _with_means(experiment: Experiment) -> FederatedAveraging:
     return method_class(config.method)(config, experiment.layout)
 
 
-def _made_up(name: str, shape: tuple[int, ...], dtype: torch.dtype, request: Request, label_counts: Any) -> Tensor:
-    """What was sent comes back; label counts are the device's; the losses of a count leave half of the layers."""
+def _made_up(
+    name: str, shape: tuple[int, ...], dtype: torch.dtype, request: Request, task: Task, group_counts: Any
+) -> Tensor:
+    """What was sent comes back; sums over groups are the device's; the losses of a count leave half of the layers."""
     sent = request.tensors.get(name)
     if sent is not None and tuple(sent.shape) == shape:
         return sent
-    if name == "label_counts":
-        return torch.from_numpy(label_counts).to(dtype)
+    known = task.expected_sum(name, group_counts)
+    if known is not None:
+        return known.to(dtype)
     if name == "losses":
         losses = torch.ones(shape, dtype=dtype)
         losses[: fixed_count(0.5, len(losses)) - 1] = 2
@@ -106,12 +111,12 @@ def _made_up(name: str, shape: tuple[int, ...], dtype: torch.dtype, request: Req
     return torch.ones(shape, dtype=dtype)
 
 
-def _said(stage: Stage, config: Config, wanted: Mapping[str, InfoSpec], examples: int) -> dict[str, Any]:
+def _said(stage: Stage, config: Config, metric: str, wanted: Mapping[str, InfoSpec], examples: int) -> dict[str, Any]:
     """The info of a reply of a device with so many examples."""
     left_out = {STATE_LOST} | (set() if stage.trains else {"loss", "examples_trained", "tokens", "tokens_cut"})
     if config.warm_up.rounds is not None:
-        left_out.add("accuracy")
-    known = {"examples": examples, "examples_trained": examples * config.training.local_epochs}
+        left_out.add(metric)
+    known = {metric: _SCORE, "examples": examples, "examples_trained": examples * config.training.local_epochs}
     return {
         name: known.get(name, _AS_LONG_AS.get(name, _least(spec)))
         for name, spec in wanted.items()

@@ -41,7 +41,7 @@ class Report(Protocol):
     """Is told how the runs go, one call at a time."""
 
     def progressed(self, wanted: WantedRun, event: dict[str, Any]) -> None:
-        """A stage has ended: ``round``, ``rounds``, ``loss``, ``megabytes``, ``accuracy`` (None: not evaluated)."""
+        """A stage has ended: ``round``, ``rounds``, ``loss``, ``megabytes``, ``score`` (None: not evaluated)."""
 
     def ended(self, wanted: WantedRun, reason: str | None) -> None:
         """The run is over; ``reason`` says why it failed."""

@@ -13,6 +13,7 @@ from fibecfed.commands import at_a_shell
 from fibecfed.config import build_config
 from fibecfed.errors import FibecFedError, in_sentences
 from fibecfed.federation import ServerState, StageDone
+from fibecfed.results import score_of
 from fibecfed.runs.run import resume, run
 from fibecfed.runtime import Experiment
 
@@ -39,7 +40,7 @@ class _Teller(Callback):
                 "rounds": self._rounds,
                 "loss": loss,
                 "megabytes": (state.costs.bytes_up + state.costs.bytes_down) / 1e6,
-                "accuracy": None if record is None else record["accuracy_global"],
+                "score": None if record is None else score_of(record, "global"),
             }
         )
 

@@ -1,19 +1,28 @@
 """What a model is trained for."""
 
-from fibecfed.tasks.base import Batch, Counts, Task
+from fibecfed.tasks.base import HEAD_BIAS, HEAD_WEIGHT, Batch, Counts, Form, Task, TextRows
 from fibecfed.tasks.classification import (
     Classification,
+    Prediction,
     log_prior_ratio,
     matthews,
     to_probabilities,
 )
+from fibecfed.tasks.kinds import TASKS, task_kind
 
 __all__ = [
+    "HEAD_BIAS",
+    "HEAD_WEIGHT",
+    "TASKS",
     "Batch",
     "Classification",
     "Counts",
+    "Form",
+    "Prediction",
     "Task",
+    "TextRows",
     "log_prior_ratio",
     "matthews",
+    "task_kind",
     "to_probabilities",
 ]

@@ -1,12 +1,19 @@
 """What a model is trained for: the interface, and the two things every task passes around."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from fibecfed.config import Config
+from fibecfed.errors import InputError
+
+HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"  # of a pooled head, among what trains
+Sums = Mapping[str, tuple[int, ...]]  # the shapes of sums over examples, all float64, by name
 
 
 @dataclass(frozen=True)
@@ -15,7 +22,7 @@ class Batch:
 
     input_ids: Tensor  # (B, T) int64
     attention_mask: Tensor  # (B, T) int64, 1 for a real token
-    labels: Tensor  # (B,) int64
+    targets: Tensor  # (B, ...) what the task learns of each example; a label is (B,) int64
     token_type_ids: Tensor | None = None  # (B, T) int64
 
     def __len__(self) -> int:
@@ -24,12 +31,12 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The batch on a torch device."""
         types = None if self.token_type_ids is None else self.token_type_ids.to(device)
-        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device), types)
+        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.targets.to(device), types)
 
     def rows(self, start: int, stop: int) -> "Batch":
         """A slice of the examples, with the same padding."""
         types = None if self.token_type_ids is None else self.token_type_ids[start:stop]
-        return Batch(self.input_ids[start:stop], self.attention_mask[start:stop], self.labels[start:stop], types)
+        return Batch(self.input_ids[start:stop], self.attention_mask[start:stop], self.targets[start:stop], types)
 
 
 @dataclass(frozen=True)
@@ -56,18 +63,171 @@ class Counts:
         return Counts({name: np.concatenate([part.values[name] for part in parts]) for name in names})
 
 
-class Task(Protocol):
-    """A training objective with its evaluation."""
+Form = Mapping[str, tuple[tuple[int, ...], torch.dtype]]  # shape and type of tensors, by name
+
+
+class TextRows(Protocol):
+    """What a task reads its targets from: N rows as they were read, before tokenising."""
 
     @property
+    def texts(self) -> Sequence[str]:
+        """The (first) text of each row."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) int64, what the column data.label says, as positions in ``label_names``."""
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """What the column data.label can say."""
+
+
+class Task(ABC):
+    """What a model is trained for. A kind of task is a class; an instance knows what the rows of one run can be.
+
+    Everything about targets is asked here. What the rest of the package sees is a ``group`` of each example, by which
+    devices rank and count, and a score. A task without groups, priors or closed-form heads says so by what it inherits.
+    """
+
+    kind: ClassVar[str]  # its name in the configuration, task.kind
+    metric: ClassVar[str]  # the main metric, a score: the higher, the better
+
+    @classmethod
+    @abstractmethod
+    def of(cls, names: Sequence[str], extra_metrics: Sequence[str] = ()) -> "Task":
+        """The task of a run; ``names``: what the column data.label can say."""
+
+    @property
+    @abstractmethod
     def outputs(self) -> int:
         """Width of the head."""
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """What the outputs stand for, where they have names."""
+        return ()
+
+    # Targets and groups
+
+    @staticmethod
+    @abstractmethod
+    def targets(rows: TextRows) -> np.ndarray:
+        """(N, ...) what is learned of each row."""
+
+    @staticmethod
+    def groups(rows: TextRows) -> np.ndarray:
+        """(N,) int64, the group of each row, below ``group_count``; here all are in one."""
+        return np.zeros(len(rows.texts), dtype=np.int64)
+
+    @property
+    def group_count(self) -> int:
+        """How many groups there can be."""
+        return 1
+
+    # Loss and judgement
+
+    @abstractmethod
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        """-log p of each example's target, shape (B,), differentiable."""
+        """The loss of each example, -log p of its target up to a constant, shape (B,), differentiable."""
 
+    @abstractmethod
     def counts(self, outputs: Tensor, batch: Batch) -> Counts:
-        """Additive counts of each example of a batch, first axis B."""
+        """Additive counts of each example of a batch, first axis B; "loss" (B,) is one of them."""
 
+    @abstractmethod
     def metrics(self, counts: Counts) -> dict[str, float]:
-        """Metrics of the counts' total; the first is the main one. No examples: {}."""
+        """Metrics of the counts' total, ``metric`` first, then "loss" and others. No examples: {}."""
+
+    @abstractmethod
+    def totals_form(self) -> Form:
+        """Shape (1, ...) and type of the counts' total, as a device sends it."""
+
+    def totals_problem(self, totals: Mapping[str, Tensor], examples: int) -> str | None:
+        """Why totals of that form cannot be those of so many examples; None if they can."""
+        return "its losses are below 0" if (totals["loss"] < 0).any() else None
+
+    def judgement(self, counts: Counts) -> float:
+        """How well a model judges the examples counted, in [0, 1]: a warm-up ends once it is ``enough``."""
+        return min(1.0, max(0.0, self.metrics(counts)[self.metric]))
+
+    @staticmethod
+    def enough(config: Config, outputs: int) -> float:
+        """The judgement that ends a warm-up; ``outputs``: of a pooled head, 0 for another."""
+        return config.warm_up.accuracy
+
+    # What a user sees of a finished run
+
+    reading_code: ClassVar[str] = "print(logits[0].tolist())"  # of a model card: what `logits` (1, outputs) say
+    answer: ClassVar[str] = ""  # the attribute of a prediction that a model card prints; empty: all of it
+
+    def predictions(self, outputs: np.ndarray) -> list[Any]:
+        """What (N, outputs) say of each text; here the numbers themselves."""
+        return [row.tolist() for row in outputs.astype(np.float64)]
+
+    @staticmethod
+    def prediction_record(prediction: Any | None, digits: int | None) -> dict[str, Any]:
+        """A prediction as JSON has it, with so many ``digits``; None where there is none."""
+        if prediction is None:
+            return {"outputs": None}
+        return {"outputs": prediction if digits is None else [round(value, digits) for value in prediction]}
+
+    @staticmethod
+    def card_sentence(names: Sequence[str]) -> str:
+        """What a model card says of the outputs, which have these names."""
+        return ""
+
+    # Sums over the devices' examples, sent once before the first round
+
+    @classmethod
+    def sum_shapes(cls, config: Config, hidden: int, outputs: int) -> dict[str, tuple[int, ...]]:
+        """The sums that a device sends, all float64; {} if none are needed.
+
+        Raises InputError for settings that the task has no sums for.
+        """
+        if config.training.loss != "cross_entropy":
+            raise InputError(f"task.kind={cls.kind} has no training.loss={config.training.loss}; leave it as it is.")
+        if config.model.head_init != "random":
+            raise InputError(f"task.kind={cls.kind} has no closed-form head; set model.head_init=random.")
+        return {}
+
+    @staticmethod
+    def needs_features(wanted: Sums) -> bool:
+        """Whether the backbone has to be asked for these sums."""
+        return False
+
+    @staticmethod
+    def device_sums(targets: Tensor, vectors: Tensor | None, wanted: Sums) -> dict[str, Tensor]:
+        """The sums over one device's examples; ``vectors`` (n, d) where ``needs_features``."""
+        return {}
+
+    @staticmethod
+    def sums_problem(found: Mapping[str, Tensor], examples: int) -> str | None:
+        """Why sums cannot be those of so many examples; None if they can."""
+        return None
+
+    @staticmethod
+    def solve_head(config: Config, totals: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Head tensors from the summed statistics."""
+        return {}
+
+    @staticmethod
+    def kept_sums(totals: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What of the sums the server remembers for later rounds."""
+        return {}
+
+    @staticmethod
+    def expected_sum(name: str, group_counts: np.ndarray) -> Tensor | None:
+        """A sum that is known from a device's groups, without its examples; None for another. For estimates."""
+        return None
+
+    # Training that knows what the device holds
+
+    @staticmethod
+    def prior_info(config: Config, memory: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What a training request says of everybody's targets; ``memory``: as ``kept_sums`` made it."""
+        return {}
+
+    @staticmethod
+    def output_offset(info: Mapping[str, Any], own: np.ndarray) -> Tensor | None:
+        """(outputs,) added to the outputs in training; ``info`` of the request, ``own``: the device's group counts."""
+        return None

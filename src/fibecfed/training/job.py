@@ -46,7 +46,7 @@ class TrainJob:
     learning_rate: float
     seed: int  # of dropout
     optimizer_state: Mapping[str, Tensor] = field(default_factory=dict)
-    logit_offset: Tensor | None = None  # (C,) added to the logits in training only
+    output_offset: Tensor | None = None  # (outputs,) added to the outputs in training only
     weights: Mapping[int, float] | None = None  # of examples' losses, by position; None: all 1
     held: np.ndarray | None = None  # all of the device's examples, ascending; None: those of the batches
     difficulty: tuple[np.ndarray, np.ndarray] | None = None  # positions and scores to keep up to date

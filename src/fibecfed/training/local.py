@@ -37,8 +37,8 @@ class MovingRows:
                 self.parameter.index_copy_(0, self.rows, self.compact)
 
 
-class ShiftedLogits(nn.Module):
-    """A model whose logits are moved by a constant (C,), in training only."""
+class ShiftedOutputs(nn.Module):
+    """A model whose outputs are moved by a constant (outputs,), in training only."""
 
     def __init__(self, model: nn.Module, offset: Tensor) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class ShiftedLogits(nn.Module):
         self.offset = offset
 
     def forward(self, batch: Batch) -> Tensor:
-        return self.model(batch) + self.offset.to(batch.labels.device)
+        return self.model(batch) + self.offset.to(batch.targets.device)
 
 
 def train(
@@ -65,7 +65,7 @@ def train(
     compact = [m.compact for m in moving.values()]
     optimizer = make_optimizer(compact, job.learning_rate, settings)
     load_optimizer_state(optimizer, moving, job.optimizer_state)
-    forward = model if job.logit_offset is None else ShiftedLogits(model, job.logit_offset)
+    forward = model if job.output_offset is None else ShiftedOutputs(model, job.output_offset)
     total = 0.0
     for step, (chosen, batch) in enumerate(zip(job.batches, batches, strict=True)):
         for name in moving:

@@ -14,7 +14,7 @@ from fibecfed.curriculum import (
 )
 from fibecfed.curriculum.selection import part_in_use
 from fibecfed.federation import Device, ServerState, Site
-from fibecfed.methods.fibecfed_parts.initialization import DIFFICULTY, FIRST_DIFFICULTY, kept_rows_of
+from fibecfed.methods.fibecfed_parts.initialization import DIFFICULTY, FIRST_DIFFICULTY, judgements_key, kept_rows_of
 from fibecfed.seeding import stream
 from fibecfed.training import ScoreJob
 from fibecfed.tuning import Layout
@@ -32,7 +32,7 @@ def decisions(
     info = state.info
     found: dict[str, Any] = {
         "warm_up_rounds": info.get("warm_up", 0),
-        "warm_up_accuracy": info.get("warm_up_accuracy", []),
+        judgements_key(config): info.get(judgements_key(config), []),
         "layers": info.get("layers"),
         "layer_scores": info.get("layer_scores"),
         "count_reason": info.get("count_reason"),
@@ -84,7 +84,7 @@ def _densities(devices: list[Device], layout: Layout, layers: list[int]) -> dict
 def _difficulty(scored: list[Device], site: Site) -> dict[str, Any]:
     """A histogram over all scored examples; eta^2 of the label within devices, weighted by their examples."""
     values = [_kept(device, DIFFICULTY) for device in scored]
-    labels = [site.data.train.labels[device.indices] for device in scored]
+    labels = [site.data.train.groups[device.indices] for device in scored]
     shares = [(label_share(v, y), label_share_by_chance(y), len(y)) for v, y in zip(values, labels, strict=True)]
     defined = [(share, chance, n) for share, chance, n in shares if share is not None]
     weight = sum(n for *_, n in defined)

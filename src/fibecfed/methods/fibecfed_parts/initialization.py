@@ -17,6 +17,7 @@ from fibecfed.curriculum import Scores, length, rarity
 from fibecfed.federation import Device, DeviceState
 from fibecfed.seeding import stream
 from fibecfed.sharing import RowMask, choose_rows, keep_layers
+from fibecfed.tasks import task_kind
 from fibecfed.training import CountJob, CountResult, Job, LayerNoise, ScoreJob, ScoreResult
 from fibecfed.tuning import Layout
 
@@ -123,10 +124,13 @@ def kept_rows_of(state: DeviceState) -> RowMask:
     return RowMask(found)
 
 
-def balanced_accuracy(device: Device, tensors: Mapping[str, Tensor]) -> Generator[Job, Any, float]:
-    """Mean recall over the device's own labels, of a model: whether it can judge difficulty yet."""
+def judgements_key(config: Config) -> str:
+    """Under which name the server and method.json hold how well the model judged in each warm-up round."""
+    return f"warm_up_{task_kind(config).metric}"
+
+
+def judgement(device: Device, tensors: Mapping[str, Tensor]) -> Generator[Job, Any, float]:
+    """How well a model judges the device's own examples, as the task says: whether it can tell difficulty yet."""
     found: CountResult = yield CountJob(device.number, tensors, device.site.data.train, device.indices)
     device.count_scored(device.examples, found.operations)
-    confusion = found.counts.values["confusion"].sum(axis=0)
-    present = confusion.sum(axis=1) > 0
-    return float((confusion.diagonal()[present] / confusion.sum(axis=1)[present]).mean())
+    return device.site.data.task.judgement(found.counts)

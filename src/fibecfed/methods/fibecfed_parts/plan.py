@@ -10,7 +10,7 @@ from fibecfed.errors import InputError
 from fibecfed.federation import ServerState
 from fibecfed.methods.fibecfed_parts.layer_count import ranked_layers, set_count
 from fibecfed.sharing import fixed_count
-from fibecfed.tasks.classification import HEAD_WEIGHT
+from fibecfed.tasks import HEAD_WEIGHT
 from fibecfed.tuning import Layout
 
 _SCORED_LAYERS = ("sensitivity", "gain", "consensus", "reset_loss")
@@ -37,8 +37,8 @@ class Plan:
             raise InputError("sharing.count=lossless without a warm-up needs sharing.radius.")
 
     @property
-    def classes(self) -> int:
-        """How many a pooled head tells apart; 0 for another head."""
+    def outputs(self) -> int:
+        """Of a pooled head; 0 for another head."""
         return next((p.shape[0] for p in self.layout if p.name == HEAD_WEIGHT), 0)
 
     # The warm-up

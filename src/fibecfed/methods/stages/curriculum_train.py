@@ -87,7 +87,7 @@ class CurriculumTrain(PartlyShared):
             chosen = select(
                 self.config.curriculum,
                 difficulty.numpy(),
-                device.site.data.train.labels[indices],
+                device.site.data.train.groups[indices],
                 step=request.info["step"],
                 steps=request.info["steps"],
                 batch_size=self.config.training.batch_size,

@@ -8,7 +8,7 @@ import torch
 from fibecfed.config import Config
 from fibecfed.federation import COSTS, Device, InfoSpec, Members, Reply, Request, ServerState, Sum, TensorSpec, Work
 from fibecfed.methods.stages.exchange import Exchange
-from fibecfed.tasks.classification import device_sums, needs_features, problem, solve_head
+from fibecfed.tasks import Task, task_kind
 from fibecfed.training import FeaturesJob, FeaturesResult
 from fibecfed.tuning import Layout
 
@@ -16,13 +16,14 @@ NAME = "statistics"
 
 
 class Statistics(Exchange):
-    """Every device sends sums; the server keeps the label counts, and solves the head if it is asked to."""
+    """Every device sends sums; the server keeps what the task says, and solves the head if it is asked to."""
 
     name: ClassVar[str] = NAME
 
     def __init__(self, config: Config, layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__(config, layout)
         self.shapes = shapes
+        self.task: type[Task] = task_kind(config)
 
     def due(self, state: ServerState) -> bool:
         """Once, before anything else, if there is anything to sum."""
@@ -38,7 +39,7 @@ class Statistics(Exchange):
 
     def problem(self, state: ServerState, reply: Reply) -> str | None:
         """Sums must belong together."""
-        return problem(reply.tensors, reply.info["examples"])
+        return self.task.sums_problem(reply.tensors, reply.info["examples"])
 
     def accumulator(self, state: ServerState) -> Sum:
         return Sum()
@@ -51,25 +52,25 @@ class Statistics(Exchange):
         """The sums become a head."""
         result, tensors = accumulator.result(), dict(state.tensors)
         if self.config.model.head_init != "random":
-            tensors |= solve_head(self.config, result, state.tensors)
+            tensors |= self.task.solve_head(self.config, result, state.tensors)
         return state.replace(
             tensors=tensors,
             info={**state.info, NAME: True},
-            memory={**state.memory, "label_counts": result["label_counts"]},
+            memory={**state.memory, **self.task.kept_sums(result)},
         )
 
     def work(self, device: Device, request: Request) -> Work:
         """The sums, taken of the model that all start with."""
         vectors = None
-        if needs_features(self.shapes):
+        if self.task.needs_features(self.shapes):
             found: FeaturesResult = yield FeaturesJob(device.number, device.model({}), device.indices)
             device.count_scored(device.examples, found.operations)
             vectors = found.vectors
-        labels = torch.from_numpy(device.site.data.train.labels[device.indices])
-        return Reply(request.address, device_sums(labels, vectors, self.shapes), self.costs(device))
+        targets = torch.from_numpy(device.site.data.train.targets[device.indices])
+        return Reply(request.address, self.task.device_sums(targets, vectors, self.shapes), self.costs(device))
 
 
-def summed(state: ServerState, classes: int) -> ServerState:
+def summed(state: ServerState, config: Config, shapes: Mapping[str, tuple[int, ...]]) -> ServerState:
     """A state as it is after the statistics, for estimates before a run."""
-    counts = torch.ones(classes, dtype=torch.float64)
-    return state.replace(info={**state.info, NAME: True}, memory={**state.memory, "label_counts": counts})
+    sums = {name: torch.ones(shape, dtype=torch.float64) for name, shape in shapes.items()}
+    return state.replace(info={**state.info, NAME: True}, memory={**state.memory, **task_kind(config).kept_sums(sums)})

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from fibecfed.config import Config
@@ -21,7 +20,7 @@ from fibecfed.federation import (
 )
 from fibecfed.methods.stages.exchange import Exchange
 from fibecfed.seeding import torch_seed
-from fibecfed.tasks import log_prior_ratio
+from fibecfed.tasks import task_kind
 from fibecfed.training import LocalResult, TrainJob, scheduled_rate
 from fibecfed.tuning import Layout
 
@@ -57,10 +56,8 @@ class Train(Exchange):
         return state.round < self.config.federation.rounds
 
     def request(self, state: ServerState, device: int) -> Content:
-        """The shared parameters; with the prior-corrected loss also how many examples of each label there are."""
-        info: dict[str, Any] = {}
-        if self.config.training.loss == "prior_corrected":
-            info["label_counts"] = state.memory["label_counts"].tolist()
+        """The shared parameters; and what the task's loss has to know of everybody's examples."""
+        info = task_kind(self.config).prior_info(self.config, state.memory)
         return {name: state.tensors[name] for name in self.shared(state)}, info
 
     def expected(self, state: ServerState) -> tuple[Mapping[str, TensorSpec], Mapping[str, InfoSpec]]:
@@ -106,7 +103,7 @@ class Train(Exchange):
             "seed": torch_seed(config.seed, "dropout", number, device.number),
             "optimizer_state": self.optimizer_state(device),
             "held": device.indices,
-            "logit_offset": _logit_offset(device, request),
+            "output_offset": device.site.data.task.output_offset(request.info, device.group_counts),
         }
         return TrainJob(**fields | changes)
 
@@ -134,11 +131,3 @@ class TrainWhatTravels(Train):
 def kept_optimizer(result: LocalResult) -> dict[str, Tensor]:
     """The optimizer's state, named as a device's state holds it."""
     return {f"{OPTIMIZER}{name}": t for name, t in result.optimizer_state.items()}
-
-
-def _logit_offset(device: Device, request: Request) -> Tensor | None:
-    """log(pi_k / pi) for the prior-corrected loss, None otherwise."""
-    if "label_counts" not in request.info:
-        return None
-    everyone = torch.tensor(request.info["label_counts"], dtype=torch.float64).numpy()
-    return log_prior_ratio(device.label_counts, everyone)

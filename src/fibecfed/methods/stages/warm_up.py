@@ -19,10 +19,11 @@ from fibecfed.federation import (
     TensorSpec,
     Work,
 )
-from fibecfed.methods.fibecfed_parts.initialization import balanced_accuracy
+from fibecfed.methods.fibecfed_parts.initialization import judgement, judgements_key
 from fibecfed.methods.fibecfed_parts.plan import noted
 from fibecfed.methods.stages.partly_shared import PartlyShared
 from fibecfed.sharing import ConsensusSum, rank_layers
+from fibecfed.tasks import task_kind
 from fibecfed.training import LocalResult
 from fibecfed.tuning import Layout
 
@@ -31,15 +32,15 @@ from fibecfed.tuning import Layout
 class _Replies:
     mean: Aggregator
     sent: Mapping[str, Tensor]
-    accuracy: list[tuple[float, float]] = field(default_factory=list)  # balanced accuracy, weight
+    judgements: list[tuple[float, float]] = field(default_factory=list)  # how well the model judges, weight
     distances: list[float] = field(default_factory=list)  # how far LoRA moved
     consensus: ConsensusSum | None = None
 
-    def note(self, reply: Reply, layout: Layout) -> None:
+    def note(self, reply: Reply, layout: Layout, metric: str) -> None:
         """Take what a reply says beside the tensors that are averaged."""
         weight = float(reply.info["examples"])
-        if "accuracy" in reply.info:
-            self.accuracy.append((float(reply.info["accuracy"]), weight))
+        if metric in reply.info:
+            self.judgements.append((float(reply.info[metric]), weight))
         moved = {n: t - self.sent[n] for n, t in reply.tensors.items()}
         layers = [moved[p.name] for p in layout if p.layer is not None and p.name in moved]
         self.distances.append(sum(float(t.double().square().sum()) for t in layers) ** 0.5)
@@ -53,6 +54,11 @@ class WarmUp(PartlyShared):
 
     name: ClassVar[str] = "warm-up"
 
+    @property
+    def _metric(self) -> str:
+        """What messages call how well a model judges."""
+        return task_kind(self.config).metric
+
     # Server half
 
     def due(self, state: ServerState) -> bool:
@@ -62,7 +68,7 @@ class WarmUp(PartlyShared):
     def expected(self, state: ServerState) -> tuple[Mapping[str, TensorSpec], Mapping[str, InfoSpec]]:
         """How well the received model judges, too."""
         tensors, info = super().expected(state)
-        return tensors, {**info, "accuracy": Number(0, 1)}
+        return tensors, {**info, self._metric: Number(0, 1)}
 
     def accumulator(self, state: ServerState) -> _Replies:
         consensus = ConsensusSum(self.layout) if self.config.sharing.layers == "consensus" else None
@@ -70,16 +76,17 @@ class WarmUp(PartlyShared):
 
     def fold(self, accumulator: _Replies, reply: Reply) -> None:
         super().fold(accumulator.mean, reply)
-        accumulator.note(reply, self.layout)
+        accumulator.note(reply, self.layout, self._metric)
 
     def finish(self, state: ServerState, accumulator: _Replies) -> ServerState:
         """The average; and the end of the warm-up, when it has come, with what it tells of the layers."""
         state = super().finish(state, accumulator.mean)
-        weight = sum(w for _, w in accumulator.accuracy)
-        accuracy = sum(a * w for a, w in accumulator.accuracy) / weight if weight else 0.0
-        state = noted(state, warm_up_accuracy=[*state.info.get("warm_up_accuracy", []), accuracy])
-        wanted = max(self.config.warm_up.accuracy, 2 / max(1, self.plan.classes))
-        enough = self.config.warm_up.rounds is None and weight and accuracy >= wanted
+        weight = sum(w for _, w in accumulator.judgements)
+        judged = sum(j * w for j, w in accumulator.judgements) / weight if weight else 0.0
+        known = judgements_key(self.config)
+        state = noted(state, **{known: [*state.info.get(known, []), judged]})
+        wanted = task_kind(self.config).enough(self.config, self.plan.outputs)
+        enough = self.config.warm_up.rounds is None and weight and judged >= wanted
         if not enough and state.round < self.plan.most_warm_up:
             return state
         state = noted(state, warm_up=state.round, met=[])
@@ -97,8 +104,8 @@ class WarmUp(PartlyShared):
         result: LocalResult = yield self.job(device, request)
         reply, state = self.conclude(device, request, result)
         if self.config.warm_up.rounds is None:
-            accuracy = yield from balanced_accuracy(device, device.model(request.tensors))
-            reply = Reply(reply.address, reply.tensors, self.costs(device, result) | {"accuracy": accuracy})
+            judged = yield from judgement(device, device.model(request.tensors))
+            reply = Reply(reply.address, reply.tensors, self.costs(device, result) | {self._metric: judged})
         return device.keep(reply, state)
 
     def trained(self, request: Request) -> Iterable[str]:

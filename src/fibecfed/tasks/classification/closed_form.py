@@ -10,12 +10,9 @@ from torch import Tensor
 
 from fibecfed.config import Config
 from fibecfed.errors import RunFailed
+from fibecfed.tasks.base import HEAD_BIAS, HEAD_WEIGHT, Sums
 
 RIDGE_SCALE = 8.0  # logits per unit of the regression target, chosen on validation data
-HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
-
-
-Shapes = Mapping[str, tuple[int, ...]]  # of the sums, all float64, by name
 
 
 def sum_shapes(config: Config, hidden: int, classes: int) -> dict[str, tuple[int, ...]]:
@@ -46,12 +43,12 @@ def problem(found: Mapping[str, Tensor], examples: int) -> str | None:
     return None
 
 
-def needs_features(wanted: Shapes) -> bool:
+def needs_features(wanted: Sums) -> bool:
     """Whether the backbone has to be asked; label counts alone do not."""
     return len(wanted) > 1
 
 
-def device_sums(labels: Tensor, vectors: Tensor | None, wanted: Shapes) -> dict[str, Tensor]:
+def device_sums(labels: Tensor, vectors: Tensor | None, wanted: Sums) -> dict[str, Tensor]:
     """The sums over one device's examples, float64; features h carry a constant 1 for the bias.
 
     ``labels`` (n,), ``vectors`` (n, d) where ``needs_features``.

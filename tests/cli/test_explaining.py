@@ -178,7 +178,8 @@ def test_names_are_shown_as_they_are() -> None:
     screen.print(partition_table(owned, np.arange(len(NAMES)), NAMES))
     accuracies = {"accuracy": {"global": 0.5, "personalized": 1}, "worst_tenth": 0}
     summary = {
-        "method": "fibecfed", "dataset": "[/x]", "evaluated_on": "test", **accuracies,
+        "method": "fibecfed", "dataset": "[/x]", "evaluated_on": "test", "metric": "accuracy",
+        **accuracies,
         "mean": {"evaluations": 1, **accuracies},
         "bytes": {"up": 0, "down": 0}, "examples_trained": 1, "examples_scored": 1,
         "seconds": {"cpu": 1, "simulated": 1}, "lost": {"replies": 1, "by_kind": {"[red]": 1}, "states": []},

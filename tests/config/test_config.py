@@ -160,7 +160,7 @@ def test_wrong_values(values: dict[str, Any], sentence: str) -> None:
         ("rank", "Did you mean 'lora.rank'?"),
         ("training.rank", "Did you mean 'lora.rank'?"),
         ("data.alpha", "Did you mean 'data.partition.alpha' or 'lora.alpha'?"),
-        ("lora.kind", "Did you mean 'data.partition.kind'?"),
+        ("lora.kind", "Did you mean 'task.kind' or 'data.partition.kind'?"),
         ("training.namee", "Did you mean"),
         ("qqqqqqqqq", ""),
     ],

@@ -264,7 +264,8 @@ def check_keys(content: Mapping[str, Any], cls: type, prefix: str = "", root: ty
             raise InputError(f"Unknown key '{name}'.{hint}")
         if key in sections:
             if not isinstance(value, Mapping):
-                raise InputError(f"Key '{name}' is a section with keys of its own, not the value {value!r}.")
+                hint = not_offered(value) if isinstance(value, str) else ""
+                raise InputError(f"Key '{name}' is a section with keys of its own, not the value {value!r}.{hint}")
             check_keys(value, sections[key], f"{name}.", root)
 
 

@@ -85,7 +85,14 @@ def test_nothing_says_that_fibecfed_is_on_an_index() -> None:
     for path, text in texts.items():
         for claim in ("install fibecfed", "install 'fibecfed", "pypi.org/project/fibecfed"):
             assert claim not in text, path
-    described = {"tuning": "lora", "head": "pooled", "pooling": "mean", "texts": ["text"], "base_settings": {}}
+    described = {
+        "task": "classification",
+        "tuning": "lora",
+        "head": "pooled",
+        "pooling": "mean",
+        "texts": ["text"],
+        "base_settings": {},
+    }
     assert "fibecfed" not in loading_code({**described, "base_package": None})
 
 

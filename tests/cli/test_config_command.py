@@ -78,3 +78,9 @@ def test_a_terminal_shows_the_names_that_the_command_line_takes() -> None:
 def test_the_marks_are_explained_before_the_keys() -> None:
     for marks in (printed("config")[1].splitlines()[0], shown_on_a_terminal()[0]):
         assert all(f"[{mark}]: " in marks for mark in "PLD")
+
+
+def test_help_says_what_an_argument_is() -> None:
+    code, text, _ = printed("evaluate", "--help")
+    assert code == 0
+    assert "The directory of a run." in " ".join(text.split())

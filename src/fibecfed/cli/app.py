@@ -49,7 +49,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Directory for the results.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier run in --out.")] = False,
     resume: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Go on with a run that was stopped, or with KEY=VALUE.")
+        Path | None, typer.Option(metavar="DIR", help="Go on with a stopped run; KEY=VALUE changes what may change.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be trained and sent, and what it takes.")

@@ -43,7 +43,7 @@ def edit_json(path: Path, **changes: Any) -> None:
 def test_loaded_frozen_and_silently(kind: str, head: str, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tiny.folder(kind)
     capfd.readouterr()
-    loaded = load_pretrained(model_config(folder, head=head), labels=3)
+    loaded = load_pretrained(model_config(folder, head=head), outputs=3)
     assert not loaded.backbone.training
     assert not any(p.requires_grad for p in loaded.backbone.parameters())
     assert {p.dtype for p in loaded.backbone.parameters()} == {torch.float32}

@@ -47,12 +47,12 @@ class Order:
         return Selection(self.positions[:end])
 
 
-def easy_first(scores: np.ndarray, labels: np.ndarray, stratified: bool = True) -> Order:
+def easy_first(scores: np.ndarray, groups: np.ndarray, stratified: bool = True) -> Order:
     """Order by difficulty (n,), ascending, ties by position.
 
-    Stratified: the example of rank r (from 0) among the n_c of its label comes at (r + 0.5) / n_c; ties by label,
-    then position. Every prefix then holds each label in proportion, off by at most 1/2 + (C - 2)/2 * n_c/n examples
-    for the C labels present: half an example for two labels.
+    Stratified: the example of rank r (from 0) among the n_c of its group comes at (r + 0.5) / n_c; ties by group,
+    then position. Every prefix then holds each group in proportion, off by at most 1/2 + (C - 2)/2 * n_c/n examples
+    for the C groups present: half an example for two groups.
     Source: docs/method.md section 4: easy first [P], stratification [D]; the quantile is a project decision (it is
     Sainte-Lague's). Raises RunFailed for scores that are not finite.
     """
@@ -60,16 +60,16 @@ def easy_first(scores: np.ndarray, labels: np.ndarray, stratified: bool = True) 
     if not stratified:
         return _by_example(ranked)
     place = np.empty(len(ranked))
-    for label in np.unique(labels):
-        own = ranked[labels[ranked] == label]
+    for group in np.unique(groups):
+        own = ranked[groups[ranked] == group]
         place[own] = (np.arange(len(own)) + 0.5) / len(own)
-    return _by_example(np.lexsort((np.arange(len(ranked)), labels, place)))
+    return _by_example(np.lexsort((np.arange(len(ranked)), groups, place)))
 
 
 def batches_easy_first(scores: np.ndarray, batch_size: int, rng: np.random.Generator) -> Order:
     """Fixed batches, drawn once by ``rng``, in ascending order of mean difficulty, ties by draw; prefixes are whole.
 
-    The last batch drawn may be smaller. Not stratified: a random batch has the device's labels on average.
+    The last batch drawn may be smaller. Not stratified: a random batch has the device's groups on average.
     Source: docs/method.md section 4 [D]. Raises RunFailed for scores that are not finite, InputError for
     batch_size < 1.
     """
@@ -83,14 +83,14 @@ def batches_easy_first(scores: np.ndarray, batch_size: int, rng: np.random.Gener
     return Order(np.concatenate(ordered) if ordered else drawn, np.cumsum([len(b) for b in ordered], dtype=np.int64))
 
 
-def random_order(labels: np.ndarray, rng: np.random.Generator, stratified: bool = True) -> Order:
+def random_order(groups: np.ndarray, rng: np.random.Generator, stratified: bool = True) -> Order:
     """The control of every score: the same order over uniform random scores (docs/method.md section 4, random-pace)."""
-    return easy_first(rng.random(len(labels)), labels, stratified)
+    return easy_first(rng.random(len(groups)), groups, stratified)
 
 
-def random_subset(labels: np.ndarray, count: int, rng: np.random.Generator, stratified: bool = True) -> Selection:
+def random_subset(groups: np.ndarray, count: int, rng: np.random.Generator, stratified: bool = True) -> Selection:
     """``count`` random examples; a fresh ``rng`` each round draws afresh (docs/method.md section 4, random-subset)."""
-    return random_order(labels, rng, stratified).prefix(count)
+    return random_order(groups, rng, stratified).prefix(count)
 
 
 def draw(pool: np.ndarray, count: int, rng: np.random.Generator) -> Selection:

@@ -11,7 +11,7 @@ class FedsaLora(FederatedAveraging):
 
     Everything is trained on devices; A and the head are averaged (the head: project decision), B is the device's own.
     The global model has B = 0, as at the start: it is the shared head on the plain backbone. Judge the method by
-    its personalized accuracy.
+    its personalized score.
 
     Trained: as fedavg-lora. Bytes a round and device, each way: 4 x (sum R d_in over maps of rank R, and the head).
     """

@@ -8,7 +8,7 @@ from fibecfed.methods.base import FederatedAveraging
 
 
 class LocalOnly(FederatedAveraging):
-    """Nothing travels. Its global accuracy is the mean over the trained devices' models (docs/baselines.md)."""
+    """Nothing travels. Its global score is the mean over the trained devices' models (docs/baselines.md)."""
 
     name: ClassVar[str] = "local-only"
     place: ClassVar[int] = 40

@@ -81,11 +81,11 @@ def resolve(config: ModelConfig) -> tuple[str, str]:
 
 
 def load_pretrained(
-    config: ModelConfig, labels: int, precision: str = "fp32", head_seed: int = 0, reserved: int = 0
+    config: ModelConfig, outputs: int, precision: str = "fp32", head_seed: int = 0, reserved: int = 0
 ) -> Pretrained:
     """The backbone with frozen weights in evaluation mode, and its tokenizer with a pad token.
 
-    ``labels`` is the width of a native head; ``head_seed`` initialises what of it the checkpoint lacks.
+    ``outputs`` is the width of a native head; ``head_seed`` initialises what of it the checkpoint lacks.
     ``reserved`` positions are kept for vectors other than the text's (a prompt): texts are cut by as many.
     Raises InputError if the model cannot be found or read, is no encoder or decoder, or answers otherwise for padded
     texts. So it does if the checkpoint lacks weights of the backbone, which transformers alone would draw at random.
@@ -100,7 +100,7 @@ def load_pretrained(
             decoder = is_decoder(hf_config)
             tokenizer = AutoTokenizer.from_pretrained(location, **source)
             if native:
-                hf_config.num_labels = labels
+                hf_config.num_labels = outputs
             overruled = _settings(hf_config)
             backbone, report = (AutoModelForSequenceClassification if native else AutoModel).from_pretrained(
                 location,

@@ -29,11 +29,11 @@ def model_inputs(batch: Batch, config: Any) -> dict[str, Tensor]:
 class PooledClassifier(nn.Module):
     """backbone -> pooling -> linear head; calling it gives logits (B, C) in fp32."""
 
-    def __init__(self, backbone: nn.Module, pooling: str, hidden: int, classes: int) -> None:
+    def __init__(self, backbone: nn.Module, pooling: str, hidden: int, outputs: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.pooling = pooling
-        self.head = nn.Linear(hidden, classes)
+        self.head = nn.Linear(hidden, outputs)
 
     def features(self, batch: Batch) -> Tensor:
         """The pooled vectors (B, d) that the head reads."""

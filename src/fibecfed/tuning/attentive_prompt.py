@@ -57,8 +57,8 @@ class Mixture(nn.Module):
 class AttentivePrompt(PromptedClassifier):
     """A prompt of each text's own, mixed out of those that all texts share."""
 
-    def __init__(self, backbone: nn.Module, pooling: str, hidden: int, mixture: Mixture, classes: int) -> None:
-        super().__init__(backbone, pooling, hidden, classes)
+    def __init__(self, backbone: nn.Module, pooling: str, hidden: int, mixture: Mixture, outputs: int) -> None:
+        super().__init__(backbone, pooling, hidden, outputs)
         self.mixture = mixture
 
     def prompt_vectors(self, batch: Batch, embedded: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class AttentivePromptTuning(PromptKind):
     name = "attentive-prompt"
     sections = ("prompt", "attempt")
 
-    def attach(self, pretrained: Pretrained, classes: int, config: Config, seed: int) -> nn.Module:
+    def attach(self, pretrained: Pretrained, outputs: int, config: Config, seed: int) -> nn.Module:
         """Raises InputError for a source that is no prompt of this model and length, or has seen the target's data."""
         self.check(config, trains_prompt=True)
         pooling, hidden = self.sizes(pretrained, config)
@@ -84,7 +84,7 @@ class AttentivePromptTuning(PromptKind):
             else:
                 sources = [drawn_from_vocabulary(pretrained, shape[0]) for _ in range(config.attempt.drawn)]
             mixture = Mixture(torch.stack(sources), initial_prompt(pretrained, config), config.attempt.width)
-            model = AttentivePrompt(pretrained.backbone, pooling, hidden, mixture, classes)
+            model = AttentivePrompt(pretrained.backbone, pooling, hidden, mixture, outputs)
         train_in_fp32(model)
         return keep_own(model).eval()
 

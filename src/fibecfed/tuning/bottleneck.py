@@ -60,7 +60,7 @@ class BottleneckTuning(Tuning):
     name = "adapter"
     sections = ("adapter",)
 
-    def attach(self, pretrained: Pretrained, classes: int, config: Config, seed: int) -> nn.Module:
+    def attach(self, pretrained: Pretrained, outputs: int, config: Config, seed: int) -> nn.Module:
         """Raises InputError for an architecture whose sublayers' outputs are not known."""
         backbone: Any = pretrained.backbone
         hidden = pretrained.config.hidden_size
@@ -76,7 +76,7 @@ class BottleneckTuning(Tuning):
                 model = NativeClassifier(backbone)
                 _train_native_head(backbone, pretrained.head_modules)
             else:
-                model = PooledClassifier(backbone, pooling_of(config, pretrained.decoder), hidden, classes)
+                model = PooledClassifier(backbone, pooling_of(config, pretrained.decoder), hidden, outputs)
         train_in_fp32(model)
         return keep_own(model).eval()
 

@@ -46,9 +46,9 @@ class DeltaLoraTuning(LoraTuning):
     name = "delta-lora"
     reloads = False
 
-    def attach(self, pretrained: Pretrained, classes: int, config: Config, seed: int) -> nn.Module:
+    def attach(self, pretrained: Pretrained, outputs: int, config: Config, seed: int) -> nn.Module:
         """The LoRA model; without a ratio it is nothing else."""
-        model = super().attach(pretrained, classes, config, seed)
+        model = super().attach(pretrained, outputs, config, seed)
         if config.delta.ratio:
             for layer in [module for module in model.modules() if isinstance(module, LoraLayer)]:
                 layer.move = WeightMove(layer, 0.0 if delta_start(config) else config.delta.ratio)

@@ -12,8 +12,8 @@ from fibecfed.tuning.prompted import PromptedClassifier, PromptKind, PromptNetwo
 class InstancePrompt(PromptedClassifier):
     """Prompt W2 relu(W1 M(x) + b1) + b2, M(x) the frozen backbone's sentence vector: a forward pass of its own."""
 
-    def __init__(self, backbone: nn.Module, pooling: str, network: PromptNetwork, classes: int) -> None:
-        super().__init__(backbone, pooling, network.first.in_features, classes)
+    def __init__(self, backbone: nn.Module, pooling: str, network: PromptNetwork, outputs: int) -> None:
+        super().__init__(backbone, pooling, network.first.in_features, outputs)
         self.network = network
 
     def prompt_vectors(self, batch: Batch, embedded: Tensor) -> Tensor:
@@ -26,12 +26,12 @@ class InstancePromptTuning(PromptKind):
     name = "instance-prompt"
     sections = ("prompt", "idpg")
 
-    def attach(self, pretrained: Pretrained, classes: int, config: Config, seed: int) -> nn.Module:
+    def attach(self, pretrained: Pretrained, outputs: int, config: Config, seed: int) -> nn.Module:
         self.check(config, trains_prompt=False)
         pooling, hidden = self.sizes(pretrained, config)
         width = embedding_table(pretrained).shape[1]
         with seeded(seed):
             network = PromptNetwork(hidden, config.idpg.width, config.prompt.length, width)
-            model = InstancePrompt(pretrained.backbone, pooling, network, classes)
+            model = InstancePrompt(pretrained.backbone, pooling, network, outputs)
         train_in_fp32(model)
         return keep_own(model).eval()

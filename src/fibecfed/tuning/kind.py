@@ -44,7 +44,7 @@ class Tuning(ABC):
     reloads: ClassVar[bool] = True  # whether a model attached again takes what was saved; else it is an ordinary LoRA
 
     @abstractmethod
-    def attach(self, pretrained: Pretrained, classes: int, config: Config, seed: int) -> nn.Module:
+    def attach(self, pretrained: Pretrained, outputs: int, config: Config, seed: int) -> nn.Module:
         """The model with trainable parameters in fp32, all others frozen; everything random comes from ``seed``.
 
         Raises InputError for a model or head that this kind cannot work with.

@@ -21,9 +21,9 @@ class LatePrompt(PromptedClassifier):
     that masks and positions are those of P + T places.
     """
 
-    def __init__(self, backbone: nn.Module, pooling: str, network: PromptNetwork, layer: int, classes: int) -> None:
+    def __init__(self, backbone: nn.Module, pooling: str, network: PromptNetwork, layer: int, outputs: int) -> None:
         hidden = network.first.in_features
-        super().__init__(backbone, pooling, hidden, classes)
+        super().__init__(backbone, pooling, hidden, outputs)
         self.network = network
         self.layer = layer
 
@@ -52,7 +52,7 @@ class LatePromptTuning(PromptKind):
     name = "late-prompt"
     sections = ("prompt", "lpt")
 
-    def attach(self, pretrained: Pretrained, classes: int, config: Config, seed: int) -> nn.Module:
+    def attach(self, pretrained: Pretrained, outputs: int, config: Config, seed: int) -> nn.Module:
         """Raises InputError for a layer that the model does not have."""
         self.check(config, trains_prompt=False)
         pooling, hidden = self.sizes(pretrained, config)
@@ -62,6 +62,6 @@ class LatePromptTuning(PromptKind):
             raise InputError(f"lpt.layer is {layer}; this model has layers 0 to {layers - 1}, choose from 1 upwards.")
         with seeded(seed):
             network = PromptNetwork(hidden, config.lpt.width, config.prompt.length, hidden)
-            model = LatePrompt(pretrained.backbone, pooling, network, layer, classes)
+            model = LatePrompt(pretrained.backbone, pooling, network, layer, outputs)
         train_in_fp32(model)
         return keep_own(model).eval()

@@ -25,7 +25,7 @@ class LoraTuning(Tuning):
     def _settings(self, config: Config, **common: Any) -> peft.LoraConfig:
         return peft.LoraConfig(r=config.lora.rank, **common)
 
-    def attach(self, pretrained: Pretrained, classes: int, config: Config, seed: int) -> nn.Module:
+    def attach(self, pretrained: Pretrained, outputs: int, config: Config, seed: int) -> nn.Module:
         """The model with trainable LoRA and head; everything random comes from ``seed``."""
         settings = config.lora
         native = config.model.head == "native"
@@ -51,7 +51,7 @@ class LoraTuning(Tuning):
                 model = NativeClassifier(wrapped)
             else:
                 pooling = pooling_of(config, pretrained.decoder)
-                model = PooledClassifier(wrapped, pooling, pretrained.config.hidden_size, classes)
+                model = PooledClassifier(wrapped, pooling, pretrained.config.hidden_size, outputs)
         train_in_fp32(model)
         for module in model.modules():
             if isinstance(module, ModulesToSaveWrapper):

@@ -51,7 +51,7 @@ class PrefixTuning(Tuning):
     def positions(self, config: Config) -> int:
         return config.prefix.length
 
-    def attach(self, pretrained: Pretrained, classes: int, config: Config, seed: int) -> nn.Module:
+    def attach(self, pretrained: Pretrained, outputs: int, config: Config, seed: int) -> nn.Module:
         """Raises InputError for a model whose layers take no keys and values from outside."""
         require_pooled(config, self.name)
         backbone: Any = pretrained.backbone
@@ -68,7 +68,7 @@ class PrefixTuning(Tuning):
         )
         pooling = pooling_of(config, pretrained.decoder)
         with seeded(seed):
-            model = Prefixed(with_peft(pretrained, settings), pooling, pretrained.config.hidden_size, classes)
+            model = Prefixed(with_peft(pretrained, settings), pooling, pretrained.config.hidden_size, outputs)
         train_in_fp32(model)
         return model.eval()
 

@@ -30,7 +30,7 @@ class PromptTuning(PromptKind):
     name = "prompt"
     sections = ("prompt",)
 
-    def attach(self, pretrained: Pretrained, classes: int, config: Config, seed: int) -> nn.Module:
+    def attach(self, pretrained: Pretrained, outputs: int, config: Config, seed: int) -> nn.Module:
         self.check(config, trains_prompt=True)
         pooling, hidden = self.sizes(pretrained, config)
         table = embedding_table(pretrained)
@@ -44,7 +44,7 @@ class PromptTuning(PromptKind):
         )
         with seeded(seed):
             wrapped = with_peft(pretrained, settings)
-            model = SoftPrompt(wrapped, pooling, hidden, classes)
+            model = SoftPrompt(wrapped, pooling, hidden, outputs)
             start = initial_prompt(pretrained, config)  # last, so that the head does not depend on where it starts
         with torch.no_grad():
             wrapped.prompt_encoder["default"].embedding.weight.copy_(start)

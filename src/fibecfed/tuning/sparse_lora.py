@@ -58,9 +58,9 @@ class SparseLoraTuning(LoraTuning):
 
     name = "sparse-lora"
 
-    def attach(self, pretrained: Pretrained, classes: int, config: Config, seed: int) -> nn.Module:
+    def attach(self, pretrained: Pretrained, outputs: int, config: Config, seed: int) -> nn.Module:
         """The LoRA model; the positions come from the run's seed, so that every party has the same."""
-        model = super().attach(pretrained, classes, config, seed)
+        model = super().attach(pretrained, outputs, config, seed)
         if not sparse_rounds(config):
             return model
         layers = (module for module in model.modules() if isinstance(module, LoraLayer))

@@ -105,5 +105,12 @@ def test_every_snippet_works(place: Path, stand_in: Path | None) -> None:
 def test_the_plain_snippet_is_the_model_cards() -> None:
     from fibecfed.results import loading_code
 
-    plain = {"tuning": "lora", "head": "pooled", "pooling": "mean", "texts": ["text"], "base_package": "a_package"}
+    plain = {
+        "tuning": "lora",
+        "head": "pooled",
+        "pooling": "mean",
+        "texts": ["text"],
+        "task": "classification",
+        "base_package": "a_package",
+    }
     assert blocks("python")[1] == loading_code(plain)

@@ -25,7 +25,7 @@ from fibecfed.flower.serving import DeviceServer
 from fibecfed.methods import METHODS, method_class, resolve, usable_methods
 from fibecfed.results import RunDirectory
 from fibecfed.runtime.handshake import Description
-from fibecfed.side_by_side import Task, run_side_by_side
+from fibecfed.side_by_side import WantedRun, run_side_by_side
 
 PAGE = (Path(__file__).parents[2] / "docs" / "writing-a-method.md").read_text(encoding="utf-8")
 ORDER = (
@@ -108,14 +108,14 @@ def test_the_pages_method_runs(half_way: Path, small: Config, tmp_path: Path) ->
 @pytest.mark.slow
 def test_a_process_of_its_own_has_it(half_way: Path, small: Config, tmp_path: Path) -> None:
     config = dataclasses.replace(small, method="half-way", settings={"part": 0.25})
-    assert run_side_by_side([Task("one", config, tmp_path / "one")], 1, _Silent()) == {}
+    assert run_side_by_side([WantedRun("one", config, tmp_path / "one")], 1, _Silent()) == {}
     assert RunDirectory(tmp_path / "one").summary()["method"] == "half-way"
 
 
 class _Silent:
-    def progressed(self, task: Task, event: object) -> None: ...
+    def progressed(self, wanted: WantedRun, event: object) -> None: ...
 
-    def ended(self, task: Task, reason: str | None) -> None: ...
+    def ended(self, wanted: WantedRun, reason: str | None) -> None: ...
 
 
 def test_the_stage_goes_a_part_of_the_way(half_way: Path, small: Config) -> None:

@@ -18,7 +18,7 @@ from fibecfed.federation import Device
 from fibecfed.methods import METHODS
 from fibecfed.results import OWN_MODELS_FILE
 from fibecfed.runtime import assemble
-from fibecfed.tasks.classification import HEAD_BIAS
+from fibecfed.tasks.base import HEAD_BIAS
 from fibecfed.tuning import put_tensors
 
 TEXTS = ["the parcel never arrived and I want my money back", "thank you"]

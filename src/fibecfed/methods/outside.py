@@ -65,7 +65,8 @@ def _lacks(found: Any, name: str) -> str | None:
     """The first thing that keeps an object from being a method of that name; None if nothing does."""
     if not (isinstance(found, type) and issubclass(found, FederatedAveraging)):
         return "it is no subclass of fibecfed.methods.FederatedAveraging"
-    if vars(found).get("name") != name:
+    declared = vars(found).get("name")
+    if declared != name:
         return f"its class has to say name = '{name}', as its entry point does"
     for attribute in ("paper", "trains", "sends"):
         if not isinstance(getattr(found, attribute), str):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from fibecfed import Config, load_config
 
 # pytest-xdist sets it in its workers, and a console made under it would keep that width in every test.
 os.environ.pop("COLUMNS", None)
+
+# Printed commands name `fibecfed` where PATH finds it, and CI does not activate its environment.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
 # Whoever starts tests in the background may have Ctrl-C ignored, and then so do the processes that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from fibecfed import Config
-from fibecfed.config import build_config, merge, to_dict
+from fibecfed.config import DeviceConfig, build_config, merge, to_dict
+from fibecfed.flower.serving import DeviceServer
 
 NAMES = ("east", "north", "west")
 
@@ -54,3 +55,19 @@ def same_adapters(one: Path, server: Path, folders: Sequence[Path]) -> None:
         expected = theirs if theirs.is_dir() else one / "adapter"
         for path in sorted(expected.glob("*.safetensors")):
             assert path.read_bytes() == (kept / path.name).read_bytes(), f"device {number}: {path.name}"
+
+
+def devices(sites: Path, folder: Path, model: str) -> dict[int, DeviceServer]:
+    """The sites' own processes, by Flower's node number."""
+    return {
+        100 + number: DeviceServer(
+            DeviceConfig(
+                device=number,
+                folder=str(folder / name),
+                data={"file": str(sites / "sites" / f"{name}.csv"), "test_file": str(sites / "tests" / f"{name}.csv")},
+                model={"name": model},
+            ),
+            lambda line: None,
+        )
+        for number, name in enumerate(NAMES)
+    }

@@ -9,33 +9,16 @@ pytest.importorskip("flwr", reason="needs the extra `flower`")
 
 import fibecfed
 from fibecfed import Config, InputError
-from fibecfed.config import DeviceConfig, build_config, merge, to_dict
+from fibecfed.config import build_config, merge, to_dict
 from fibecfed.flower.over_machines import CHANGES, serve
-from fibecfed.flower.serving import DeviceServer
 from fibecfed.results import RunDirectory
 from flower_grid import Nodes
-from flower_sites import NAMES, same_adapters, servers, together, write_sites
+from flower_sites import NAMES, devices, same_adapters, servers, together, write_sites
 
 
 @pytest.fixture(scope="module")
 def sites(rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sites(rows_file, tmp_path_factory.mktemp("three"))
-
-
-def nodes(sites: Path, folder: Path, model: str) -> Nodes:
-    own = {
-        100 + number: DeviceServer(
-            DeviceConfig(
-                device=number,
-                folder=str(folder / name),
-                data={"file": str(sites / "sites" / f"{name}.csv"), "test_file": str(sites / "tests" / f"{name}.csv")},
-                model={"name": model},
-            ),
-            lambda line: None,
-        )
-        for number, name in enumerate(NAMES)
-    }
-    return Nodes(own)
 
 
 def quiet(line: str) -> None:
@@ -49,11 +32,11 @@ def test_more_rounds_are_those_of_a_run_in_one_process(small: Config, sites: Pat
     fibecfed.resume(tmp_path / "one", changes={"federation": {"rounds": 3}}, report=said.append)
     out, own = tmp_path / "grid", tmp_path / "own"
     RunDirectory.create(out, servers(config), "", force=False)
-    serve(nodes(sites, own, config.model.name), out, [], quiet, poll_seconds=0.01)
+    serve(Nodes(devices(sites, own, config.model.name)), out, [], quiet, poll_seconds=0.01)
     heard: list[str] = []
     wanted = {"federation": {"rounds": 3, "deadline_seconds": 60.0}}
     RunDirectory(out).write_json(CHANGES, wanted)
-    result = serve(nodes(sites, own, config.model.name), out, [], heard.append, poll_seconds=0.01)
+    result = serve(Nodes(devices(sites, own, config.model.name)), out, [], heard.append, poll_seconds=0.01)
     assert result.summary["rounds"] == 3
     assert result.summary["lost"]["states"] == []
     assert "federation.rounds was 2, now 3" in " ".join(said)
@@ -78,7 +61,7 @@ def test_a_second_server_leaves_a_run_alone(
         raise InputError("it was refused")
 
     with pytest.raises(InputError, match="it was refused"):
-        serve(nodes(sites, tmp_path / "own", "x"), out, [], quiet)
+        serve(Nodes(devices(sites, tmp_path / "own", "x")), out, [], quiet)
     assert "it was refused" in (out / "stopped.json").read_text()
 
 
@@ -89,7 +72,7 @@ def test_the_servers_own_test_data_belongs_to_the_run(small: Config, sites: Path
     config = build_config(merge(to_dict(config), {"data": {"test_file": str(test_file)}}))
     out, own = tmp_path / "grid", tmp_path / "own"
     RunDirectory.create(out, config, "", force=False)
-    serve(nodes(sites, own, config.model.name), out, [], quiet, poll_seconds=0.01)
+    serve(Nodes(devices(sites, own, config.model.name)), out, [], quiet, poll_seconds=0.01)
     test_file.write_bytes((sites / "tests" / "west.csv").read_bytes())
     with pytest.raises(InputError, match="the test part has other texts"):
-        serve(nodes(sites, own, config.model.name), out, [], quiet, poll_seconds=0.01)
+        serve(Nodes(devices(sites, own, config.model.name)), out, [], quiet, poll_seconds=0.01)

@@ -23,7 +23,7 @@ from fibecfed.flower.serving import DeviceServer
 from fibecfed.results import RunDirectory
 from fibecfed.runtime import assemble
 from flower_grid import Nodes
-from flower_sites import NAMES, same_adapters, servers, together, write_sites
+from flower_sites import NAMES, devices, same_adapters, servers, together, write_sites
 from run_content import settled
 
 METHODS = ["fedavg-lora", "fibecfed"]
@@ -32,21 +32,6 @@ METHODS = ["fedavg-lora", "fibecfed"]
 @pytest.fixture(scope="module")
 def sites(rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sites(rows_file, tmp_path_factory.mktemp("three"))
-
-
-def devices(sites: Path, folder: Path, model: str) -> dict[int, DeviceServer]:
-    return {
-        100 + number: DeviceServer(
-            DeviceConfig(
-                device=number,
-                folder=str(folder / name),
-                data={"file": str(sites / "sites" / f"{name}.csv"), "test_file": str(sites / "tests" / f"{name}.csv")},
-                model={"name": model},
-            ),
-            lambda line: None,
-        )
-        for number, name in enumerate(NAMES)
-    }
 
 
 def quiet(line: str) -> None:

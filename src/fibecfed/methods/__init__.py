@@ -8,7 +8,7 @@ from fibecfed.config import Config, build_config, merge, nearest_hint, not_offer
 from fibecfed.errors import InputError
 from fibecfed.methods.base import FederatedAveraging
 from fibecfed.methods.inside import inside
-from fibecfed.methods.outside import load, outside_names, package_of
+from fibecfed.methods.outside import load, outside_names, package_of, package_versions
 from fibecfed.methods.own_settings import own_settings
 from fibecfed.methods.rounds import settled_by_rounds
 from fibecfed.methods.tuning_of import tuning_of
@@ -105,6 +105,7 @@ __all__ = [
     "method_class",
     "method_names",
     "package_of",
+    "package_versions",
     "resolve",
     "settled_by_rounds",
     "tuning",

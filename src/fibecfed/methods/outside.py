@@ -30,6 +30,11 @@ def package_of(name: str) -> str:
     return ", ".join(map(_owner, entry_points(name)))
 
 
+def package_versions(name: str) -> dict[str, str]:
+    """The version of the package that brings the method of that name; {} for fibecfed's own."""
+    return {point.dist.name: point.dist.version for point in entry_points(name) if point.dist is not None}
+
+
 def _owner(point: EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.value
 

@@ -9,6 +9,7 @@ from typing import Any
 from fibecfed.config import Change, Config, changes, dotted
 from fibecfed.data import label_difference, part_differences, source_differences
 from fibecfed.errors import InputError
+from fibecfed.methods import package_versions
 from fibecfed.results.environment import versions
 from fibecfed.runtime import Experiment, tokenizer_sha256
 
@@ -69,7 +70,7 @@ def found_by(experiment: Experiment) -> dict[str, Any]:
         "data": experiment.data.fingerprint.to_content(),
         "base_sha256": experiment.pretrained.sha256,
         "tokenizer_sha256": tokenizer_sha256(experiment.pretrained.tokenizer),
-        "versions": versions(),
+        "versions": {**versions(), **package_versions(experiment.config.method)},
     }
 
 

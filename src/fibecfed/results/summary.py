@@ -6,6 +6,7 @@ from typing import Any
 
 from fibecfed.config import Config, config_hash
 from fibecfed.federation import Costs, Failure, StageDone
+from fibecfed.methods import package_versions
 from fibecfed.results.environment import git_commit, hardware, versions
 from fibecfed.runtime import Evaluation
 from fibecfed.tasks import Classification
@@ -150,7 +151,7 @@ def summarize(
         "peak_memory_bytes": peak_memory,
         "lost": _lost(records),
         "data": dict(data),
-        "versions": versions(),
+        "versions": {**versions(), **package_versions(config.method)},
         "hardware": hardware(),
         "git_commit": git_commit(),
         "config_hash": config_hash(config),

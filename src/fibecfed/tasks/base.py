@@ -91,6 +91,7 @@ class Task(ABC):
 
     kind: ClassVar[str]  # its name in the configuration, task.kind
     metric: ClassVar[str]  # the main metric, a score: the higher, the better
+    group: ClassVar[str] = "group"  # what users call the group of an example
 
     @classmethod
     @abstractmethod
@@ -106,6 +107,10 @@ class Task(ABC):
     def output_names(self) -> tuple[str, ...]:
         """What the outputs stand for, where they have names."""
         return ()
+
+    def named(self) -> dict[str, list[str]]:
+        """The names of the outputs as results keep them."""
+        return {"labels": list(self.output_names)}
 
     # Targets and groups
 

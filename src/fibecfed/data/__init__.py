@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from fibecfed.data.batches import evaluation_batches, training_batches
 from fibecfed.data.columns import Columns
+from fibecfed.data.dealing import Dealt, deal, partition_rows
+from fibecfed.data.domains import named_sets
 from fibecfed.data.files import label_list, read_rows
 from fibecfed.data.fingerprint import (
     DataPrint,
@@ -14,10 +16,11 @@ from fibecfed.data.fingerprint import (
     rows_print,
     source_differences,
 )
+from fibecfed.data.habits import Habits
 from fibecfed.data.named import DATASETS, SUPPORT, NamedDataset, dataset_names, find_dataset
 from fibecfed.data.partition import Partition
 from fibecfed.data.rows import Rows, hold_out
-from fibecfed.data.splits import Splits, load_splits, partition_rows
+from fibecfed.data.splits import Splits, load_splits
 from fibecfed.data.unlabelled import Asked, columns_of, from_arguments, from_file, from_lines
 
 if TYPE_CHECKING:
@@ -31,7 +34,9 @@ __all__ = [
     "Asked",
     "Columns",
     "DataPrint",
+    "Dealt",
     "FederatedData",
+    "Habits",
     "NamedDataset",
     "Partition",
     "Rows",
@@ -41,6 +46,7 @@ __all__ = [
     "columns_of",
     "data_print",
     "dataset_names",
+    "deal",
     "evaluation_batches",
     "find_dataset",
     "from_arguments",
@@ -50,6 +56,7 @@ __all__ = [
     "label_difference",
     "label_list",
     "load_splits",
+    "named_sets",
     "part_differences",
     "partition_rows",
     "read_rows",

@@ -182,9 +182,7 @@ def test_balanced_labels_have_the_symmetric_dirichlet() -> None:
 
 def test_a_label_that_does_not_occur_changes_nothing() -> None:
     labels = labelled(np.array([0.5, 0.3, 0.2]), 600)
-    three, four = (
-        dirichlet(labels, classes, 20, 0.5, kind="dirichlet").label_counts(labels, 4) for classes in (3, 4)
-    )
+    three, four = (dirichlet(labels, classes, 20, 0.5, kind="dirichlet").label_counts(labels, 4) for classes in (3, 4))
     assert np.abs(three - four).max() < 3  # rounding takes the labels in another order
 
 

@@ -90,6 +90,11 @@ def deal_domains(
     assert train.domains is not None
     assert held_out.domains is not None
     names, sizes = np.unique(train.domains, return_counts=True)
+    if config.kind == "column":
+        raise InputError(
+            f"partition.kind=column, but the data sets of data.name ({', '.join(names)}) name no devices; set "
+            "data.partition.kind=dirichlet, or another."
+        )
     if devices < len(names):
         raise InputError(
             f"federation.devices={devices} is fewer than the {len(names)} data sets of data.name "
@@ -100,10 +105,12 @@ def deal_domains(
     classes, first = len(train.label_names), 0
     for name, count in zip(names, counts, strict=True):
         mine, tested = np.flatnonzero(train.domains == name), np.flatnonzero(held_out.domains == name)
-        try:
-            owned = partition(train.labels[mine], classes, config, int(count), rng)
-        except InputError as error:
-            raise InputError(f"Of the data set '{name}', which {count} of {devices} devices hold: {error}") from None
+        if count * config.minimum > len(mine):
+            raise InputError(
+                f"'{name}' has {len(mine)} training examples for {count} of federation.devices={devices}, and "
+                f"partition.minimum={config.minimum} needs {count * config.minimum}; lower one of them."
+            )
+        owned = partition(train.labels[mine], classes, config, int(count), rng)
         held = owned.label_counts(train.labels[mine], classes)
         owner[mine] = first + owned.owner()
         like = partition_like(held, held_out.labels[tested], classes, held_out_rng)

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 import fibecfed
 import tiny
 from fibecfed import Config, load_config
-from fibecfed.data import Habits, Partition, build_data, deal, load_splits
+from fibecfed.data import Habits, Partition, deal, load_splits
 from fibecfed.data.habits import draw_habits
 from fibecfed.errors import InputError
 from fibecfed.flower.server import check_settings
+from fibecfed.runtime import assemble
 
 FEW = settings(max_examples=40, deadline=None, derandomize=True)
 
@@ -95,8 +96,14 @@ def test_a_run_learns_and_is_judged_by_them() -> None:
         return accuracy["global"], accuracy["personalized"]
 
     config = load_config(method="device-majority", data={**few, "partition": {"habits": 0.5}}, **values)
-    data = build_data(config, load_splits(config), tiny.tokenizer(decoder=False))
+    experiment = assemble(config)
+    data = experiment.data
     assert data.own is not None
+    assert data.habits is not None
+    assert len(data.habits.swaps) == 3
+    written = experiment.partition()
+    assert written["habits"] == {str(k): list(pair) for k, pair in data.habits.swaps.items()}
+    assert written["held_out"] == data.held_out_owners.label_counts(data.own.groups, 8).tolist()
     swapped = data.own.groups != data.held_out.groups
     assert 0 < swapped.sum() < len(swapped)
     assert np.array_equal(data.own.targets, data.own.groups)

@@ -65,7 +65,8 @@ def load_splits(config: Config) -> Splits:
     by_device = settle(config, sites).data.partition.kind == "column"
     if by_device and data.file and test is not None and train.devices is not None and test.devices is None:
         origin += ", which names no devices: each device is tested on a part of it with the device's own label mix"
-    if len(untested := without_test(train, test)):
+    untested = without_test(train, test)
+    if test is None or len(untested):
         total, rng = round(data.test_fraction * len(untested)), stream(seed, "test split")
         part, rest = hold_out(train.take(untested), total, rng, by_device)
         tested = train.take(np.setdiff1d(np.arange(len(train)), untested, assume_unique=True))
@@ -73,7 +74,6 @@ def load_splits(config: Config) -> Splits:
         origin += f", a seeded stratified part{of} ({len(part)} of {len(untested)} examples) is held out for testing"
         test = part if test is None else joined([test, part])
         train = joined([tested, rest]) if len(tested) else rest
-    assert test is not None
     validation, train = hold_out(
         train, round(data.validation_fraction * len(train)), stream(seed, "validation split"), by_device
     )

@@ -10,16 +10,33 @@ from fibecfed.errors import InputError
 
 @dataclass(frozen=True)
 class Rows:
-    """N labelled texts. ``devices`` names the site each row belongs to, where the data says so."""
+    """N labelled texts. ``devices`` names the site each row belongs to, where the data says so.
+
+    ``domains`` names the data set each row is of, where several were joined.
+    """
 
     texts: Sequence[str]
     pairs: Sequence[str] | None
     labels: np.ndarray  # (N,) int64, indices into label_names
     label_names: tuple[str, ...]
     devices: np.ndarray | None = None  # (N,) str
+    domains: np.ndarray | None = None  # (N,) str
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def sites(self) -> int | None:
+        """How many devices the rows name; None where they name none."""
+        return None if self.devices is None else len(np.unique(self.devices))
+
+    @property
+    def strata(self) -> np.ndarray:
+        """(N,) int64: the label, or the pair of domain and label, that draws keep the proportions of."""
+        if self.domains is None:
+            return self.labels
+        domain: np.ndarray = np.unique(self.domains, return_inverse=True)[1]
+        return domain * len(self.label_names) + self.labels
 
     def take(self, indices: np.ndarray) -> "Rows":
         """The rows at these positions."""
@@ -29,7 +46,21 @@ class Rows:
             pairs=None if self.pairs is None else [self.pairs[i] for i in indices],
             labels=self.labels[indices],
             devices=None if self.devices is None else self.devices[indices],
+            domains=None if self.domains is None else self.domains[indices],
         )
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """The rows of several, one after another; all have the same label names, pairs or none, devices or none."""
+    first = parts[0]
+    return Rows(
+        texts=[text for part in parts for text in part.texts],
+        pairs=None if first.pairs is None else [pair for part in parts for pair in part.pairs or ()],
+        labels=np.concatenate([part.labels for part in parts]),
+        label_names=first.label_names,
+        devices=None if first.devices is None else np.concatenate([p.devices for p in parts if p.devices is not None]),
+        domains=None if first.domains is None else np.concatenate([p.domains for p in parts if p.domains is not None]),
+    )
 
 
 def split_counts(sizes: np.ndarray, total: int) -> np.ndarray:
@@ -59,11 +90,11 @@ def stratified(labels: np.ndarray, total: int, rng: np.random.Generator) -> tupl
 def hold_out(rows: Rows, total: int, rng: np.random.Generator, by_device: bool = False) -> tuple[Rows, Rows]:
     """A seeded draw of ``total`` rows, and the rest; both in their old order.
 
-    Stratified by label, or ``by_device``: every device gives its share, stratified by label within it, and keeps at
-    least one row (so fewer than ``total`` are drawn where devices are that small). Source: project decision.
+    Stratified by domain and label, or ``by_device``: every device gives its share, stratified by label within it, and
+    keeps at least one row (so fewer than ``total`` are drawn where devices are that small). Source: project decision.
     """
     if not by_device or rows.devices is None:
-        chosen, rest = stratified(rows.labels, total, rng)
+        chosen, rest = stratified(rows.strata, total, rng)
         return rows.take(chosen), rows.take(rest)
     order = _by_device_and_label(rows.devices, rows.labels, rng)
     free = order[~np.isin(order, _one_of_each(rows.devices, rng))]
@@ -81,7 +112,7 @@ def draw(rows: Rows, total: int | None, what: str, rng: np.random.Generator, by_
     if total > len(rows):
         raise InputError(f"data.{what}={total}, but the data has only {len(rows)} such examples.")
     if not by_device or rows.devices is None:
-        return rows.take(stratified(rows.labels, total, rng)[0])
+        return rows.take(stratified(rows.strata, total, rng)[0])
     order = _by_device_and_label(rows.devices, rows.labels, rng)
     sure = _one_of_each(rows.devices, rng)
     if total < len(sure):

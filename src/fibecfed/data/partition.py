@@ -63,9 +63,9 @@ def partition(
 
     ``labels``: (N,) int64 below ``classes``. ``names``: (N,) str, the device of each row, for ``column`` only.
     Raises InputError when a device would hold fewer than ``config.minimum`` examples, or the names do not fit.
-    Source: docs/method.md section 1 [D]. On balanced labels dirichlet is the symmetric one of FedPepTAO (Che et al. 2023,
-    arXiv 2310.15080), which also draws sizes. dirichlet-hsu is that of Hsu et al. (2019, arXiv 1909.06335), shards are
-    those of McMahan et al. (2017, arXiv 1602.05629).
+    Source: docs/method.md section 1 [D]. On balanced labels dirichlet is the symmetric one of FedPepTAO (Che et al.,
+    2023, arXiv 2310.15080), which also draws sizes. dirichlet-hsu is that of Hsu et al. (2019, arXiv 1909.06335),
+    shards are those of McMahan et al. (2017, arXiv 1602.05629).
     """
     kind = config.kind or "dirichlet"
     if kind == "column":

@@ -58,14 +58,17 @@ def test_each_set_is_tested_on_its_own_split_or_a_part_of_it(folder: Path) -> No
     assert "a seeded stratified part of mpqa and mr (32 of 160 examples) is held out for testing" in splits.origin
 
 
-def test_draws_keep_the_proportions_of_domain_and_label(folder: Path) -> None:
-    train = load_splits(configured(folder, train_examples=100)).train
+def test_a_draw_takes_as_many_of_each_domain_with_its_labels_as_they_are(folder: Path) -> None:
+    train = load_splits(configured(folder, train_examples=160)).train
     whole = load_splits(configured(folder)).train
     assert train.domains is not None
     assert whole.domains is not None
+    # mpqa has 43 rows, all of them; mr and sst2 share the other 117.
+    assert Counter(train.domains.tolist()) == {"mpqa": 43, "mr": 59, "sst2": 58}
     cells, before = (Counter(zip(rows.domains.tolist(), rows.labels.tolist(), strict=True)) for rows in (train, whole))
-    assert len(before) == 6
-    assert all(abs(cells[cell] - before[cell] * 100 / len(whole)) < 1 for cell in before)
+    for (domain, label), count in before.items():
+        drawn, of = Counter(train.domains.tolist())[domain], Counter(whole.domains.tolist())[domain]
+        assert abs(cells[domain, label] - count * drawn / of) < 1
 
 
 @pytest.mark.parametrize("kind", ["dirichlet", "dirichlet-hsu", "iid", "shards", "quantity"])
@@ -138,9 +141,9 @@ def test_what_cannot_be_joined_is_named(folder: Path, name: str, sentence: str) 
         ({"partition": {"kind": "column"}, "devices": 3}, "(mpqa, mr, sst2) name no devices"),
         (
             {"train_examples": 20, "partition": {"minimum": 3}},
-            "'mpqa' has 3 training examples for 2 of federation.devices=9, and partition.minimum=3 needs 6",
+            "'mpqa' has 7 training examples for 3 of federation.devices=9, and partition.minimum=3 needs 9",
         ),
-        ({"train_examples": 3}, "data.train_examples=3 leaves none of"),
+        ({"train_examples": 2}, "data.train_examples=2 leaves none of"),
     ],
 )
 def test_too_little_for_every_domain(folder: Path, settings: dict[str, Any], sentence: str) -> None:

@@ -103,8 +103,9 @@ def hold_out(rows: Rows, total: int, rng: np.random.Generator, by_device: bool =
 
 
 def draw(rows: Rows, total: int | None, what: str, rng: np.random.Generator, by_device: bool = False) -> Rows:
-    """A draw of ``total`` rows, stratified as in ``hold_out``; None keeps all.
+    """A draw of ``total`` rows, stratified by label; None keeps all.
 
+    Of several domains each gives as many, as far as it has them: what is drawn for is seldom to follow their sizes.
     ``by_device``, every device is in it where ``total`` allows. Raises InputError when there are fewer rows.
     """
     if total is None:
@@ -112,13 +113,26 @@ def draw(rows: Rows, total: int | None, what: str, rng: np.random.Generator, by_
     if total > len(rows):
         raise InputError(f"data.{what}={total}, but the data has only {len(rows)} such examples.")
     if not by_device or rows.devices is None:
-        return rows.take(stratified(rows.strata, total, rng)[0])
+        if rows.domains is None:
+            return rows.take(stratified(rows.labels, total, rng)[0])
+        domains = [np.flatnonzero(rows.domains == name) for name in np.unique(rows.domains)]
+        counts = _evenly(np.array([len(mine) for mine in domains]), total)
+        chosen = [mine[stratified(rows.labels[mine], n, rng)[0]] for mine, n in zip(domains, counts, strict=True)]
+        return rows.take(np.sort(np.concatenate(chosen)))
     order = _by_device_and_label(rows.devices, rows.labels, rng)
     sure = _one_of_each(rows.devices, rng)
     if total < len(sure):
         return rows.take(np.sort(_systematic(order, total, rng)))
     others = _systematic(order[~np.isin(order, sure)], total - len(sure), rng)
     return rows.take(np.sort(np.concatenate([sure, others])))
+
+
+def _evenly(sizes: np.ndarray, total: int) -> np.ndarray:
+    """``total`` units dealt one by one in turn to groups that hold at most ``sizes`` (G,); int64."""
+    level = max(n for n in range(total + 1) if np.minimum(sizes, n).sum() <= total)
+    counts = np.minimum(sizes, level).astype(np.int64)
+    counts[np.flatnonzero(sizes > level)[: total - counts.sum()]] += 1
+    return counts
 
 
 def _by_device_and_label(devices: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

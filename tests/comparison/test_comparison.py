@@ -72,6 +72,7 @@ def content(bert: Path, rows_file: Path) -> dict[str, Any]:
         "data_sets": [{"name": "messages", "settings": {"data": {"file": str(rows_file)}}}],
         "seeds": [0, 1],
         "learning_rates": [0.0001, 0.02],
+        "widenings": 0,
         "target": 0.2,
         "base": {
             "model": {"name": str(bert)},

@@ -41,7 +41,9 @@ def test_one_deciding_protocol_decides_for_both() -> None:
         ([{1.0: 0.1, 3.0: 0.5}], []),  # 10 diverged
     ],
 )
-def test_a_best_at_an_edge_widens_by_the_grids_own_factor(scores: list[dict[float, float]], wanted: list[float]) -> None:
+def test_a_best_at_an_edge_widens_by_the_grids_own_factor(
+    scores: list[dict[float, float]], wanted: list[float]
+) -> None:
     assert beyond([1.0, 3.0, 10.0], scores) == wanted
 
 

@@ -35,7 +35,7 @@ class RunRecord:
         return made_with(self.summary["versions"], self.summary["hardware"], [self.run])
 
     def score(self, protocol: str) -> float:
-        """Final score, the mean over the last evaluations or a judged stage's alone; protocol is ``global`` or ``personalized``."""
+        """Final score by a protocol: the mean over the last evaluations, or a judged stage's alone."""
         return final_mean(self.curve, f"{metric_of(self.curve)}_{protocol}", self.last)
 
     @property
@@ -175,13 +175,8 @@ def _marked(curve: list[dict[str, Any]], config: Config) -> list[dict[str, Any]]
     if not curve or judged_stage(curve) is not None or curve[-1]["round"] < config.federation.rounds:
         return curve
     used = resolve(config)
-    stage = (
-        "merge"
-        if used.sharing.average_local and used.sharing.layers != "all"
-        else "finetune"
-        if used.method == "fedavg+finetune"
-        else None
-    )
+    merged = used.sharing.average_local and used.sharing.layers != "all"
+    stage = "merge" if merged else "finetune" if used.method == "fedavg+finetune" else None
     return curve if stage is None else [*curve[:-1], curve[-1] | {JUDGED: stage}]
 
 

@@ -119,6 +119,7 @@ class PlannedRun:
     config: Config
     tuning: bool = False
     protocols: tuple[str, ...] = field(default=PROTOCOLS)
+    given: Settings = field(default_factory=dict, compare=False)  # what the comparison's file says of this run
 
 
 def tuning_runs(spec: Spec) -> list[PlannedRun]:
@@ -183,7 +184,9 @@ def _run(
     parts = [setting.data_set, setting.partition, entry.name, last]
     if PROTOCOLS[0] not in protocols:
         parts += protocols  # beside the run of the first protocol's rate
-    return PlannedRun("--".join(parts), setting, entry.name, seed, rate, build_config(content), tuning, protocols)
+    return PlannedRun(
+        "--".join(parts), setting, entry.name, seed, rate, build_config(content), tuning, protocols, content
+    )
 
 
 def _named_data(data_set: Variant) -> Settings:

@@ -48,8 +48,19 @@ class CurriculumConfig:
         Literal["example", "batch"], Field(description="What is ordered: single examples or fixed batches [D].")
     ] = "example"
     cap: Annotated[
-        _OpenFraction, Field(description="Most of the data ever used; below 1 the hardest is dropped for good [D].")
+        _OpenFraction | Literal["auto"],
+        Field(
+            description="Most of the data ever used; below 1 the hardest is dropped for good. auto: each device drops "
+            "the part that its difficulties say is mislabelled, and nothing where they show none [D]."
+        ),
     ] = 1.0
+    steps: Annotated[
+        Literal["pace", "match"],
+        Field(
+            description="Optimizer steps of a round. pace: one pass over the part in use; match: as many as over all "
+            "data, the part in use being shuffled and passed again [D]."
+        ),
+    ] = "pace"
     fresh: Annotated[
         bool | None,
         Field(

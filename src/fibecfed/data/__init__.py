@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fibecfed.data.batches import evaluation_batches, training_batches
+from fibecfed.data.batches import evaluation_batches, steps_of_epoch, training_batches
 from fibecfed.data.columns import Columns
 from fibecfed.data.files import label_list, read_rows
 from fibecfed.data.fingerprint import (
@@ -56,6 +56,7 @@ __all__ = [
     "rows_print",
     "source_differences",
     "tokenize",
+    "steps_of_epoch",
     "training_batches",
 ]
 

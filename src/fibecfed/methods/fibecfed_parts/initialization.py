@@ -15,6 +15,7 @@ from torch import Tensor
 from fibecfed.config import Config
 from fibecfed.curriculum import Scores, length, rarity
 from fibecfed.federation import Device, DeviceState
+from fibecfed.methods.fibecfed_parts.plan import SCORED_BY_MODEL
 from fibecfed.seeding import stream
 from fibecfed.sharing import RowMask, choose_rows, keep_layers
 from fibecfed.tasks import task_kind
@@ -25,7 +26,6 @@ DIFFICULTY = "difficulty"
 FIRST_DIFFICULTY = "first difficulty"  # kept beside refreshed scores, to tell how stable ranks are
 ROWS = "rows/"
 HELD_OUT = 0.2  # of a device's examples, for losses that choose or count layers [D]
-_SCORED_BY_MODEL = ("fisher", "fisher-model", "loss")
 _NOISE_SCORES = ("sensitivity", "gain")
 
 
@@ -53,11 +53,11 @@ def initialize(
         noise = LayerNoise(sharing.noise, sharing.sigma, stream(config.seed, "layer noise", device.number))
     memory: dict[str, Tensor] = {}
     found: ScoreResult | None = None
-    if curriculum.score in _SCORED_BY_MODEL or momentum is not None or noise is not None:
+    if curriculum.score in SCORED_BY_MODEL or momentum is not None or noise is not None:
         found = yield ScoreJob(
             device.number,
             tensors,
-            curriculum.score if curriculum.score in _SCORED_BY_MODEL else "loss",  # type: ignore[arg-type]
+            curriculum.score if curriculum.score in SCORED_BY_MODEL else "loss",  # type: ignore[arg-type]
             device.indices,
             stream(config.seed, "scoring order", device.number),
             momentum,
@@ -88,7 +88,7 @@ def initialize(
 
 def _difficulty(device: Device, config: Config, scores: Scores | None) -> np.ndarray | None:
     kind, data = config.curriculum.score, device.site.data.train
-    if kind in _SCORED_BY_MODEL:
+    if kind in SCORED_BY_MODEL:
         assert scores is not None
         return scores.difficulty
     if kind == "length":

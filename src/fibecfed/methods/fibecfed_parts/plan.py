@@ -13,6 +13,7 @@ from fibecfed.sharing import fixed_count
 from fibecfed.tasks import HEAD_WEIGHT
 from fibecfed.tuning import Layout
 
+SCORED_BY_MODEL = ("fisher", "fisher-model", "loss")  # of curriculum.score
 _SCORED_LAYERS = ("sensitivity", "gain", "consensus", "reset_loss")
 
 Layers = Sequence[int] | None  # the global aggregation layers; None while they are not fixed
@@ -33,6 +34,16 @@ class Plan:
             fixed_count(sharing.count, layout.layers)  # raises now, not after the warm-up
         if self.chooses_layers and sharing.layers == "consensus" and self.most_warm_up == 0:
             raise InputError("sharing.layers=consensus looks at the warm-up's updates; set warm_up.rounds above 0.")
+        if config.curriculum.cap == "auto" and config.curriculum.score not in SCORED_BY_MODEL:
+            raise InputError(
+                "curriculum.cap=auto reads the scores of a model; set curriculum.score=fisher, fisher-model or loss, or "
+                "give the cap as a number."
+            )
+        if config.curriculum.cap == "auto" and self.most_warm_up == 0 and config.model.head_init == "random":
+            raise InputError(
+                "curriculum.cap=auto needs a model that has learned something before it scores; set warm_up.rounds "
+                "above 0, or solve the head with model.head_init."
+            )
         if sharing.count == "lossless" and sharing.radius is None and self.most_warm_up == 0:
             raise InputError("sharing.count=lossless without a warm-up needs sharing.radius.")
 

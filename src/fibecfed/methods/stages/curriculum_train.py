@@ -101,7 +101,8 @@ class CurriculumTrain(PartlyShared):
         if self.config.curriculum.refresh and difficulty is not None:
             refreshed = (device.indices, difficulty.numpy())
         trained = self._rows(device, request.info["layers"])
-        return self.job(device, request, indices, trained=trained, weights=weights, difficulty=refreshed)
+        steps = self.steps(device) if self.config.curriculum.steps == "match" else None
+        return self.job(device, request, indices, steps, trained=trained, weights=weights, difficulty=refreshed)
 
     def _rows(self, device: Device, layers: Sequence[int] | None) -> dict[str, Tensor | None]:
         """Parameter to the rows that move, None for all: the GAL and the head whole, the device's own rows."""

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from fibecfed.config import Config
-from fibecfed.data import training_batches
+from fibecfed.data import steps_of_epoch, training_batches
 from fibecfed.federation import (
     Content,
     Device,
@@ -79,8 +79,19 @@ class Train(Exchange):
         """The parameters that move: all of them."""
         return self.layout.names
 
-    def job(self, device: Device, request: Request, indices: Any = None, **changes: Any) -> TrainJob:
-        """Local training on the examples at ``indices``, all by default; ``changes`` are fields that differ."""
+    def steps(self, device: Device) -> int:
+        """Optimizer steps of a round over all of a device's examples."""
+        settings = self.config.training
+        steps = settings.local_epochs * steps_of_epoch(device.examples, settings.batch_size)
+        return steps if settings.local_steps is None else min(steps, settings.local_steps)
+
+    def job(
+        self, device: Device, request: Request, indices: Any = None, steps: int | None = None, **changes: Any
+    ) -> TrainJob:
+        """Local training on the examples at ``indices``, all by default; ``changes`` are fields that differ.
+
+        ``steps``: exactly so many optimizer steps, over as many passes as they take; None: as the settings say.
+        """
         config, number = self.config, request.address.round
         indices = device.indices if indices is None else indices
         batches = training_batches(
@@ -92,6 +103,7 @@ class Train(Exchange):
             device=device.number,
             epochs=config.training.local_epochs,
             steps=config.training.local_steps,
+            exactly=steps,
         )
         fields: dict[str, Any] = {
             "device": device.number,

@@ -15,7 +15,6 @@ from torch import Tensor
 from fibecfed.config import Config
 from fibecfed.curriculum import Scores, length, rarity
 from fibecfed.federation import Device, DeviceState
-from fibecfed.methods.fibecfed_parts.plan import SCORED_BY_MODEL
 from fibecfed.seeding import stream
 from fibecfed.sharing import RowMask, choose_rows, keep_layers
 from fibecfed.tasks import task_kind
@@ -26,6 +25,7 @@ DIFFICULTY = "difficulty"
 FIRST_DIFFICULTY = "first difficulty"  # kept beside refreshed scores, to tell how stable ranks are
 ROWS = "rows/"
 HELD_OUT = 0.2  # of a device's examples, for losses that choose or count layers [D]
+SCORED_BY_MODEL = ("fisher", "fisher-model", "loss")  # of curriculum.score
 _NOISE_SCORES = ("sensitivity", "gain")
 
 

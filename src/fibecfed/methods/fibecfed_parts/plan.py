@@ -8,12 +8,12 @@ from torch import Tensor
 from fibecfed.config import Config
 from fibecfed.errors import InputError
 from fibecfed.federation import ServerState
+from fibecfed.methods.fibecfed_parts.initialization import SCORED_BY_MODEL
 from fibecfed.methods.fibecfed_parts.layer_count import ranked_layers, set_count
 from fibecfed.sharing import fixed_count
 from fibecfed.tasks import HEAD_WEIGHT
 from fibecfed.tuning import Layout
 
-SCORED_BY_MODEL = ("fisher", "fisher-model", "loss")  # of curriculum.score
 _SCORED_LAYERS = ("sensitivity", "gain", "consensus", "reset_loss")
 
 Layers = Sequence[int] | None  # the global aggregation layers; None while they are not fixed

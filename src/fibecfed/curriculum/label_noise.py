@@ -53,9 +53,7 @@ def clean_part(difficulty: np.ndarray) -> float:
 
 def two_components(values: np.ndarray) -> Mixture:
     """The likeliest mixture of two normals that expectation maximization finds from a few splits of (n,) values."""
-    return max(
-        (_maximized(values, quantile) for quantile in _QUANTILES), key=lambda mixture: mixture.log_likelihood
-    )
+    return max((_maximized(values, quantile) for quantile in _QUANTILES), key=lambda mixture: mixture.log_likelihood)
 
 
 def _maximized(values: np.ndarray, quantile: float) -> Mixture:

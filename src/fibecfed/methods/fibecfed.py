@@ -25,7 +25,7 @@ from torch import Tensor
 from fibecfed.federation import ServerState, Site, Stage
 from fibecfed.methods.base import FederatedAveraging
 from fibecfed.methods.fibecfed_parts.decisions import decisions
-from fibecfed.methods.fibecfed_parts.plan import Plan, noted
+from fibecfed.methods.fibecfed_parts.plan import ONLY_INITIALIZED, Plan, noted
 from fibecfed.methods.stages import CountLayers, CurriculumTrain, Merge, ScoreLayers, WarmUp
 from fibecfed.sharing import fixed_count
 
@@ -63,6 +63,11 @@ class FibecFed(FederatedAveraging):
     def shared(self, state: ServerState) -> tuple[str, ...]:
         """Every parameter during the warm-up; then the GAL's and the head's."""
         return self.plan.travelling(state.info.get("layers"))
+
+    def personal_devices(self, state: ServerState) -> Sequence[int]:
+        """Those that trained; one that was only initialised has nothing of its own yet."""
+        waiting = set(state.info.get(ONLY_INITIALIZED, ()))
+        return [device for device in super().personal_devices(state) if device not in waiting]
 
     def is_closed(self, state: ServerState) -> bool:
         """Once the local layers are merged."""

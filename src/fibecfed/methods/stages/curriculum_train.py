@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from fibecfed.curriculum.selection import select
-from fibecfed.federation import Aggregator, Content, Device, DeviceState, Reply, Request, ServerState, Work
+from fibecfed.federation import (
+    STATE_LOST,
+    Aggregator,
+    Content,
+    Device,
+    DeviceState,
+    Reply,
+    Request,
+    ServerState,
+    Work,
+)
 from fibecfed.methods.fibecfed_parts.initialization import DIFFICULTY, FIRST_DIFFICULTY, ROWS, kept_rows_of
 from fibecfed.methods.stages.partly_shared import PartlyShared
 from fibecfed.methods.stages.score_layers import initialized
@@ -20,6 +30,7 @@ from fibecfed.training import DeviceFailed, LocalResult, TrainJob
 class _Replies:
     mean: Aggregator
     met: list[int] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)  # those of them whose state was gone
 
 
 class CurriculumTrain(PartlyShared):
@@ -48,10 +59,14 @@ class CurriculumTrain(PartlyShared):
     def fold(self, accumulator: _Replies, reply: Reply) -> None:
         super().fold(accumulator.mean, reply)
         accumulator.met.append(reply.address.device)
+        if STATE_LOST in reply.info:
+            accumulator.lost.append(reply.address.device)
 
     def finish(self, state: ServerState, accumulator: _Replies) -> ServerState:
         """Step 9."""
-        return super().finish(self.plan.met(state, accumulator.met), accumulator.mean)
+        again = set(accumulator.lost) & set(state.info.get("met", ()))  # trained without what they had lost
+        state = self.plan.trained(state, set(accumulator.met) - again)
+        return super().finish(self.plan.met(state, accumulator.met, accumulator.lost), accumulator.mean)
 
     # Device half
 
@@ -59,11 +74,23 @@ class CurriculumTrain(PartlyShared):
         """Steps 7 and 8, after steps 1 and 5 where the device comes late or lost its state."""
         if not self.plan.all_sent(request.tensors, request.info["layers"]):
             raise DeviceFailed("the server asks for layers that it did not send, which may be this device's own")
+        if self.plan.lacks_layers(device, request):
+            return (yield from self._train_what_came(device, request))
         if self._needs_initialization(device):
             found = yield from initialized(self.plan, device, request, with_layer_scores=False)
             device.state = found.state
         result: LocalResult = yield self._curriculum_job(device, request)
         return device.keep(*self.conclude(device, request, result))
+
+    def _train_what_came(self, device: Device, request: Request) -> Work:
+        """A round of a device that lost its layers: it trains what was sent, keeps nothing, and says so.
+
+        The server then sends the warm-up's layers once more. To begin again without them would leave the device's own
+        layers where no warm-up ever was (project decision).
+        """
+        result: LocalResult = yield self.job(device, request, trained=dict.fromkeys(request.tensors))
+        sent = {name: result.tensors[name] for name in request.tensors}
+        return Reply(request.address, sent, self.costs(device, result))
 
     def conclude(self, device: Device, request: Request, result: LocalResult) -> tuple[Reply, DeviceState | None]:
         """Step 8; scores that followed the training are kept beside the first ones."""

@@ -145,9 +145,18 @@ class WarmUpConfig:
         int | None,
         Field(
             ge=0,
-            description="Rounds of warm-up. None: until the shared model's balanced accuracy on training data reaches "
-            "max(warm_up.accuracy, 2/C), within warm_up.most of the rounds; 0 if the head is solved in closed form.",
+            description="Rounds of warm-up. None: until the shared model's balanced accuracy in training has come "
+            "warm_up.accuracy of the way from chance to 1, within warm_up.most of the rounds; 0 if the head is solved "
+            "in closed form.",
         ),
     ] = None
-    accuracy: Annotated[float, Field(ge=0, le=1, description="Balanced training accuracy that ends it.")] = 0.6
+    accuracy: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Balanced training accuracy that ends it, as a part of the way from chance 1/C to 1: 0.5 is "
+            "0.75 for two labels and 0.58 for six.",
+        ),
+    ] = 0.5
     most: Annotated[_OpenFraction, Field(description="Part of all rounds it may take, at least one round.")] = 0.2

@@ -55,8 +55,8 @@ __all__ = [
     "read_rows",
     "rows_print",
     "source_differences",
-    "tokenize",
     "steps_of_epoch",
+    "tokenize",
     "training_batches",
 ]
 

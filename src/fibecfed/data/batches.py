@@ -47,6 +47,13 @@ def training_batches(
     return batches if steps is None else batches[:steps]
 
 
+def first_seen(examples: np.ndarray) -> np.ndarray:
+    """(n,) bool: whether an entry is the first of its kind."""
+    result = np.zeros(len(examples), dtype=bool)
+    result[np.unique(examples, return_index=True)[1]] = True
+    return result
+
+
 def steps_of_epoch(examples: int, batch_size: int) -> int:
     """Batches of one pass over so many examples, the last of which may be smaller."""
     return max(1, -(-examples // batch_size))

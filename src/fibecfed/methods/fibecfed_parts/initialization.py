@@ -127,10 +127,3 @@ def kept_rows_of(state: DeviceState) -> RowMask:
 def judgements_key(config: Config) -> str:
     """Under which name the server and method.json hold how well the model judged in each warm-up round."""
     return f"warm_up_{task_kind(config).metric}"
-
-
-def judgement(device: Device, tensors: Mapping[str, Tensor]) -> Generator[Job, Any, float]:
-    """How well a model judges the device's own examples, as the task says: whether it can tell difficulty yet."""
-    found: CountResult = yield CountJob(device.number, tensors, device.site.data.train, device.indices)
-    device.count_scored(device.examples, found.operations)
-    return device.site.data.task.judgement(found.counts)

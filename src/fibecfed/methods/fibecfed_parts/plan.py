@@ -11,7 +11,6 @@ from fibecfed.federation import Device, Request, ServerState
 from fibecfed.methods.fibecfed_parts.initialization import SCORED_BY_MODEL
 from fibecfed.methods.fibecfed_parts.layer_count import ranked_layers, set_count
 from fibecfed.sharing import fixed_count
-from fibecfed.tasks import HEAD_WEIGHT
 from fibecfed.tuning import Layout
 
 _SCORED_LAYERS = ("sensitivity", "gain", "consensus", "reset_loss")
@@ -38,8 +37,8 @@ class Plan:
             raise InputError("sharing.layers=consensus looks at the warm-up's updates; set warm_up.rounds above 0.")
         if config.curriculum.cap == "auto" and config.curriculum.score not in SCORED_BY_MODEL:
             raise InputError(
-                "curriculum.cap=auto reads the scores of a model; set curriculum.score=fisher, fisher-model or loss, or "
-                "give the cap as a number."
+                "curriculum.cap=auto reads the scores of a model; set curriculum.score=fisher, fisher-model or loss, "
+                "or give the cap as a number."
             )
         if config.curriculum.cap == "auto" and self.most_warm_up == 0 and config.model.head_init == "random":
             raise InputError(
@@ -48,11 +47,6 @@ class Plan:
             )
         if sharing.count == "lossless" and sharing.radius is None and self.most_warm_up == 0:
             raise InputError("sharing.count=lossless without a warm-up needs sharing.radius.")
-
-    @property
-    def outputs(self) -> int:
-        """Of a pooled head; 0 for another head."""
-        return next((p.shape[0] for p in self.layout if p.name == HEAD_WEIGHT), 0)
 
     # The warm-up
 

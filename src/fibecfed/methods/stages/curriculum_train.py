@@ -129,7 +129,8 @@ class CurriculumTrain(PartlyShared):
             refreshed = (device.indices, difficulty.numpy())
         trained = self._rows(device, request.info["layers"])
         steps = self.steps(device) if self.config.curriculum.steps == "match" else None
-        return self.job(device, request, indices, steps, trained=trained, weights=weights, difficulty=refreshed)
+        batches = self.batches(device, request, indices, steps)
+        return self.job(device, request, batches=batches, trained=trained, weights=weights, difficulty=refreshed)
 
     def _rows(self, device: Device, layers: Sequence[int] | None) -> dict[str, Tensor | None]:
         """Parameter to the rows that move, None for all: the GAL and the head whole, the device's own rows."""

@@ -24,6 +24,14 @@ class CurriculumConfig:
             "none: no curriculum. None: the method decides."
         ),
     ] = None
+    initialization: Annotated[
+        Literal["pass", "training"] | None,
+        Field(
+            description="Where difficulties and Fisher rows come from. pass: a pass over a device's examples when it "
+            "is first asked; training: its first training, on all its examples, at no further cost [D]. "
+            "None: the method decides."
+        ),
+    ] = None
     stratified: Annotated[
         bool | None,
         Field(

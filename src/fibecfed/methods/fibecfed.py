@@ -39,7 +39,7 @@ class FibecFed(FederatedAveraging):
     trains: ClassVar[str] = "LoRA of the GAL and the head densely, rows of the other layers, on a growing easy part"
     sends: ClassVar[str] = "LoRA of the GAL and the head; layer scores once"
     parts: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "curriculum": {"score": "fisher"},
+        "curriculum": {"score": "fisher", "initialization": "pass"},
         "sharing": {"layers": "sensitivity", "rows": "fisher"},
     }
     takes_parts: ClassVar[bool] = True

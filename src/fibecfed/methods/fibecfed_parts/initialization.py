@@ -87,10 +87,15 @@ def initialize(
 
 
 def _difficulty(device: Device, config: Config, scores: Scores | None) -> np.ndarray | None:
-    kind, data = config.curriculum.score, device.site.data.train
-    if kind in SCORED_BY_MODEL:
+    if config.curriculum.score in SCORED_BY_MODEL:
         assert scores is not None
         return scores.difficulty
+    return difficulty_without_model(device, config)
+
+
+def difficulty_without_model(device: Device, config: Config) -> np.ndarray | None:
+    """(n,) the scores of the device's examples that no model is asked for; None if it is, or there are none."""
+    kind, data = config.curriculum.score, device.site.data.train
     if kind == "length":
         return length(data, device.indices)
     if kind == "rarity":

@@ -8,6 +8,7 @@ from torch import Tensor
 from fibecfed.config import Config
 from fibecfed.errors import InputError
 from fibecfed.federation import Device, Request, ServerState
+from fibecfed.methods.fibecfed_parts.first_training import refuse_passes
 from fibecfed.methods.fibecfed_parts.initialization import SCORED_BY_MODEL
 from fibecfed.methods.fibecfed_parts.layer_count import ranked_layers, set_count
 from fibecfed.sharing import fixed_count
@@ -35,6 +36,8 @@ class Plan:
             fixed_count(sharing.count, layout.layers)  # raises now, not after the warm-up
         if self.chooses_layers and sharing.layers == "consensus" and self.most_warm_up == 0:
             raise InputError("sharing.layers=consensus looks at the warm-up's updates; set warm_up.rounds above 0.")
+        if config.curriculum.initialization == "training":
+            refuse_passes(config)
         if config.curriculum.cap == "auto" and config.curriculum.score not in SCORED_BY_MODEL:
             raise InputError(
                 "curriculum.cap=auto reads the scores of a model; set curriculum.score=fisher, fisher-model or loss, "

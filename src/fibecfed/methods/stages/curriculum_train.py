@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from fibecfed.federation import (
     ServerState,
     Work,
 )
+from fibecfed.methods.fibecfed_parts.first_training import before_first_training, learned, watched
 from fibecfed.methods.fibecfed_parts.initialization import DIFFICULTY, FIRST_DIFFICULTY, ROWS, kept_rows_of
 from fibecfed.methods.stages.partly_shared import PartlyShared
 from fibecfed.methods.stages.score_layers import initialized
@@ -77,10 +79,25 @@ class CurriculumTrain(PartlyShared):
         if self.plan.lacks_layers(device, request):
             return (yield from self._train_what_came(device, request))
         if self._needs_initialization(device):
+            if self.config.curriculum.initialization == "training":
+                return (yield from self._first_training(device, request))
             found = yield from initialized(self.plan, device, request, with_layer_scores=False)
             device.state = found.state
         result: LocalResult = yield self._curriculum_job(device, request)
         return device.keep(*self.conclude(device, request, result))
+
+    def _first_training(self, device: Device, request: Request) -> Work:
+        """Step 7 on all examples, the device's own layers densely; what it tells takes the place of steps 1 and 5."""
+        config = self.config
+        device.state = before_first_training(device, config, self.layout)
+        trains = self._rows(device, request.info["layers"])
+        matrices = self.layout.only(p.name for p in self.layout if p.layer is not None and p.name in trains)
+        result: LocalResult = yield self._curriculum_job(device, request, **watched(device, config, matrices))
+        reply, state = self.conclude(device, request, result)
+        kept = state or DeviceState(local={}, memory={})
+        memory = {name: t for name, t in kept.memory.items() if name != FIRST_DIFFICULTY}
+        found = learned(device, config, matrices, result)
+        return device.keep(reply, DeviceState(kept.local, {**memory, **found}))
 
     def _train_what_came(self, device: Device, request: Request) -> Work:
         """A round of a device that lost its layers: it trains what was sent, keeps nothing, and says so.
@@ -106,7 +123,7 @@ class CurriculumTrain(PartlyShared):
         has_rows = any(name.startswith(ROWS) for name in memory)
         return (plan.chooses_layers and not has_rows) or (plan.has_curriculum and DIFFICULTY not in memory)
 
-    def _curriculum_job(self, device: Device, request: Request) -> TrainJob:
+    def _curriculum_job(self, device: Device, request: Request, **changes: Any) -> TrainJob:
         """Step 7: the easy part of the examples, the GAL and the head whole, of the other layers the chosen rows."""
         indices, weights = device.indices, None
         difficulty = device.state.memory.get(DIFFICULTY) if device.state else None
@@ -130,7 +147,8 @@ class CurriculumTrain(PartlyShared):
         trained = self._rows(device, request.info["layers"])
         steps = self.steps(device) if self.config.curriculum.steps == "match" else None
         batches = self.batches(device, request, indices, steps)
-        return self.job(device, request, batches=batches, trained=trained, weights=weights, difficulty=refreshed)
+        fields = {"batches": batches, "trained": trained, "weights": weights, "difficulty": refreshed}
+        return self.job(device, request, **fields | changes)
 
     def _rows(self, device: Device, layers: Sequence[int] | None) -> dict[str, Tensor | None]:
         """Parameter to the rows that move, None for all: the GAL and the head whole, the device's own rows."""

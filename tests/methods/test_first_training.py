@@ -11,7 +11,7 @@ from baselines import changed, watched
 from fibecfed import Config, InputError
 from fibecfed.curriculum import easy_first, prefix_size
 from fibecfed.runtime import assemble
-from fibecfed.sharing import neuron_scores, top_rows
+from fibecfed.sharing.neurons import neuron_scores, top_rows
 from fibecfed.training import SequentialExecutor, TrainJob
 
 FREE: dict[str, Any] = {"curriculum": {"initialization": "training"}, "sharing": {"layers": "consensus", "count": 1}}
@@ -62,8 +62,8 @@ def jobs(base: Config, monkeypatch: pytest.MonkeyPatch) -> Any:
 
         with monkeypatch.context() as patch:
             patch.setattr(SequentialExecutor, "_train", watch)
-            experiment, state = watched(changed(base, **settings))
-        return found, experiment.site.store.load(0, state.device_versions[0])
+            run = watched(changed(base, **settings))
+        return found, run.experiment.site.store.load(0, run.result.state.device_versions[0])
 
     return run
 
@@ -96,7 +96,7 @@ def test_scores_of_a_model_that_hardly_moves_are_those_of_a_pass(jobs: Any) -> N
     _, by_loss = jobs(**slow, curriculum={"score": "loss"})
     _, by_loss_pass = jobs(**slow, curriculum={"score": "loss", "initialization": "pass"})
     assert by_loss.memory["difficulty"].numpy() == pytest.approx(by_loss_pass.memory["difficulty"].numpy(), rel=1e-3)
-    assert set(kept.memory) == {name for name in by_pass.memory if name in kept.memory}
+    assert kept.memory.keys() == by_pass.memory.keys()
 
 
 @pytest.mark.parametrize(

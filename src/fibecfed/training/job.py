@@ -53,6 +53,7 @@ class TrainJob:
     max_tokens: int | None = None  # examples are cut to so many tokens; None: not cut
     penalty: Penalty | None = None  # added to each step's mean loss, not to the loss that is reported
     observer: Observer | None = None
+    own_head: Mapping[str, Tensor] | None = None  # a second head's weight and bias at the start; None: there is none
     before: "TrainJob | None" = None  # runs first; this job starts from what it leaves
 
     @property
@@ -72,6 +73,7 @@ class LocalResult:
     optimizer_state: Mapping[str, Tensor]
     difficulty: np.ndarray | None = None  # refreshed scores, in the order of the job's
     observed: Mapping[str, Tensor] = field(default_factory=dict)  # of the job's observer
+    own_head: Mapping[str, Tensor] = field(default_factory=dict)  # the second head's, as the job's
     tokens: int = 0  # trained, padding left out, repeats counted
     tokens_cut: int = 0  # beside them, because of max_tokens
 
@@ -86,6 +88,7 @@ class LocalResult:
             optimizer_state={**first.optimizer_state, **self.optimizer_state},
             difficulty=first.difficulty if self.difficulty is None else self.difficulty,
             observed={**first.observed, **self.observed},
+            own_head=self.own_head or first.own_head,
             tokens=first.tokens + self.tokens,
             tokens_cut=first.tokens_cut + self.tokens_cut,
         )

@@ -128,12 +128,17 @@ class FederatedAveraging:
         local = device.state.local if device.state else {}
         return {**state.tensors, **local, **{name: state.tensors[name] for name in self.shared(state)}}
 
+    @property
+    def fits_own_heads(self) -> bool:
+        """Whether each device fits a head of its own to the model it is given."""
+        return self.own_head.kind == "fitted"
+
     def own_strengths(self, site: Site, state: ServerState) -> dict[str, float | None]:
         """By device the strength of the pull that its fitted head chose, None for no fit; {} without such heads.
 
         Fits anew; not counted as cost. Devices elsewhere are left out.
         """
-        if self.own_head.kind != "fitted" or not len(site.data.train):
+        if not self.fits_own_heads or not len(site.data.train):
             return {}
         everyone = (Device(site, n, state.device_versions.get(n, 0)) for n in self.personal_devices(state))
         devices = [device for device in everyone if device.state_lost is None]

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from fibecfed.tasks.base import FittedHead
 
-STRENGTHS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)  # lambda, strongest pull first
+STRENGTHS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.0003)  # lambda, strongest pull first
 FOLDS = 5
 FEWEST = 2 * FOLDS  # examples; with fewer a device takes no fit
 _STEPS = 1000
+_ERRORS = 2.0  # standard errors by which a weaker pull must be better
 _CHOICE, _FINAL = 1e-5, 1e-12  # squared length of the last step, in the metric of the curvature bound
 
 
@@ -21,14 +22,17 @@ def fit_own_head(
 ) -> FittedHead:
     """The head with the ``offset`` (C,) in its bias, moved as far as held-out folds of the device support.
 
-    ``vectors`` h (n, d), ``labels`` (n,), ``weight`` (C, d), ``bias`` (C,). With m the mean of h and s^2 the mean of
-    ||h - m||^2, minimised over a change D, e of the logits D (h - m) + e:
+    ``vectors`` (n, d), ``labels`` (n,), ``weight`` W (C, d), ``bias`` (C,). Let x be the vectors about their mean, V the
+    rows of W about theirs, s^2 and t^2 the mean of ||x||^2 and of ||V x||^2. A change D x + M V x + e of the logits is
+    found that minimises
 
-        mean cross-entropy + lambda / 2 (s^2 ||D||^2 + ||e||^2)
+        mean cross-entropy + lambda / 2 (s^2 ||D||^2 + t^2 ||M||^2 + ||e||^2)
 
-    Stratified folds of the device's own training examples choose lambda, among them "no fit". The strongest pull wins
-    whose held-out loss is within one standard error (paired, over examples) of the best (Breiman et al. 1984). The
-    shared model was trained on these examples, which flatters the shared head; the fits start from it and share that.
+    M is for sites that use labels in another way: it takes few examples to learn. Stratified folds of the device's
+    own training examples choose lambda, among them "no fit". The strongest pull wins whose held-out loss is within
+    two standard errors (paired, over examples) of the best; one, as Breiman et al. 1984 take, lets small devices fit
+    noise. The shared model was trained on these examples, which flatters the shared head; fits start from it and
+    share that, so it only makes "no fit" more likely.
     """
     offset = torch.zeros_like(bias) if offset is None else offset
     moved = bias + offset
@@ -42,7 +46,7 @@ def fit_own_head(
     features = np.concatenate([(raw - middle) @ maps.T, np.ones((len(raw), 1))], axis=1)  # (n, d + C + 1)
     left, values, right = np.linalg.svd(features, full_matrices=False)
     axes = left * values  # (n, r): the features in coordinates of their own span, where the penalty is the same
-    strength = _chosen(axes, onehot, base, rng)
+    strength = _chosen(*(each.astype(np.float32) for each in (axes, onehot, base)), rng)
     if strength is None:
         return FittedHead(weight, moved, None)
     everything = np.ones((1, len(labels)))
@@ -64,8 +68,8 @@ def _of_size_one(vectors: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 def _chosen(axes: np.ndarray, onehot: np.ndarray, base: np.ndarray, rng: np.random.Generator) -> float | None:
     """The strength that held-out folds choose; None for no fit."""
     fold = _folds(onehot.argmax(axis=1), rng)
-    inside = (fold[None] != np.arange(FOLDS)[:, None]).astype(np.float64)  # (F, n)
-    strengths = np.array(STRENGTHS)
+    inside = (fold[None] != np.arange(FOLDS)[:, None]).astype(axes.dtype)  # (F, n)
+    strengths = np.array(STRENGTHS, dtype=axes.dtype)
     fits = _solve(axes, np.repeat(inside, len(strengths), 0), onehot, base, np.tile(strengths, FOLDS), _CHOICE)
     logits = base + axes @ fits  # (F x S, n, C)
     losses = -_log_softmax(logits.reshape(FOLDS, len(strengths), *base.shape))
@@ -74,7 +78,7 @@ def _chosen(axes: np.ndarray, onehot: np.ndarray, base: np.ndarray, rng: np.rand
     every = np.column_stack([none, held_out])  # no fit is the strongest pull
     behind = every - every[:, [every.mean(axis=0).argmin()]]
     error = behind.std(axis=0, ddof=1) / np.sqrt(len(behind))
-    first = int((behind.mean(axis=0) <= error).argmax())
+    first = int((behind.mean(axis=0) <= _ERRORS * error).argmax())
     return None if first == 0 else STRENGTHS[first - 1]
 
 
@@ -97,9 +101,9 @@ def _solve(
     """
     share = inside / inside.sum(axis=1, keepdims=True)
     curvature = 0.5 * np.einsum("nr,pn,ns->prs", axes, share, axes, optimize=True)
-    inverse = np.linalg.inv(curvature + strengths[:, None, None] * np.eye(axes.shape[1]))
-    found = np.zeros((len(inside), axes.shape[1], base.shape[1]))
-    ahead, pace = found, np.ones(len(inside))
+    inverse = np.linalg.inv(curvature + strengths[:, None, None] * np.eye(axes.shape[1], dtype=axes.dtype))
+    found = np.zeros((len(inside), axes.shape[1], base.shape[1]), dtype=axes.dtype)
+    ahead, pace = found, np.ones(len(inside), dtype=axes.dtype)
     for _ in range(_STEPS):
         wrong = (np.exp(_log_softmax(base + axes @ ahead)) - onehot) * share[:, :, None]
         gradient = axes.T @ wrong + strengths[:, None, None] * ahead
@@ -108,8 +112,8 @@ def _solve(
         back = np.einsum("prc,prc->p", gradient, after - found) > 0
         if np.einsum("prc,prc->p", gradient, step).max() < tolerance:
             return after
-        faster = np.where(back, 1.0, (1 + np.sqrt(1 + 4 * pace**2)) / 2)
-        momentum = np.where(back, 0.0, (pace - 1) / faster)
+        faster = np.where(back, 1.0, (1 + np.sqrt(1 + 4 * pace**2)) / 2).astype(axes.dtype)
+        momentum = np.where(back, 0.0, (pace - 1) / faster).astype(axes.dtype)
         ahead, found, pace = after + momentum[:, None, None] * (after - found), after, faster
     return found
 

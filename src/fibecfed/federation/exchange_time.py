@@ -38,4 +38,6 @@ def compute_seconds(config: CostConfig, seed: int, device: int, operations: floa
 def device_seconds(config: CostConfig, seed: int, device: int, operations: float, up: int, down: int) -> float:
     """Compute plus transfer of one device in one exchange, in seconds."""
     link = LINKS[config.network]
-    return compute_seconds(config, seed, device, operations) + 8 * up / link.up + 8 * down / link.down + 2 * link.latency
+    return (
+        compute_seconds(config, seed, device, operations) + 8 * up / link.up + 8 * down / link.down + 2 * link.latency
+    )

@@ -22,8 +22,8 @@ def fit_own_head(
 ) -> FittedHead:
     """The head with the ``offset`` (C,) in its bias, moved as far as held-out folds of the device support.
 
-    ``vectors`` (n, d), ``labels`` (n,), ``weight`` W (C, d), ``bias`` (C,). Let x be the vectors about their mean, V the
-    rows of W about theirs, s^2 and t^2 the mean of ||x||^2 and of ||V x||^2. A change D x + M V x + e of the logits is
+    ``vectors`` (n, d), ``labels`` (n,), ``weight`` W (C, d), ``bias`` (C,). Let x be the vectors about their mean, V
+    the rows of W about theirs, s^2 and t^2 the mean of ||x||^2 and of ||V x||^2. A change D x + M V x + e of the logits is
     found that minimises
 
         mean cross-entropy + lambda / 2 (s^2 ||D||^2 + t^2 ||M||^2 + ||e||^2)
@@ -46,7 +46,8 @@ def fit_own_head(
     features = np.concatenate([(raw - middle) @ maps.T, np.ones((len(raw), 1))], axis=1)  # (n, d + C + 1)
     left, values, right = np.linalg.svd(features, full_matrices=False)
     axes = left * values  # (n, r): the features in coordinates of their own span, where the penalty is the same
-    strength = _chosen(*(each.astype(np.float32) for each in (axes, onehot, base)), rng)
+    coarse = np.float32  # for the choice it is enough
+    strength = _chosen(axes.astype(coarse), onehot.astype(coarse), base.astype(coarse), rng)
     if strength is None:
         return FittedHead(weight, moved, None)
     everything = np.ones((1, len(labels)))

@@ -23,8 +23,8 @@ def fit_own_head(
     """The head with the ``offset`` (C,) in its bias, moved as far as held-out folds of the device support.
 
     ``vectors`` (n, d), ``labels`` (n,), ``weight`` W (C, d), ``bias`` (C,). Let x be the vectors about their mean, V
-    the rows of W about theirs, s^2 and t^2 the mean of ||x||^2 and of ||V x||^2. A change D x + M V x + e of the logits is
-    found that minimises
+    the rows of W about theirs, s^2 and t^2 the mean of ||x||^2 and of ||V x||^2. A change D x + M V x + e of the logits
+    is found that minimises
 
         mean cross-entropy + lambda / 2 (s^2 ||D||^2 + t^2 ||M||^2 + ||e||^2)
 

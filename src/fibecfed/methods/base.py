@@ -125,8 +125,10 @@ class FederatedAveraging:
         """What a device would receive, over what it keeps; the server's model where it keeps nothing."""
         if not device.state_version:
             return dict(state.tensors)
-        local = device.state.local if device.state else {}
-        return {**state.tensors, **local, **{name: state.tensors[name] for name in self.shared(state)}}
+        received = {name: state.tensors[name] for name in self.shared(state)}
+        if self.own_head.kind == "trained" and not (device.state and device.state.local):
+            return dict(state.tensors)  # its second head is all that it keeps, as after a warm-up
+        return device.model(received)
 
     @property
     def fits_own_heads(self) -> bool:

@@ -120,8 +120,8 @@ class FedRod(FederatedAveraging):
     """Fed-RoD (Chen and Chao, ICLR 2022): beside the shared head each device trains one of its own.
 
     The shared head and LoRA learn from the prior-corrected loss, in the place of the paper's balanced ones; the
-    device's head, a residual on detached features, from plain cross-entropy, in the same forward pass (project
-    decision: it starts at zero with log(pi_k / pi) in its bias). The global model is fedavg-lora's with that loss.
+    device's head, a residual on detached features, from plain cross-entropy, in the same forward pass. It starts at
+    zero, with log(pi_k / pi) in its bias (project decision). The global model is fedavg-lora's with that loss.
 
     Bytes: as fedavg-lora. Trained: as fedavg-lora, and the second head.
     """

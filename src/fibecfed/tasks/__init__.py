@@ -1,6 +1,6 @@
 """What a model is trained for."""
 
-from fibecfed.tasks.base import HEAD_BIAS, HEAD_WEIGHT, Batch, Counts, Form, Task, TextRows
+from fibecfed.tasks.base import HEAD_BIAS, HEAD_WEIGHT, Batch, Counts, FittedHead, Form, Sums, Task, TextRows
 from fibecfed.tasks.classification import (
     Classification,
     Prediction,
@@ -17,8 +17,10 @@ __all__ = [
     "Batch",
     "Classification",
     "Counts",
+    "FittedHead",
     "Form",
     "Prediction",
+    "Sums",
     "Task",
     "TextRows",
     "log_prior_ratio",

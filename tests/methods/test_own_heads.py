@@ -87,7 +87,7 @@ def test_fitting_costs_a_pass_once_and_no_byte(small: Config, tmp_path: Path) ->
     assert sum(fitted.summary["own_heads"].values()) == FEW
 
 
-def test_sites_that_swap_labels_fit_their_own_head(small: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fit_is_given_the_own_features_and_proportions(small: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = assemble(changed(small, SKEWED, method="head-only"))
     seen: list[torch.Tensor] = []
     monkeypatch.setattr(

@@ -169,8 +169,8 @@ def test_every_method_has_the_cohorts_of_its_seed() -> None:
 
         def answer(request: Request, expected: dict[str, TensorSpec] = expected) -> Reply:
             tensors = {n: torch.ones(spec.shape, dtype=spec.dtype) for n, spec in expected.items()}
-            if "gram" in tensors:
-                tensors["gram"] *= 3  # the sums of three examples, one of each label
+            if "triangle" in tensors:
+                tensors["triangle"] *= 3  # the sums of three examples, one of each label
             return Reply(request.address, tensors, {"examples": 3, "examples_trained": 1, "loss": 1.0})
 
         one = Server(config, method, Script(answer), 20, "run")

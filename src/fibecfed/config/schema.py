@@ -155,8 +155,12 @@ class ModelConfig:
         ),
     ] = "random"
     ridge_penalty: Annotated[
-        float, Field(gt=0, description="Penalty of head_init=ridge, relative to the features' mean square.")
-    ] = 0.01
+        Annotated[float, Field(gt=0)] | Literal["auto"],
+        Field(
+            description="Penalty of head_init=ridge, relative to the features' mean square. auto: the one of a grid "
+            "with the lowest squared error on folds of devices that are held out, all from the sums [D]."
+        ),
+    ] = "auto"
     pooling: Annotated[
         Literal["auto", "mean", "cls", "last"],
         Field(description="How token vectors become one (pooled head). auto: mean for encoders, last for decoders."),

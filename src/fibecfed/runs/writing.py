@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fibecfed.federation import AGGREGATORS, ServerState
 from fibecfed.methods import tuning
+from fibecfed.methods.stages.statistics import HEAD_REASON
 from fibecfed.results import OWN_MODELS_FILE, OwnModels, RunDirectory, curves_png, decisions_png, model_card
 from fibecfed.runtime import Experiment
 from fibecfed.tuning import put_tensors, save_adapter
@@ -46,7 +47,9 @@ def write_results(
             mean = _write_adapters(experiment, state, numbers, directory)
             if mean is not None:
                 tensors, note = mean, _NO_GLOBAL_MODEL
-    decided = method.decisions(experiment.site, state)
+    decided = dict(method.decisions(experiment.site, state))
+    if HEAD_REASON in state.info:
+        decided[HEAD_REASON] = state.info[HEAD_REASON]
     if decided:
         directory.write_json("method.json", decided)
         if "prefix" in decided:

@@ -12,7 +12,7 @@ from fibecfed.config import build_config, merge, to_dict
 from fibecfed.methods.stages.statistics import fold_of
 from fibecfed.runtime import Experiment, assemble
 from fibecfed.tasks import log_prior_ratio
-from fibecfed.tasks.classification.closed_form import PENALTIES, RIDGE_SCALE, device_sums, solve_head
+from fibecfed.tasks.classification.closed_form import PENALTIES, RIDGE_SCALE, device_sums, problem, solve_head
 from fibecfed.training.local import ShiftedOutputs
 
 
@@ -135,6 +135,14 @@ def test_the_scale_of_class_means_is_that_of_the_classes_own_spread() -> None:
     head, _ = solve_head(config, parts, {"head.weight": torch.zeros(2, 20)})
     between = head["head.weight"][1] - head["head.weight"][0]  # kappa (mu_1 - mu_0)
     assert float(between[0]) == pytest.approx(2 / 0.25, rel=0.3)
+
+
+def test_features_too_small_for_their_squares_are_no_contradiction() -> None:
+    vectors = torch.tensor([[1e-25, 2.0], [4e-25, -1.0], [2e-25, 0.5]])
+    shapes = {"label_counts": (2,), "triangle": (6,), "moment": (3, 2)}
+    sums = device_sums(torch.tensor([0, 1, 1]), vectors, shapes)
+    assert sums["triangle"][0] == 0 and sums["triangle"][1] != 0  # float32 has no 1e-49
+    assert problem(sums, 3) is None
 
 
 def test_statistics_are_counted_and_sent_once(small: Config) -> None:

@@ -45,13 +45,15 @@ def problem(found: Mapping[str, Tensor], examples: int) -> str | None:
         moment = found["moment"].double()
         gram = full(found["triangle"], len(moment))
         squares = gram.diagonal()
-        if (squares < 0).any() or (gram.square() > (1 + _ROUNDING) * squares.outer(squares)).any():
+        tiny = 1e-6 * float(squares.max())  # squares so small that float32 has none of them
+        norms = squares.clamp_min(0).sqrt()
+        if (squares < 0).any() or (gram.abs() > (1 + _ROUNDING) * norms.outer(norms) + tiny).any():
             return "its gram matrix is not one of sums of products"
         ends = counts.float().double()
         if float(gram[-1, -1]) != float(torch.tensor(float(examples))) or not torch.equal(moment[-1], ends):
             return "its gram matrix and moments are not those of its label counts"
         # sum_i |h_i| <= sqrt(n sum_i h_i^2) bounds what rounding can have moved a sum by
-        if ((moment.sum(dim=1) - gram[-1]).abs() > _ROUNDING * (squares * examples).sqrt()).any():
+        if ((moment.sum(dim=1) - gram[-1]).abs() > _ROUNDING * norms * examples**0.5 + tiny).any():
             return "its moments do not add up to the sums in its gram matrix"
     if "square_norm" in found:
         within = float(found["square_norm"]) - _between(found["class_sums"].double(), counts)

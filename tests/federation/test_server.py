@@ -163,7 +163,7 @@ def test_every_method_has_the_cohorts_of_its_seed() -> None:
     for name, kind in METHODS.items():
         config = settle(resolve(load_config(method=name, federation={"rounds": 3})))
         method = kind(config, layout)
-        if method.pooled_data:
+        if method.pooled_data or name == "local-only":  # which asks every device
             continue
         expected: dict[str, TensorSpec] = {}
 

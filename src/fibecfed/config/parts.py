@@ -79,11 +79,15 @@ class SharingConfig:
         ),
     ] = None
     count: Annotated[
-        int | float | Literal["functional", "lossless", "plateau"],
+        int | float | Literal["functional", "lossless", "plateau", "sites"],
         Field(
             description="How many layers: a number, a fraction (with a decimal point), functional (the fewest that "
-            "keep the held-out loss within 1 %), lossless or plateau (from the Hessian's spectrum)."
+            "keep the held-out loss within 1 %), lossless or plateau (from the Hessian's spectrum), sites (all where "
+            "devices hold the same mix of labels, down to sharing.least where each holds one; label counts are sent)."
         ),
+    ] = 0.5
+    least: Annotated[
+        _OpenFraction, Field(description="count=sites only: part of the layers shared where sites differ most [D].")
     ] = 0.5
     noise: Annotated[
         Literal["gaussian", "worst_case"],

@@ -17,9 +17,12 @@ from fibecfed.sharing.curvature import (
 from fibecfed.sharing.neurons import MomentumFisher, RowChooser, RowMask, choose_rows
 from fibecfed.sharing.reset import keep_layers
 from fibecfed.sharing.sensitivity import ConsensusSum, LayerChange, layer_sensitivity
+from fibecfed.sharing.sites import divergence, site_count
 from fibecfed.sharing.spectrum import Ritz, lanczos, lipschitz, plateau_count, ritz_gap_count
 
 __all__ = [
+    "divergence",
+    "site_count",
     "ConsensusSum",
     "DeviceLoss",
     "FunctionalCount",

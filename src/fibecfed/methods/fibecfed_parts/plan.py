@@ -36,6 +36,9 @@ class Plan:
         if sharing.count == "lossless" and sharing.radius is None and self.most_warm_up == 0:
             raise InputError("sharing.count=lossless without a warm-up needs sharing.radius.")
 
+        if self.chooses_layers and sharing.count == "sites" and not self.outputs:
+            raise InputError("sharing.count=sites counts the examples of each output; set model.head=pooled.")
+
     @property
     def outputs(self) -> int:
         """Of a pooled head; 0 for another head."""

@@ -116,6 +116,13 @@ class SharingConfig:
     average_local: Annotated[
         bool, Field(description="At the end, average the devices' local layers into the global model once [D].")
     ] = False
+    anchored: Annotated[
+        bool,
+        Field(
+            description="In half of the training batches, drawn by the seed, the local layers have their shared value "
+            "and are left as they are, so that the shared layers also work without them [D]."
+        ),
+    ] = False
     lanczos_steps: Annotated[int, Field(ge=2, description="Lanczos steps of count=lossless and plateau [D].")] = 30
     lanczos_examples: Annotated[
         int, Field(ge=1, description="Examples of a device that its spectrum is taken from [D].")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -71,9 +72,10 @@ def train(
         for name in moving:
             parameters[name].grad = None
         weights = None if job.weights is None else torch.tensor([job.weights[int(i)] for i in chosen])
-        total += _accumulate(forward, task, batch, weights, settings.micro_batch_size, job, step)
-        if job.penalty is not None:
-            job.penalty(parameters).backward()
+        with anchored(parameters, job.anchor if step in job.anchored else {}):
+            total += _accumulate(forward, task, batch, weights, settings.micro_batch_size, job, step)
+            if job.penalty is not None:
+                job.penalty(parameters).backward()
         if job.observer is not None:
             job.observer.observe(parameters)
         for part in moving.values():
@@ -84,6 +86,27 @@ def train(
         for part in moving.values():
             part.write_back()
     return total, save_optimizer_state(optimizer, moving) if settings.keep_optimizer else {}
+
+
+@contextmanager
+def anchored(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> Iterator[None]:
+    """These parameters have these values and get no gradient, so that an optimizer leaves them and its memory of them.
+
+    Afterwards they are as they were.
+    """
+    own = {name: parameters[name].detach().clone() for name in values}
+    _put(parameters, values, trains=False)
+    try:
+        yield
+    finally:
+        _put(parameters, own, trains=True)
+
+
+def _put(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor], trains: bool) -> None:
+    with torch.no_grad():
+        for name, value in values.items():
+            parameters[name].copy_(value)
+            parameters[name].requires_grad_(trains)
 
 
 def _accumulate(

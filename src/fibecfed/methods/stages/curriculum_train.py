@@ -13,7 +13,11 @@ from fibecfed.federation import Aggregator, Content, Device, DeviceState, Reply,
 from fibecfed.methods.fibecfed_parts.initialization import DIFFICULTY, FIRST_DIFFICULTY, ROWS, kept_rows_of
 from fibecfed.methods.stages.partly_shared import PartlyShared
 from fibecfed.methods.stages.score_layers import initialized
+from fibecfed.seeding import stream
 from fibecfed.training import DeviceFailed, LocalResult, TrainJob
+
+
+ANCHOR = "anchor/"  # the shared value of what is local, in a device's memory
 
 
 @dataclass
@@ -62,6 +66,7 @@ class CurriculumTrain(PartlyShared):
         if self._needs_initialization(device):
             found = yield from initialized(self.plan, device, request, with_layer_scores=False)
             device.state = found.state
+        self._keep_anchor(device, request)
         result: LocalResult = yield self._curriculum_job(device, request)
         return device.keep(*self.conclude(device, request, result))
 
@@ -73,6 +78,24 @@ class CurriculumTrain(PartlyShared):
         memory = {**state.memory, DIFFICULTY: torch.from_numpy(result.difficulty)}
         memory.setdefault(FIRST_DIFFICULTY, memory[DIFFICULTY])
         return reply, dataclasses.replace(state, memory=memory)
+
+    def _keep_anchor(self, device: Device, request: Request) -> None:
+        """The shared value of the local layers: the warm-up's, which they have before the device first trains them."""
+        if not self.config.sharing.anchored or device.state is None or _anchor_of(device):
+            return
+        model, layers = device.model(request.tensors), request.info["layers"]
+        local = self.layout.only(self.plan.local(layers))
+        anchor = {f"{ANCHOR}{p.name}": model[p.name] for p in local if p.layer is not None}
+        device.state = dataclasses.replace(device.state, memory={**device.state.memory, **anchor})
+
+    def _anchored(self, device: Device, request: Request, job: TrainJob) -> TrainJob:
+        """The job with half of its batches, drawn by the seed, on the shared value of the local layers."""
+        anchor = {name: value for name, value in _anchor_of(device).items() if name in job.trained}
+        rng = stream(self.config.seed, "anchored batches", request.address.round, device.number)
+        count = (len(job.batches) + int(rng.integers(2))) // 2
+        steps = frozenset(rng.permutation(len(job.batches))[:count].tolist())
+        # Without a row that trains a layer has its shared value anyway.
+        return dataclasses.replace(job, anchor=anchor, anchored=steps) if anchor else job
 
     def _needs_initialization(self, device: Device) -> bool:
         plan, memory = self.plan, device.state.memory if device.state else {}
@@ -101,7 +124,8 @@ class CurriculumTrain(PartlyShared):
         if self.config.curriculum.refresh and difficulty is not None:
             refreshed = (device.indices, difficulty.numpy())
         trained = self._rows(device, request.info["layers"])
-        return self.job(device, request, indices, trained=trained, weights=weights, difficulty=refreshed)
+        job = self.job(device, request, indices, trained=trained, weights=weights, difficulty=refreshed)
+        return self._anchored(device, request, job) if self.config.sharing.anchored else job
 
     def _rows(self, device: Device, layers: Sequence[int] | None) -> dict[str, Tensor | None]:
         """Parameter to the rows that move, None for all: the GAL and the head whole, the device's own rows."""
@@ -114,3 +138,9 @@ class CurriculumTrain(PartlyShared):
             elif layers is not None and p.layer not in layers and len(rows[p.name]):
                 trained[p.name] = None if len(rows[p.name]) == p.shape[0] else rows[p.name]
         return trained
+
+
+def _anchor_of(device: Device) -> dict[str, Tensor]:
+    """Parameter to shared value, of what is local; {} before the device first trained."""
+    memory = device.state.memory if device.state else {}
+    return {name.removeprefix(ANCHOR): tensor for name, tensor in memory.items() if name.startswith(ANCHOR)}

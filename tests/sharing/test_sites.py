@@ -50,5 +50,5 @@ def test_a_run_shares_by_what_its_sites_hold(small: Config) -> None:
 
 
 def test_the_least_belongs_to_sites(small: Config) -> None:
-    with pytest.raises(InputError, match="sharing.least only applies"):
+    with pytest.raises(InputError, match=r"sharing\.least only applies"):
         changed(small, method="fibecfed", sharing={"least": 0.25})

@@ -123,6 +123,13 @@ class SharingConfig:
             "and are left as they are, so that the shared layers also work without them [D]."
         ),
     ] = False
+    local_rate: Annotated[
+        Literal["round", "participation"],
+        Field(
+            description="What the learning rate of local layers falls with by training.schedule: the round, as that of "
+            "the shared ones, or how often the device has taken part, of the times that it can expect [D]."
+        ),
+    ] = "round"
     lanczos_steps: Annotated[int, Field(ge=2, description="Lanczos steps of count=lossless and plateau [D].")] = 30
     lanczos_examples: Annotated[
         int, Field(ge=1, description="Examples of a device that its spectrum is taken from [D].")

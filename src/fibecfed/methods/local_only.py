@@ -16,7 +16,10 @@ class _EveryDevice(Train):
 
 
 class LocalOnly(FederatedAveraging):
-    """Nothing travels, so every device trains in every round, sampled or not. Its global score is the mean over the trained devices' models (docs/baselines.md)."""
+    """Nothing travels, so every device trains in every round, sampled or not.
+
+    Its global score is the mean over the devices' models (docs/baselines.md).
+    """
 
     name: ClassVar[str] = "local-only"
     place: ClassVar[int] = 40

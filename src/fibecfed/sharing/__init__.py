@@ -21,8 +21,6 @@ from fibecfed.sharing.sites import divergence, site_count
 from fibecfed.sharing.spectrum import Ritz, lanczos, lipschitz, plateau_count, ritz_gap_count
 
 __all__ = [
-    "divergence",
-    "site_count",
     "ConsensusSum",
     "DeviceLoss",
     "FunctionalCount",
@@ -34,6 +32,7 @@ __all__ = [
     "RowChooser",
     "RowMask",
     "choose_rows",
+    "divergence",
     "fixed_count",
     "functional_count",
     "keep_layers",
@@ -46,4 +45,5 @@ __all__ = [
     "plateau_share",
     "rank_layers",
     "ritz_gap_count",
+    "site_count",
 ]

@@ -53,6 +53,7 @@ class TrainJob:
     max_tokens: int | None = None  # examples are cut to so many tokens; None: not cut
     penalty: Penalty | None = None  # added to each step's mean loss, not to the loss that is reported
     observer: Observer | None = None
+    rates: Mapping[str, float] = field(default_factory=dict)  # learning rates of those of ``trained`` with another one
     anchor: Mapping[str, Tensor] = field(default_factory=dict)  # values that some of ``trained`` have while fixed
     anchored: frozenset[int] = frozenset()  # positions in ``batches`` at which they are
     before: "TrainJob | None" = None  # runs first; this job starts from what it leaves

@@ -65,6 +65,8 @@ def train(
     moving = {name: MovingRows(parameters[name], rows) for name, rows in job.trained.items()}
     compact = [m.compact for m in moving.values()]
     optimizer = make_optimizer(compact, job.learning_rate, settings)
+    for name, rate in job.rates.items():
+        _set_apart(optimizer, moving[name].compact, rate)
     load_optimizer_state(optimizer, moving, job.optimizer_state)
     forward = model if job.output_offset is None else ShiftedOutputs(model, job.output_offset)
     total = 0.0
@@ -144,8 +146,16 @@ def make_optimizer(
     return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=settings.weight_decay, foreach=True)
 
 
-def scheduled_rate(settings: TrainingConfig, round: int, rounds: int) -> float:
-    """The learning rate of a 1-based round; linear and cosine end at a tenth of the peak."""
+def _set_apart(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, rate: float) -> None:
+    """Give a parameter of the first group a group of its own with another learning rate."""
+    first = optimizer.param_groups[0]
+    first["params"] = [p for p in first["params"] if p is not parameter]
+    same = {key: value for key, value in first.items() if key not in ("params", "lr")}
+    optimizer.add_param_group({**same, "params": [parameter], "lr": rate})
+
+
+def scheduled_rate(settings: TrainingConfig, round: float, rounds: int) -> float:
+    """The learning rate of a 1-based round, or of a point between two; linear and cosine end at a tenth of the peak."""
     progress = (round - 1) / max(1, rounds - 1)
     if settings.schedule == "linear":
         factor = 1 - 0.9 * progress

@@ -41,6 +41,11 @@ class Plan:
                 "sharing.anchored needs layers that train on their device; set sharing.layers to something but all and "
                 "sharing.rows to something but none, or leave it off."
             )
+        if sharing.local_rate == "participation" and not (self.chooses_layers and sharing.rows != "none"):
+            raise InputError(
+                "sharing.local_rate is the learning rate of layers that train on their device; set sharing.layers to "
+                "something but all and sharing.rows to something but none, or leave it off."
+            )
         if sharing.anchored and config.curriculum.refresh:
             raise InputError("curriculum.refresh needs the gradients that sharing.anchored leaves out; choose one.")
         if self.chooses_layers and sharing.count == "sites" and not self.outputs:

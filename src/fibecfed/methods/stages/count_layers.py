@@ -21,7 +21,13 @@ from fibecfed.federation import (
     WeightedMean,
     Work,
 )
-from fibecfed.methods.fibecfed_parts.layer_count import Shares, count_by_sites, device_answer, found_count, ranked_layers
+from fibecfed.methods.fibecfed_parts.layer_count import (
+    Shares,
+    count_by_sites,
+    device_answer,
+    found_count,
+    ranked_layers,
+)
 from fibecfed.methods.fibecfed_parts.plan import Plan
 from fibecfed.methods.stages.exchange import Exchange
 
@@ -80,9 +86,11 @@ class CountLayers(Exchange):
     def problem(self, state: ServerState, reply: Reply) -> str | None:
         """Counts are whole numbers that add up."""
         counts = reply.tensors.get(GROUP_COUNTS)
-        if counts is None or ((counts >= 0).all() and (counts == counts.round()).all()):
-            if counts is None or float(counts.sum()) == reply.info["examples"]:
-                return None
+        if counts is None:
+            return None
+        whole = (counts >= 0).all() and (counts == counts.round()).all()
+        if whole and float(counts.sum()) == reply.info["examples"]:
+            return None
         return "its counts of groups are not whole numbers that add up to its examples"
 
     def accumulator(self, state: ServerState) -> _Answers:

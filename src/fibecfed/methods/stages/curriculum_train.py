@@ -1,7 +1,7 @@
 """FibecFed's round: the GAL densely, a device's own rows sparsely, on the easy part of its examples."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,9 +14,9 @@ from fibecfed.methods.fibecfed_parts.initialization import DIFFICULTY, FIRST_DIF
 from fibecfed.methods.stages.partly_shared import PartlyShared
 from fibecfed.methods.stages.score_layers import initialized
 from fibecfed.seeding import stream
-from fibecfed.training import DeviceFailed, LocalResult, TrainJob
+from fibecfed.training import DeviceFailed, LocalResult, TrainJob, scheduled_rate
 
-
+TIMES = "times trained"  # how often a device's local layers trained, in its memory
 ANCHOR = "anchor/"  # the shared value of what is local, in a device's memory
 
 
@@ -73,11 +73,26 @@ class CurriculumTrain(PartlyShared):
     def conclude(self, device: Device, request: Request, result: LocalResult) -> tuple[Reply, DeviceState | None]:
         """Step 8; scores that followed the training are kept beside the first ones."""
         reply, state = super().conclude(device, request, result)
+        if state is not None and self.config.sharing.local_rate == "participation":
+            times = torch.tensor(_times(device) + 1)
+            state = dataclasses.replace(state, memory={**state.memory, TIMES: times})
         if result.difficulty is None or state is None:
             return reply, state
         memory = {**state.memory, DIFFICULTY: torch.from_numpy(result.difficulty)}
         memory.setdefault(FIRST_DIFFICULTY, memory[DIFFICULTY])
         return reply, dataclasses.replace(state, memory=memory)
+
+    def _local_rates(self, device: Device, request: Request, trained: Iterable[str]) -> dict[str, float]:
+        """Learning rates of local layers that differ, by the part that is over of what the device can expect."""
+        config = self.config
+        if config.sharing.local_rate == "round":
+            return {}
+        federation = config.federation
+        expected = request.info["steps"] * federation.cohort_size / federation.device_count
+        progress = min(1.0, _times(device) / (expected - 1)) if expected > 1 else 0.0
+        rate = scheduled_rate(config.training, 1 + progress * (federation.rounds - 1), federation.rounds)
+        local = self.layout.only(self.plan.local(request.info["layers"]))
+        return {p.name: rate for p in local if p.layer is not None and p.name in set(trained)}
 
     def _keep_anchor(self, device: Device, request: Request) -> None:
         """The shared value of the local layers: the warm-up's, which they have before the device first trains them."""
@@ -124,7 +139,8 @@ class CurriculumTrain(PartlyShared):
         if self.config.curriculum.refresh and difficulty is not None:
             refreshed = (device.indices, difficulty.numpy())
         trained = self._rows(device, request.info["layers"])
-        job = self.job(device, request, indices, trained=trained, weights=weights, difficulty=refreshed)
+        rates = self._local_rates(device, request, trained)
+        job = self.job(device, request, indices, trained=trained, weights=weights, difficulty=refreshed, rates=rates)
         return self._anchored(device, request, job) if self.config.sharing.anchored else job
 
     def _rows(self, device: Device, layers: Sequence[int] | None) -> dict[str, Tensor | None]:
@@ -144,3 +160,9 @@ def _anchor_of(device: Device) -> dict[str, Tensor]:
     """Parameter to shared value, of what is local; {} before the device first trained."""
     memory = device.state.memory if device.state else {}
     return {name.removeprefix(ANCHOR): tensor for name, tensor in memory.items() if name.startswith(ANCHOR)}
+
+
+def _times(device: Device) -> int:
+    """How often the device's local layers trained before."""
+    memory = device.state.memory if device.state else {}
+    return int(memory[TIMES]) if TIMES in memory else 0

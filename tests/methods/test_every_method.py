@@ -56,7 +56,6 @@ def test_every_tuning_is_one_whose_padding_is_tried() -> None:
     assert set(OF_A_TUNING) == set(TUNINGS)
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(("method", "architecture", "texts"), COMBINATIONS)
 def test_it_trains_is_saved_and_reads_padding_as_nothing(
     method: str, architecture: str, texts: str, request: pytest.FixtureRequest, tmp_path: Path

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,21 @@ def stand_in(request: pytest.FixtureRequest, bert: Path) -> Path | None:
     return bert if request.param == "tiny" else None
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures are set up, and their files stay empty: to draw them takes a third of a tiny run."""
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
+@pytest.fixture(scope="session")
+def _pictures() -> Iterator[list[bool]]:
+    """Whether pictures are drawn now; where not they are set up, and their files stay empty."""
+    from matplotlib.figure import Figure
+
+    draw, drawn = Figure.savefig, [False]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda *given, **named: draw(*given, **named) if drawn[0] else None)
+        yield drawn
+
+
+@pytest.fixture(autouse=True)
+def _draw(request: pytest.FixtureRequest, _pictures: list[bool]) -> None:
+    """To draw them takes half of a tiny run, so only tests marked `drawn` do, and processes of their own."""
+    _pictures[0] = request.node.get_closest_marker("drawn") is not None
 
 
 @pytest.fixture(scope="session")

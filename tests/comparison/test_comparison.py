@@ -116,6 +116,7 @@ def tables(out: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted((out / "report").iterdir()) if not p.name.startswith("measured")}
 
 
+@pytest.mark.drawn
 def test_tables_are_made_of_the_records(out: Path, content: dict[str, Any]) -> None:
     found = tables(out)
     assert {"report.md", "accuracy.csv", "accuracy.tex", "target.csv", "curves--messages--base.png"} <= found.keys()

@@ -80,6 +80,7 @@ def test_it_is_the_readmes_command() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.drawn
 def test_smoke_ends_in_time_and_gives_the_same_tables_alone_stopped_and_killed(
     spec: Path, stand_in: Path | None, tmp_path: Path
 ) -> None:

@@ -183,6 +183,7 @@ def picture(data: bytes) -> np.ndarray:
     return image.imread(io.BytesIO(data))
 
 
+@pytest.mark.drawn
 def test_the_picture_is_saved_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "who.png"
     target.write_bytes(b"earlier")
@@ -211,12 +212,14 @@ def test_a_target_that_cannot_be_written_is_refused_first(tmp_path: Path, name: 
     assert len(lines) == 1 and sentence in lines[0]
 
 
+@pytest.mark.drawn
 def test_every_label_has_a_colour_of_its_own() -> None:
     pixels = (picture(partition_png(np.eye(8, dtype=int), list("abcdefgh"), None, "t"))[..., :3] * 255).round()
     used = [(np.abs(pixels - np.array(c) * 255).max(axis=-1) < 1).sum() for c in colormaps["tab10"].colors]
     assert min(used[:8]) > 5000 and max(used[8:]) < 200
 
 
+@pytest.mark.drawn
 def test_bars_are_stacked_to_the_size_of_the_device() -> None:
     """20 examples of each of two labels, and 20 of one: the first bar has twice the pixels."""
     pixels = picture(partition_png(np.array([[20, 20], [20, 0]]), ["a", "b"], None, "t"))[..., :3]
@@ -229,6 +232,7 @@ def test_bars_are_stacked_to_the_size_of_the_device() -> None:
     assert heights[:gap].max() == pytest.approx(2 * heights[gap:].max(), rel=0.02)
 
 
+@pytest.mark.drawn
 @pytest.mark.parametrize(("devices", "classes"), [(1, 2), (41, 3), (5000, 6), (30, 200)])
 def test_any_size_can_be_drawn(devices: int, classes: int) -> None:
     counts = np.random.default_rng(0).integers(0, 9, (devices, classes))

@@ -13,7 +13,6 @@ from golden.cases import CASES, HERE, Case
 from golden.pinning import committed, differences, digest, machine, measure
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_no_number_moved(case: Case) -> None:
     made_with, expected = committed(case)

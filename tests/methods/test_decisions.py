@@ -16,6 +16,7 @@ def config(small: Config) -> Config:
     return build_config(merge(to_dict(small), values))
 
 
+@pytest.mark.drawn
 def test_decisions_are_saved_and_true(config: Config, tmp_path: Path) -> None:
     result = fibecfed.run(config, tmp_path / "run")
     decided = json.loads((tmp_path / "run" / "method.json").read_text())

@@ -56,7 +56,6 @@ def test_every_tuning_is_one_whose_padding_is_tried() -> None:
     assert set(OF_A_TUNING) == set(TUNINGS)
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(("method", "architecture", "texts"), COMBINATIONS)
 def test_it_trains_is_saved_and_reads_padding_as_nothing(
     method: str, architecture: str, texts: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -79,7 +78,9 @@ def test_it_trains_is_saved_and_reads_padding_as_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["fibecfed", "fedavg-lora", "fedavg+prior"])
+@pytest.mark.parametrize(
+    "method", ["fibecfed", *(pytest.param(name, marks=pytest.mark.long) for name in ("fedavg-lora", "fedavg+prior"))]
+)
 def test_it_trains_in_a_process_of_its_own(method: str, bert: Path, rows_file: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fibecfed"]
     ran = subprocess.run(

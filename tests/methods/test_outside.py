@@ -105,7 +105,7 @@ def test_the_pages_method_runs(half_way: Path, small: Config, tmp_path: Path) ->
     saved = load_config(tmp_path / "run" / "config.yaml")
     assert saved.settings == {"part": 0.25}
     said: list[str] = []
-    info = half_way / "half_way-1.0.dist-info"
+    info = (half_way / "half_way-1.0.dist-info").rename(half_way / "half_way-1.1.dist-info")
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: half-way\nVersion: 1.1\n")
     fibecfed.resume(tmp_path / "run", report=said.append)
     assert "half-way 1.0 then, 1.1 now" in " ".join(said)

@@ -156,6 +156,7 @@ def test_a_broken_configuration_never_touches_the_directory(small: Config, tmp_p
     assert content(tmp_path / "run") == before
 
 
+@pytest.mark.drawn
 def test_the_directory_holds_what_is_promised(small: Config, tmp_path: Path) -> None:
     fibecfed.run(longer(small, "local-only", federation={"rounds": 6}), tmp_path / "run")
     directory = tmp_path / "run"

@@ -62,7 +62,8 @@ def run_directory(out: Path, run: PlannedRun) -> Path:
 def same_settings(stored: Mapping[str, Any], config: Config) -> bool:
     """Whether a stored configuration means what this one does; keys it does not know yet have their defaults."""
     try:
-        return config_hash(in_use(build_config(as_meant(stored)))) == config_hash(in_use(config))
+        then = build_config(as_meant(stored))
+        return config_hash(then) == config_hash(config) or config_hash(in_use(then)) == config_hash(in_use(config))
     except InputError:  # written by a version with other keys
         return False
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,20 @@ class Key:
     is_number: bool = False  # or None, or one of the choices
 
 
-def _sections(cls: type) -> dict[str, type]:
+@functools.lru_cache(maxsize=64)
+def _sections(cls: type) -> Mapping[str, type]:
     fields = cls.__pydantic_fields__  # type: ignore[attr-defined]
     found = {name: info.annotation for name, info in fields.items()}
     return {name: typing.cast(type, kind) for name, kind in found.items() if dataclasses.is_dataclass(kind)}
 
 
-def keys(cls: type = Config, prefix: str = "") -> Iterator[Key]:
+@functools.lru_cache(maxsize=64)  # a comparison checks thousands of configurations
+def keys(cls: type = Config, prefix: str = "") -> Sequence[Key]:
     """Every key with its default and meaning, in the order of the schema."""
+    return tuple(_keys(cls, prefix))
+
+
+def _keys(cls: type, prefix: str) -> Iterator[Key]:
     sections = _sections(cls)
     default = cls()
     for name, info in cls.__pydantic_fields__.items():  # type: ignore[attr-defined]

@@ -45,7 +45,7 @@ class _Replies:
         moved = {n: t - self.sent[n] for n, t in reply.tensors.items()}
         layers = [moved[p.name] for p in layout if p.layer is not None and p.name in moved]
         self.distances.append(sum(float(t.double().square().sum()) for t in layers) ** 0.5)
-        if self.consensus is not None:
+        if self.consensus is not None and moved:  # a rehearsal's reply may hold no tensors
             zero = {p.name: torch.zeros(p.shape) for p in layout}
             self.consensus.fold(zero | moved, weight)
 

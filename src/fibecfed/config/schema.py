@@ -21,6 +21,7 @@ from fibecfed.config.baselines import (
     SparseConfig,
 )
 from fibecfed.config.federation import FederationConfig
+from fibecfed.config.instructions import InstructionColumns, check_task
 from fibecfed.config.parts import CurriculumConfig, SharingConfig, WarmUpConfig
 from fibecfed.config.paths import HOME, from_home
 from fibecfed.config.tunings import (
@@ -64,7 +65,7 @@ class PartitionConfig:
 
 
 @dataclass(config=_STRICT_KEYS, frozen=True)
-class DataConfig:
+class DataConfig(InstructionColumns):
     """The text, its labels, and how it is split over devices."""
 
     name: Annotated[
@@ -296,9 +297,13 @@ class RuntimeConfig:
 class TaskConfig:
     """What the model is trained for."""
 
-    kind: Annotated[str, Field(description="The task. classification: one label out of a fixed set.")] = (
-        "classification"
-    )
+    kind: Annotated[
+        str | None,
+        Field(
+            description="classification: one label out of a fixed set; causal-lm: a language model learns responses to "
+            "prompts. None: causal-lm where data.prompt, response or messages is set, else classification."
+        ),
+    ] = None
 
 
 @dataclass(config=_STRICT_KEYS, frozen=True)
@@ -376,6 +381,7 @@ class Config:
             raise InputError("curriculum.refresh and curriculum.importance need curriculum.score=fisher.")
         if self.evaluation.split == "validation" and not self.data.validation_fraction:
             raise InputError("evaluation.split=validation needs data.validation_fraction above 0.")
+        check_task(self)
 
     @property
     def dataset(self) -> str:

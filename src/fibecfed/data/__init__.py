@@ -18,7 +18,7 @@ from fibecfed.data.named import DATASETS, SUPPORT, NamedDataset, dataset_names, 
 from fibecfed.data.partition import Partition
 from fibecfed.data.rows import Rows, hold_out
 from fibecfed.data.splits import Splits, load_splits, partition_rows
-from fibecfed.data.unlabelled import Asked, columns_of, from_arguments, from_file, from_lines
+from fibecfed.data.unlabelled import Asked, columns_of, from_arguments, from_file, from_lines, text_columns
 
 if TYPE_CHECKING:
     from fibecfed.data.federated import FederatedData, build_data
@@ -55,6 +55,7 @@ __all__ = [
     "read_rows",
     "rows_print",
     "source_differences",
+    "text_columns",
     "tokenize",
     "training_batches",
 ]

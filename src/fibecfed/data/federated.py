@@ -62,7 +62,15 @@ def build_data(
     held_out = splits.validation if evaluated_on == "validation" else splits.test
     devices, owners = partition_rows(config, splits.train, held_out, pooled)
     kind, length = task_kind(config), config.data.max_length
-    as_tokens = partial(tokenize, tokenizer=tokenizer, max_length=length, vocabulary=vocabulary, task=kind)
+    said = kind.prepare(tokenizer)
+    as_tokens = partial(
+        tokenize,
+        tokenizer=tokenizer,
+        max_length=length,
+        vocabulary=vocabulary,
+        task=kind,
+        encoder=kind.encoder(config),
+    )
     return FederatedData(
         task=kind.of(splits.train.label_names, splits.extra_metrics),
         train=as_tokens(splits.train),
@@ -74,6 +82,6 @@ def build_data(
         evaluated_on=evaluated_on,
         tokenize=as_tokens,
         shared=splits.shared.get(evaluated_on, 0),
-        notes=splits.notes,
+        notes=splits.notes if said is None else (*splits.notes, said),
         fingerprint=data_print(splits.source, splits.train, splits.validation, splits.test, devices),
     )

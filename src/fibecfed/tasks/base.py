@@ -1,7 +1,7 @@
 """What a model is trained for: the interface, and the two things every task passes around."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -13,6 +13,7 @@ from fibecfed.config import Config
 from fibecfed.errors import InputError
 
 HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"  # of a pooled head, among what trains
+IGNORED = -100  # the target of a token that is not learned, as torch and transformers have it
 Sums = Mapping[str, tuple[int, ...]]  # the shapes of sums over examples, all float64, by name
 
 
@@ -22,7 +23,7 @@ class Batch:
 
     input_ids: Tensor  # (B, T) int64
     attention_mask: Tensor  # (B, T) int64, 1 for a real token
-    targets: Tensor  # (B, ...) what the task learns of each example; a label is (B,) int64
+    targets: Tensor  # (B, ...) what the task learns of each example; a label is (B,) int64, tokens are (B, T) int64
     token_type_ids: Tensor | None = None  # (B, T) int64
 
     def __len__(self) -> int:
@@ -63,6 +64,16 @@ class Counts:
         return Counts({name: np.concatenate([part.values[name] for part in parts]) for name in names})
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """N examples that a task made into tokens itself, and what was cut of them."""
+
+    ids: Sequence[np.ndarray]  # of each example (n,) int32
+    targets: Sequence[np.ndarray]  # (n,) int32, what is learned at each token, or ``IGNORED``
+    truncated: int  # examples
+    tokens_cut: int
+
+
 Form = Mapping[str, tuple[tuple[int, ...], torch.dtype]]  # shape and type of tensors, by name
 
 
@@ -91,6 +102,8 @@ class Task(ABC):
 
     kind: ClassVar[str]  # its name in the configuration, task.kind
     metric: ClassVar[str]  # the main metric, a score: the higher, the better
+    judged: ClassVar[str] = ""  # what ``judgement`` is called; empty: as the metric
+    generates: ClassVar[bool] = False  # its model is a causal language model with the head that it came with
 
     @classmethod
     @abstractmethod
@@ -124,11 +137,39 @@ class Task(ABC):
         """How many groups there can be."""
         return 1
 
+    @staticmethod
+    def encoder(config: Config) -> "Callable[[Any, Any, int, int | None], Encoded] | None":
+        """What makes rows into tokens, from rows, tokenizer, most tokens, and how many token ids the model knows.
+
+        None: the tokenizer alone does, one text or pair a row.
+        """
+        return None
+
+    @staticmethod
+    def prepare(tokenizer: Any) -> str | None:
+        """Give a tokenizer what the task needs of it; a sentence on what that was, None if it had all."""
+        return None
+
+    @staticmethod
+    def trial_targets(ids: Tensor) -> Tensor:
+        """Targets of a made-up batch (1, T), for counting operations."""
+        return torch.zeros(len(ids), dtype=torch.int64, device=ids.device)
+
     # Loss and judgement
 
     @abstractmethod
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """The loss of each example, -log p of its target up to a constant, shape (B,), differentiable."""
+
+    @staticmethod
+    def training_scale(batch: Batch) -> float | None:
+        """What the mean of a batch's losses is multiplied by in training; None: by nothing."""
+        return None
+
+    @staticmethod
+    def units(targets: np.ndarray) -> int:
+        """How many single predictions the targets of one example hold."""
+        return 1
 
     @abstractmethod
     def counts(self, outputs: Tensor, batch: Batch) -> Counts:
@@ -154,6 +195,11 @@ class Task(ABC):
     def enough(config: Config, outputs: int) -> float:
         """The judgement that ends a warm-up; ``outputs``: of a pooled head, 0 for another."""
         return config.warm_up.accuracy
+
+    @classmethod
+    def is_warm(cls, config: Config, judged: Sequence[float], outputs: int) -> bool:
+        """Whether a warm-up may end; ``judged``: the judgement of each of its rounds so far."""
+        return judged[-1] >= cls.enough(config, outputs)
 
     # What a user sees of a finished run
 

@@ -90,11 +90,13 @@ def _accumulate(
     model: nn.Module, task: Task, batch: Batch, weights: Tensor | None, micro: int | None, job: TrainJob, step: int
 ) -> float:
     """Gradient of the batch's (weighted) mean loss, in micro-batches if asked; returns the summed loss."""
-    total, size = 0.0, len(batch)
+    total, size, scale = 0.0, len(batch), task.training_scale(batch)
     for start in range(0, size, micro or size):
         losses = task.losses(model, batch.rows(start, start + micro) if micro else batch)
         if weights is not None:
             losses = losses * weights[start : start + (micro or size)].to(losses)
+        if scale is not None:
+            losses = losses * scale
         loss = losses.sum() / size
         loss.backward()
         total += float(loss.detach()) * size

@@ -57,7 +57,8 @@ class WarmUp(PartlyShared):
     @property
     def _metric(self) -> str:
         """What messages call how well a model judges."""
-        return task_kind(self.config).metric
+        kind = task_kind(self.config)
+        return kind.judged or kind.metric
 
     # Server half
 
@@ -84,9 +85,10 @@ class WarmUp(PartlyShared):
         weight = sum(w for _, w in accumulator.judgements)
         judged = sum(j * w for j, w in accumulator.judgements) / weight if weight else 0.0
         known = judgements_key(self.config)
-        state = noted(state, **{known: [*state.info.get(known, []), judged]})
-        wanted = task_kind(self.config).enough(self.config, self.plan.outputs)
-        enough = self.config.warm_up.rounds is None and weight and judged >= wanted
+        rounds = [*state.info.get(known, []), judged]
+        state = noted(state, **{known: rounds})
+        is_warm = task_kind(self.config).is_warm(self.config, rounds, self.plan.outputs)
+        enough = self.config.warm_up.rounds is None and weight and is_warm
         if not enough and state.round < self.plan.most_warm_up:
             return state
         state = noted(state, warm_up=state.round, met=[])

@@ -1,0 +1,168 @@
+"""Reading prompts with responses, or conversations: a user's files, and the sets that are known by name."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fibecfed.config import Config
+from fibecfed.config.schema import DataConfig
+from fibecfed.data.columns import FewColumns
+from fibecfed.data.files import cell_text, devices_of, is_empty, names_of, text_cells
+from fibecfed.data.formats import FileTable, read_table
+from fibecfed.data.locations import find_files
+from fibecfed.data.rows import Rows
+from fibecfed.errors import InputError
+
+if TYPE_CHECKING:
+    from fibecfed.tasks import Conversation
+
+ALL = "all"  # the one group of data without groups
+_OPTIONAL = ("context", "system")
+
+
+@dataclass(frozen=True)
+class InstructionSet:
+    """A set of prompts and responses by name: its columns by key, its split files and their rows."""
+
+    name: str
+    keys: Mapping[str, str]
+    test: str | None  # split that is tested on; None: a stratified part of the training split
+    sizes: Mapping[str, int]
+    source: str
+    licence: str
+    note: str = ""
+
+
+SETS = {
+    found.name: found
+    for found in (
+        InstructionSet(
+            "dolly15k",
+            {"prompt": "instruction", "context": "context", "response": "response", "group": "category"},
+            None,
+            {"train": 15011},
+            "Databricks (Conover et al. 2023)",
+            "CC BY-SA 3.0",
+            "The group is the category, one of eight.",
+        ),
+        InstructionSet(
+            "gsm8k",
+            {"prompt": "question", "response": "answer"},
+            "test",
+            {"train": 7473, "test": 1319},
+            "Cobbe et al. 2021",
+            "MIT",
+        ),
+    )
+}
+
+
+def read_instructions(config: Config) -> tuple[Rows, Rows | None, str]:
+    """Training rows, test rows (None: to be split off) and where they come from; ``labels`` are the groups.
+
+    Raises InputError for a file or column that is missing, an empty prompt or response, what is no conversation, and a
+    group that training data does not have. It names file and row.
+    """
+    data = config.data
+    if data.file is None:
+        return _named(data)
+    columns = FewColumns(_keys(data), data.separator)
+    train = _read(data.file, columns)
+    if data.device is not None and train.devices is None:
+        raise InputError(f"'{data.file}' has no column '{data.device}' (data.device).")
+    if data.test_file is None:
+        return train, None, f"{data.file}; no test file"
+    return train, _read(data.test_file, columns, train.label_names), f"{data.file}; tested on {data.test_file}"
+
+
+def instruction_columns(config: Config) -> dict[str, str]:
+    """Column by configuration key, for the columns that hold text."""
+    keys = SETS[config.data.name].keys if config.data.file is None else _keys(config.data)
+    return {key: name for key, name in keys.items() if key not in ("group", "device")}
+
+
+def _keys(data: DataConfig) -> dict[str, str]:
+    if data.messages is not None:
+        texts: dict[str, str | None] = {"messages": data.messages}
+    else:
+        texts = {"prompt": data.prompt or "prompt", "response": data.response or "response"}
+        texts |= {"context": data.context, "system": data.system}
+    found = {**texts, "group": data.group, "device": data.device}
+    keys = {key: name for key, name in found.items() if name is not None}
+    for key, name in keys.items():
+        other = next((k for k, n in keys.items() if n == name and k != key), None)
+        if other is not None and key not in ("group", "device"):
+            raise InputError(f"data.{key} and data.{other} both name the column '{name}'; name a column for each.")
+    return keys
+
+
+def _named(data: DataConfig) -> tuple[Rows, Rows | None, str]:
+    spec, folder = SETS[data.name], Path(data.dir) / data.name
+    if not (folder / "train.parquet").is_file():
+        raise InputError(
+            f"Data set '{data.name}' is not in '{data.dir}' (expected '{folder / 'train.parquet'}'); set data.dir (or "
+            "FIBECFED_DATA_DIR) to the folder that holds it."
+        )
+    columns = FewColumns(spec.keys, advice=f" It is not the '{data.name}' set.")
+    train = _read(str(folder / "train.parquet"), columns)
+    origin = f"{data.name}: parquet files of the data folder"
+    if spec.test is None:
+        return train, None, f"{origin}; no official test split"
+    test = _read(str(folder / f"{spec.test}.parquet"), columns, train.label_names)
+    return train, test, f"{origin}; tested on its {spec.test} split"
+
+
+def _read(location: str, columns: FewColumns, groups: Sequence[str] | None = None) -> Rows:
+    """``groups``: of training data, for a test file, which may lack the device column."""
+    optional = ("device",) if groups is not None else ()
+    found = find_files(location)
+    tables = [read_table(path, columns, optional) for path in found.paths]
+    keys = columns.keys
+    read = [one for table in tables for one in _conversations(table, keys)]
+    names = [name for table in tables for name in _groups(table, keys)]
+    known = tuple(sorted(set(names))) if groups is None else tuple(groups)
+    number = {name: i for i, name in enumerate(known)}
+    strange = next((i for i, name in enumerate(names) if name not in number), None)
+    if strange is not None:
+        raise InputError(
+            f"{read[strange].place} has the group '{names[strange]}' (data.group), which the training data does not have; "
+            f"known groups: {', '.join(known[:20])}."
+        )
+    return Rows(
+        texts=[one.prompt for one in read],
+        pairs=[one.response for one in read],
+        labels=np.array([number[name] for name in names], dtype=np.int64),
+        label_names=known,
+        devices=devices_of(tables, keys.get("device"), found.devices),
+        examples=read,
+    )
+
+
+def _conversations(table: FileTable, keys: Mapping[str, str]) -> "list[Conversation]":
+    from fibecfed.tasks.causal_lm import of_messages, of_prompt  # with torch, which other data does without
+
+    if "messages" in keys:
+        column = keys["messages"]
+        return [of_messages(cell, column, table.place(row)) for row, cell in enumerate(table.cells[column])]
+    prompts, responses = text_cells(table, keys["prompt"]), text_cells(table, keys["response"])
+    contexts, systems = (_optional(table, keys.get(key)) for key in _OPTIONAL)
+    parts = zip(prompts, responses, contexts, systems, strict=True)
+    return [of_prompt(p, r, table.place(row), context=c, system=s) for row, (p, r, c, s) in enumerate(parts)]
+
+
+def _optional(table: FileTable, column: str | None) -> list[str]:
+    """The cells of a column that may be empty."""
+    if column is None:
+        return [""] * len(table)
+    filled = [row for row, cell in enumerate(table.cells[column]) if not is_empty(cell)]
+    texts = [""] * len(table)
+    for row in filled:
+        texts[row] = cell_text(table.cells[column][row])
+    return texts
+
+
+def _groups(table: FileTable, keys: Mapping[str, str]) -> list[str]:
+    return names_of(table, keys["group"]) if "group" in keys else [ALL] * len(table)

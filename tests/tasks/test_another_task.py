@@ -114,7 +114,7 @@ def test_targets_are_the_tasks_own() -> None:
     [
         ({"model": {"head_init": "ridge"}}, "task.kind=text-length has no closed-form head"),
         ({"training": {"loss": "prior_corrected"}}, "task.kind=text-length has no training.loss=prior_corrected"),
-        ({"task": {"kind": "causal-lm"}}, "Unknown task 'causal-lm' .* it does not generate"),
+        ({"task": {"kind": "masked-lm"}}, "Unknown task 'masked-lm' .* no masked"),
         ({"task": {"kind": "text-lenght"}}, "Unknown task 'text-lenght' .* 'text-length'"),
     ],
 )

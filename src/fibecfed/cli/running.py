@@ -43,7 +43,7 @@ class Introduction(Callback):
                 highlight=False,
             )
         if experiment.devices.here:
-            self.console.print(partition_table(data.devices, data.train.groups, data.task.output_names))
+            self.console.print(partition_table(data.devices, data.train.groups, data.task.group_names))
         else:
             self.console.print(f"{found['train_examples']} training examples on the devices.", highlight=False)
         if state.round:

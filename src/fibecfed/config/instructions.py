@@ -29,7 +29,8 @@ class InstructionColumns:
         str | None, Field(description="causal-lm: column with the response to learn. None: response.")
     ] = None
     context: Annotated[
-        str | None, Field(description="causal-lm: column with text that belongs to the prompt; cells may be empty. None: none.")
+        str | None,
+        Field(description="causal-lm: column with text that belongs to the prompt; cells may be empty. None: none."),
     ] = None
     system: Annotated[
         str | None, Field(description="causal-lm: column with a system message; cells may be empty. None: none.")
@@ -83,8 +84,8 @@ def check_task(config: "Config") -> None:
         return
     if data.file is None and data.name not in INSTRUCTION_SETS:
         raise InputError(
-            f"task.kind=causal-lm needs prompts and responses, and the data set '{data.name}' has labels; set data.file, "
-            f"or data.name to {' or '.join(INSTRUCTION_SETS)}."
+            f"task.kind=causal-lm needs prompts and responses, and the data set '{data.name}' has labels; set "
+            f"data.file, or data.name to {' or '.join(INSTRUCTION_SETS)}."
         )
     for key, default in _CLASSES_ONLY.items():
         if getattr(data, key) != default:
@@ -92,9 +93,13 @@ def check_task(config: "Config") -> None:
                 f"data.{key} is for task.kind=classification; a language model learns data.response or data.messages."
             )
     if data.messages is not None:
-        both = next((key for key in ("prompt", "response", "context", "system") if getattr(data, key) is not None), None)
+        both = next(
+            (key for key in ("prompt", "response", "context", "system") if getattr(data, key) is not None), None
+        )
         if both is not None:
-            raise InputError(f"data.messages holds whole conversations, and data.{both} a part of one; set one of them.")
+            raise InputError(
+                f"data.messages holds whole conversations, and data.{both} a part of one; set one of them."
+            )
     if data.file is None:
         asked = next((key for key in (*_COLUMNS, "group") if getattr(data, key) is not None), None)
         if asked is not None:
@@ -103,7 +108,7 @@ def check_task(config: "Config") -> None:
         raise InputError("model.head, head_init and pooling are for classifiers; a language model has its own head.")
     if config.curriculum.score == "fisher-model":
         raise InputError(
-            "curriculum.score=fisher-model takes the mean over all labels, and responses are not a fixed set; use fisher."
+            "curriculum.score=fisher-model takes the mean over all labels, and responses are no fixed set; use fisher."
         )
     if config.curriculum.refresh:
         raise InputError("curriculum.refresh is not there for task.kind=causal-lm yet; leave it off.")
@@ -112,6 +117,8 @@ def check_task(config: "Config") -> None:
     if config.curriculum.per_token and config.curriculum.score not in (None, "fisher", "loss"):
         raise InputError("curriculum.per_token divides Fisher scores and losses; set curriculum.score to one of them.")
     if config.training.loss != "cross_entropy":
-        raise InputError("training.loss=prior_corrected needs labels; a language model has training.loss=cross_entropy.")
+        raise InputError(
+            "training.loss=prior_corrected needs labels; a language model has training.loss=cross_entropy."
+        )
     if config.sharing.head == "local":
         raise InputError("sharing.head=local has nothing to keep: the head of a language model is frozen.")

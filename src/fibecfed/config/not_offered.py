@@ -23,9 +23,7 @@ _FULL = (
     "weights nor a quantized model. runtime.precision and training.gradient_checkpointing save memory."
 )
 # The whole of a key or value, or a part of it between hyphens, dots and the like; the first that fits is said.
-_WHOLE = (
-    (_PRIVACY, r"delta"),
-)
+_WHOLE = ((_PRIVACY, r"delta"),)
 _PARTS = (
     (_SECURE, r"secure|secagg|secagg_?plus|encrypt(ed|ion)?|homomorphic|mpc|ckks|paillier"),
     (_PRIVACY, r"privacy|private|dp|ldp|cdp|epsilon|eps|dpsgd|noise_?multiplier|opacus|rdp|accountant|"

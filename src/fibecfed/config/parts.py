@@ -59,7 +59,7 @@ class CurriculumConfig:
     ] = None
     per_token: Annotated[
         bool,
-        Field(description="Divide Fisher scores and losses by an example's learned tokens, whose number they grow with [D]."),
+        Field(description="Divide Fisher scores and losses by an example's learned tokens, with which they grow [D]."),
     ] = False
     refresh: Annotated[
         bool, Field(description="Keep Fisher scores up to date from the training steps' own gradients [D].")
@@ -144,6 +144,7 @@ class WarmUpConfig:
     ] = None
     accuracy: Annotated[float, Field(ge=0, le=1, description="Balanced training accuracy that ends it.")] = 0.6
     fall: Annotated[
-        float, Field(gt=0, lt=1, description="causal-lm: part of its first loss by which the training loss falls to end it.")
+        float,
+        Field(gt=0, lt=1, description="causal-lm: part of its first loss by which the training loss falls to end it."),
     ] = 0.1
     most: Annotated[_OpenFraction, Field(description="Part of all rounds it may take, at least one round.")] = 0.2

@@ -76,7 +76,12 @@ def check_header(path: Path, present: Sequence[str], columns: AnyColumns, option
     named = ", ".join(f"'{name}' (data.{key})" for key, name in missing.items())
     raise InputError(
         f"'{path}' has {what} {named}; its columns are: {_listed(present)}."
-        + (columns.advice or _other_task(present, columns) or _other_separator(path, present, columns) or _renamed(path, present, missing))
+        + (
+            columns.advice
+            or _other_task(present, columns)
+            or _other_separator(path, present, columns)
+            or _renamed(path, present, missing)
+        )
     )
 
 

@@ -18,6 +18,7 @@ from fibecfed.errors import InputError
 
 if TYPE_CHECKING:
     from fibecfed.tasks import Conversation
+    from fibecfed.tasks.causal_lm import Turn
 
 ALL = "all"  # the one group of data without groups
 _OPTIONAL = ("context", "system")
@@ -128,8 +129,8 @@ def _read(location: str, columns: FewColumns, groups: Sequence[str] | None = Non
     strange = next((i for i, name in enumerate(names) if name not in number), None)
     if strange is not None:
         raise InputError(
-            f"{read[strange].place} has the group '{names[strange]}' (data.group), which the training data does not have; "
-            f"known groups: {', '.join(known[:20])}."
+            f"{read[strange].place} has the group '{names[strange]}' (data.group), which training data does not "
+            f"have; known groups: {', '.join(known[:20])}."
         )
     return Rows(
         texts=[one.prompt for one in read],
@@ -155,7 +156,7 @@ def _conversations(table: FileTable, keys: Mapping[str, str]) -> "list[Conversat
 
 def _optional(table: FileTable, column: str | None) -> list[str]:
     """The cells of a column that may be empty."""
-    if column is None:
+    if column is None or column not in table.cells:
         return [""] * len(table)
     filled = [row for row, cell in enumerate(table.cells[column]) if not is_empty(cell)]
     texts = [""] * len(table)
@@ -166,3 +167,53 @@ def _optional(table: FileTable, column: str | None) -> list[str]:
 
 def _groups(table: FileTable, keys: Mapping[str, str]) -> list[str]:
     return names_of(table, keys["group"]) if "group" in keys else [ALL] * len(table)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Turns that an answer is asked for, the text of them, and where they stand."""
+
+    turns: "Sequence[Turn]"
+    place: str
+
+    @property
+    def text(self) -> str:
+        """All turns, one after another."""
+        return "\n\n".join(turn.content for turn in self.turns)
+
+
+def prompts_of_lines(lines: Sequence[str], what: str) -> list[Prompt]:
+    """Each line is a prompt. Raises InputError for an empty one."""
+    from fibecfed.tasks.causal_lm import of_prompt
+
+    empty = next((number for number, line in enumerate(lines, 1) if not line.strip()), None)
+    if empty is not None:
+        raise InputError(f"{what} {empty} is empty; there is nothing to answer.")
+    places = [f"{what} {number}" for number in range(1, len(lines) + 1)]
+    return [Prompt(of_prompt(line, "", place).turns[:-1], place) for line, place in zip(lines, places, strict=True)]
+
+
+def prompts_of_file(config: Config, path: Path) -> list[Prompt]:
+    """The prompts of a file with the run's own columns, or with one prompt a line where it ends with .txt.
+
+    Of conversations the last response is left out. Raises InputError as ``read_instructions``.
+    """
+    from fibecfed.tasks.causal_lm import of_messages, of_prompt
+
+    path = path.expanduser()
+    if not path.exists():
+        raise InputError(f"File '{path}' does not exist.")
+    if path.suffix.lower() == ".txt":
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        return prompts_of_lines([line for line in lines if line.strip()], f"'{path}' line")
+    keys = {key: name for key, name in instruction_columns(config).items() if key != "response"}
+    table = read_table(path, FewColumns(keys, config.data.separator), optional=_OPTIONAL)
+    places = [table.place(row) for row in range(len(table))]
+    if "messages" in keys:
+        cells = table.cells[keys["messages"]]
+        found = [of_messages(c, keys["messages"], place) for c, place in zip(cells, places, strict=True)]
+    else:
+        contexts, systems = (_optional(table, keys.get(key)) for key in _OPTIONAL)
+        parts = zip(text_cells(table, keys["prompt"]), contexts, systems, places, strict=True)
+        found = [of_prompt(prompt, "", place, context=c, system=s) for prompt, c, s, place in parts]
+    return [Prompt(one.turns[:-1], one.place) for one in found]

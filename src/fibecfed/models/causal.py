@@ -35,7 +35,9 @@ class CausalModel(nn.Module):
         language_model = language_model_of(self.backbone)
         hidden = _body(language_model, batch)
         learned = batch.targets[:, 1:] != IGNORED
-        said = self._said(language_model.get_output_embeddings(), hidden[:, :-1][learned], batch.targets[:, 1:][learned])
+        said = self._said(
+            language_model.get_output_embeddings(), hidden[:, :-1][learned], batch.targets[:, 1:][learned]
+        )
         result = said.new_zeros((*batch.targets.shape, 2))
         result[:, 1:][learned] = said
         return result
@@ -71,8 +73,8 @@ def check_head(name: str, language_model: Any) -> None:
         same = made.shape == own.shape and float((made - own).norm()) <= limit * float(own.norm())
     if not same:
         raise InputError(
-            f"Model '{name}' ({type(language_model).__name__}) makes its logits in a way of its own (not head times last "
-            "hidden states), which task.kind=causal-lm does not take; use another model."
+            f"Model '{name}' ({type(language_model).__name__}) makes its logits in a way of its own (not head times "
+            "last hidden states), which task.kind=causal-lm does not take; use another model."
         )
 
 

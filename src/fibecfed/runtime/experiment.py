@@ -64,7 +64,7 @@ class Experiment:
         return {
             "devices": held.devices,
             "names": None if held.names is None else list(held.names),
-            "labels": list(self.data.task.output_names),
+            "labels": list(self.data.task.group_names),
             "train_sizes": {str(device): examples for device, examples in held.train_sizes.items()},
             "train": None if held.train is None else held.train.tolist(),
             "held_out": None if held.held_out is None else held.held_out.tolist(),

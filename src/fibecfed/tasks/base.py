@@ -155,6 +155,11 @@ class Task(ABC):
         """Targets of a made-up batch (1, T), for counting operations."""
         return torch.zeros(len(ids), dtype=torch.int64, device=ids.device)
 
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """What the groups stand for, where they have names."""
+        return self.output_names
+
     # Loss and judgement
 
     @abstractmethod

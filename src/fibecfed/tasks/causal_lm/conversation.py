@@ -54,8 +54,8 @@ def of_messages(cell: object, column: str, place: str) -> Conversation:
         raise InputError(f"{place} has a system message that is not the first of '{column}'; put it first.")
     if turns[-1].role != RESPONSE:
         raise InputError(
-            f"{place} ends '{column}' with the role '{turns[-1].role}'; the last turn must be the assistant's, which is "
-            "what is learned."
+            f"{place} ends '{column}' with the role '{turns[-1].role}'; the last turn must be the assistant's, "
+            "which is what is learned."
         )
     if len(turns) == 1:
         raise InputError(f"{place} has a response only in '{column}'; put a turn of the user before it.")

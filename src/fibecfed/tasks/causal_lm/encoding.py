@@ -25,8 +25,8 @@ def encode(
     """
     if not tokenizer.is_fast:
         raise InputError(
-            "task.kind=causal-lm finds responses by the places of tokens in the text, which only a fast tokenizer tells; "
-            "this model has a slow one."
+            "task.kind=causal-lm finds responses by the places of tokens in the text, which only a fast tokenizer "
+            "tells; this model has a slow one."
         )
     ids: list[np.ndarray] = []
     targets: list[np.ndarray] = []
@@ -47,8 +47,8 @@ def encode(
             learned[:1] = False  # nothing precedes the first token, so nothing predicts it
             if not learned.any():
                 raise InputError(
-                    f"{conversation.place} has no token of its response left in {limit} tokens, since the template and the "
-                    "turns before it take them all; raise data.max_length, or shorten the row."
+                    f"{conversation.place} has no token of its response left in {limit} tokens, since the template and "
+                    "the turns before it take them all; raise data.max_length, or shorten the row."
                 )
             ids.append(tokens)
             targets.append(np.where(learned, tokens, IGNORED).astype(np.int32))
@@ -94,6 +94,6 @@ def _check_vocabulary(tokenizer: Any, tokens: np.ndarray, vocabulary: int | None
     if vocabulary is not None and len(tokens) and int(tokens.max()) >= vocabulary:
         token = tokenizer.convert_ids_to_tokens(int(tokens.max()))
         raise InputError(
-            f"{place} has the token '{token}', which the tokenizer knows and the model has no embedding for; resize the "
-            "model where it was made, or take the token out of its tokenizer."
+            f"{place} has the token '{token}', which the tokenizer knows and the model has no embedding for; resize "
+            "the model where it was made, or take the token out of its tokenizer."
         )

@@ -121,7 +121,7 @@ class CausalLanguageModel(Task):
 
     @staticmethod
     def is_warm(config: Config, judged: Sequence[float], outputs: int) -> bool:
-        """Once the loss has fallen by warm_up.fall of what it was in the first round (docs/method.md section 14 [D])."""
+        """Once the loss has fallen by warm_up.fall of the first round's (docs/method.md section 14 [D])."""
         first, last = (-math.log(max(value, math.exp(-_MOST_NATS))) for value in (judged[0], judged[-1]))
         return last <= (1 - config.warm_up.fall) * first
 

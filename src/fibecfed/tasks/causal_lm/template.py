@@ -38,7 +38,9 @@ def with_template(tokenizer: Any) -> str | None:
     Raises InputError for a tokenizer without an end token, which a response could not end with.
     """
     if tokenizer.eos_token is None:
-        raise InputError("The tokenizer has no end token, so that no response would ever end; set eos_token in its config.")
+        raise InputError(
+            "The tokenizer has no end token, so that no response would ever end; set eos_token in its config."
+        )
     if tokenizer.chat_template is not None:
         return None
     tokenizer.chat_template = PLAIN_TEMPLATE
@@ -63,8 +65,8 @@ def render(tokenizer: Any, conversation: Conversation) -> Rendered:
         begin = _begin(tokenizer, turns[:number], turn, after, place)
         if begin is None or not text.startswith(after.rstrip()):
             raise InputError(
-                f"{place}: the tokenizer's chat template writes earlier turns otherwise once a later one follows, so that "
-                "responses cannot be told apart; keep one response a conversation, or set another chat_template."
+                f"{place}: the tokenizer's chat template writes earlier turns otherwise once a later one follows, so "
+                "that responses cannot be told apart; keep one response a conversation, or set another chat_template."
             )
         responses.append((begin, len(after.rstrip())))
     return Rendered(text, tuple(responses), tuple(_prompts(text, turns)))

@@ -70,12 +70,11 @@ def _tokens(
         cuttable |= (begins >= begin) & (ends <= end)
     cuttable &= ~learned
     if learned.any():
-        last = int(np.flatnonzero(learned)[-1])
-        if last == len(tokens) - 1 and int(tokens[last]) not in _special(tokenizer):
+        end = int(np.flatnonzero(learned)[-1]) + 1  # what the template writes behind it, such as a line's end, goes
+        tokens, learned, cuttable = tokens[:end], learned[:end], cuttable[:end]
+        if int(tokens[-1]) not in _special(tokenizer):
             tokens = np.append(tokens, np.int32(tokenizer.eos_token_id))
             learned, cuttable = np.append(learned, True), np.append(cuttable, False)
-        else:  # what the template writes behind the end is followed by nothing
-            tokens, learned, cuttable = tokens[: last + 1], learned[: last + 1], cuttable[: last + 1]
     return tokens, learned, cuttable
 
 

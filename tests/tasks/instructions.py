@@ -11,12 +11,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import tiny
-from fibecfed.models import CausalModel, load_pretrained
 from fibecfed.config import Config, load_config
+from fibecfed.data import Rows, TokenizedSet, tokenize
+from fibecfed.models import CausalModel, load_pretrained
 from fibecfed.tasks import CausalLanguageModel, Conversation
 from fibecfed.tasks.causal_lm import of_prompt, with_template
 from fibecfed.tasks.causal_lm.encoding import encode
-from fibecfed.data import Rows, TokenizedSet, tokenize
 from fibecfed.tuning import TUNINGS, Layout
 
 ARCHITECTURES = ("llama", "gpt2", "qwen2")
@@ -112,5 +112,3 @@ def learned_text(tokenizer: Any, data: TokenizedSet, position: int) -> str:
     """The tokens of one example that have a loss, as text."""
     batch = data.batch(np.array([position]))
     return str(tokenizer.decode(batch.input_ids[0][batch.targets[0] >= 0]))
-
-

@@ -247,7 +247,7 @@ def test_a_template_that_refuses_is_said(tokenizer: Any) -> None:
 def test_a_template_that_rewrites_earlier_turns_is_said(tokenizer: Any) -> None:
     tokenizer.chat_template = "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
     conversation = Conversation(tuple(Turn(**turn) for turn in TURNS), "row 1")
-    with pytest.raises(InputError, match="row 1: .*writes earlier turns otherwise"):
+    with pytest.raises(InputError, match=r"row 1: .*writes earlier turns otherwise"):
         tokenised(tokenizer, [conversation])
 
 

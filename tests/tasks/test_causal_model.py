@@ -77,7 +77,9 @@ def test_logits_in_pieces_give_the_same_losses_and_gradients(built: Built) -> No
     found = TASK.losses(pieces, batch)
     again = torch.autograd.grad(found.sum(), parameters)
     hook.remove()
-    assert max(rows) == 2 and sum(rows) == 2 * int((batch.targets >= 0).sum())  # forward, and again in the backward pass
+    assert max(rows) == 2 and sum(rows) == 2 * int(
+        (batch.targets >= 0).sum()
+    )  # forward, and again in the backward pass
     torch.testing.assert_close(found, whole, rtol=1e-6, atol=1e-6)
     for one, other in zip(again, gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=2e-6)

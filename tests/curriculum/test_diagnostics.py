@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from scipy.stats import f_oneway, rankdata, spearmanr
 
 from fibecfed.curriculum import (
-    LABEL_SHARE_WARNING,
-    label_share,
-    label_share_by_chance,
+    GROUP_SHARE_WARNING,
+    group_share,
+    group_share_by_chance,
     log_histogram,
     rank_stability,
 )
@@ -20,23 +20,23 @@ scored = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), min_size=2, m
 )
 
 
-def test_label_share_by_hand() -> None:
+def test_group_share_by_hand() -> None:
     # Ranks 1 2 3 4, centred -1.5 -0.5 0.5 1.5, total 5. Labels {1, 2} {3, 4}: sums -2 and 2, between 2 + 2.
-    assert label_share(np.array([0.1, 5.0, 7.0, 900.0]), np.array([0, 0, 3, 3])) == pytest.approx(0.8, rel=1e-15)
+    assert group_share(np.array([0.1, 5.0, 7.0, 900.0]), np.array([0, 0, 3, 3])) == pytest.approx(0.8, rel=1e-15)
     # {1, 4} {2, 3}: the label says nothing.
-    assert label_share(np.array([0.1, 5.0, 7.0, 900.0]), np.array([1, 0, 0, 1])) == 0
+    assert group_share(np.array([0.1, 5.0, 7.0, 900.0]), np.array([1, 0, 0, 1])) == 0
     # Ties share their mean rank: 1.5 1.5 3, centred -0.5 -0.5 1, total 1.5; one label each explains all.
-    assert label_share(np.array([2.0, 2.0, 4.0]), np.array([0, 0, 1])) == pytest.approx(1)
-    assert label_share(np.array([2.0, 2.0, 4.0]), np.array([0, 1, 0])) == pytest.approx((0.125 + 0.25) / 1.5)
-    assert LABEL_SHARE_WARNING == 0.3
+    assert group_share(np.array([2.0, 2.0, 4.0]), np.array([0, 0, 1])) == pytest.approx(1)
+    assert group_share(np.array([2.0, 2.0, 4.0]), np.array([0, 1, 0])) == pytest.approx((0.125 + 0.25) / 1.5)
+    assert GROUP_SHARE_WARNING == 0.3
 
 
 @given(scored)
-def test_label_share_agrees_with_the_f_statistic(data: tuple[np.ndarray, np.ndarray]) -> None:
+def test_group_share_agrees_with_the_f_statistic(data: tuple[np.ndarray, np.ndarray]) -> None:
     """F = (eta^2 / (C-1)) / ((1 - eta^2) / (n-C))."""
     scores, labels = data
     kinds = np.unique(labels)
-    share = label_share(scores, labels)
+    share = group_share(scores, labels)
     assume(share is not None and share < 1 - 1e-9 and 1 < len(kinds) < len(scores))
     assert share is not None
     ranks = rankdata(scores)
@@ -45,19 +45,19 @@ def test_label_share_agrees_with_the_f_statistic(data: tuple[np.ndarray, np.ndar
     assert share / between / ((1 - share) / within) == pytest.approx(statistic, rel=1e-6, abs=1e-9)
 
 
-def test_label_share_by_chance_is_the_mean_over_random_scores() -> None:
+def test_group_share_by_chance_is_the_mean_over_random_scores() -> None:
     labels = np.repeat([0, 1, 4], [2, 5, 8])
     rng = np.random.default_rng(0)
-    shares = [label_share(rng.random(15), labels) for _ in range(3000)]
-    assert label_share_by_chance(labels) == pytest.approx(2 / 14)
+    shares = [group_share(rng.random(15), labels) for _ in range(3000)]
+    assert group_share_by_chance(labels) == pytest.approx(2 / 14)
     assert np.mean(np.array(shares, dtype=float)) == pytest.approx(2 / 14, abs=0.01)
-    assert label_share_by_chance(np.array([3])) == 0
+    assert group_share_by_chance(np.array([3])) == 0
 
 
 def test_what_is_undefined_is_none() -> None:
     one, same = np.array([1.0]), np.array([2.0, 2.0, 2.0])
-    assert label_share(one, np.array([0])) is None
-    assert label_share(same, np.array([0, 1, 0])) is None
+    assert group_share(one, np.array([0])) is None
+    assert group_share(same, np.array([0, 1, 0])) is None
     assert rank_stability(one, one) is None
     assert rank_stability(same, np.array([1.0, 2.0, 3.0])) is None
 

@@ -279,7 +279,7 @@ class ManyLabels(Choice):
 
 def test_model_fisher_refuses_what_is_no_choice_of_one_label() -> None:
     toy = Toy()
-    with FisherScorer(toy, TOY_NAMES) as scorer, pytest.raises(InputError, match="one label"):
+    with FisherScorer(toy, TOY_NAMES) as scorer, pytest.raises(InputError, match="one choice"):
         scorer.score_model(ManyLabels(), padded([3, 2]))
 
 

@@ -33,12 +33,12 @@ def test_decisions_are_saved_and_true(config: Config, tmp_path: Path) -> None:
 
 
 def test_a_difficulty_that_is_the_label_is_warned_of(config: Config, tmp_path: Path) -> None:
-    from fibecfed.curriculum import LABEL_SHARE_WARNING
+    from fibecfed.curriculum import GROUP_SHARE_WARNING
 
     fibecfed.run(config, tmp_path / "run")
     decided = json.loads((tmp_path / "run" / "method.json").read_text())
     warned = bool(decided["warnings"])
-    assert warned == (decided["difficulty"]["label_share"] > LABEL_SHARE_WARNING)
+    assert warned == (decided["difficulty"]["group_share"] > GROUP_SHARE_WARNING)
 
 
 def test_the_warm_up_ends_when_the_model_can_judge_or_time_is_up(config: Config) -> None:

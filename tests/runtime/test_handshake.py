@@ -62,9 +62,12 @@ DIFFERENT = [
     ({"version": "0.0.1"}, r"runs fibecfed .*, this site 0\.0\.1; install the server's version here"),
     ({"base_sha256": "0" * 64}, r"base model's weights differ \(sha256 .* here\); let model\.name be a copy"),
     ({"tokenizer_sha256": "0" * 64}, r"tokenizers differ .* copy the server's tokenizer files"),
-    ({"labels": ("billing", "praise")}, r"lacks the labels 'delivery', which the server has"),
-    ({"labels": ("anger", "billing", "delivery", "praise")}, r"has the labels 'anger', which the server does not know"),
-    ({"labels": ("delivery", "billing", "praise")}, r"another order: number 1 is 'billing' at the server"),
+    ({"outputs": ("billing", "praise")}, r"lacks the labels 'delivery', which the server has"),
+    (
+        {"outputs": ("anger", "billing", "delivery", "praise")},
+        r"has the labels 'anger', which the server does not",
+    ),
+    ({"outputs": ("delivery", "billing", "praise")}, r"another order: number 1 is 'billing' at the server"),
     ({"parameters": ()}, r"parameters that train differ: '.*' of shape \(.*\) at the server, none more here"),
 ]
 

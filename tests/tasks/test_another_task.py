@@ -99,7 +99,7 @@ def test_a_warm_up_asks_how_well_the_task_judges(finished: RunResult) -> None:
     decided = json.loads((finished.directory / "method.json").read_text())
     assert 0 < decided["warm_up_rounds"] == len(decided["warm_up_closeness"]) < 4
     assert all(0 < judged < 1 for judged in decided["warm_up_closeness"])
-    assert decided["layers"] is not None and decided["difficulty"]["label_share"] in (None, 0)
+    assert decided["layers"] is not None and decided["difficulty"]["group_share"] in (None, 0)
 
 
 def test_targets_are_the_tasks_own() -> None:

@@ -51,7 +51,7 @@ def test_it_is_judged_again(finished: RunResult) -> None:
     again = fibecfed.evaluate_run(finished.directory)
     assert again["global"]["token_accuracy"] == finished.summary["token_accuracy"]["global"]
     partition = json.loads((finished.directory / "partition.json").read_text())
-    assert partition["labels"] == ["a", "b"] and np.shape(partition["train"])[1] == 2
+    assert partition["groups"] == ["a", "b"] and np.shape(partition["train"])[1] == 2
 
 
 @pytest.mark.parametrize("finished", ["fibecfed"], indirect=True)
@@ -248,7 +248,7 @@ def test_answers_are_repeatable(finished: RunResult) -> None:
         model.answer(" ")
     with pytest.raises(InputError, match="places, which leaves no room for 60 new ones"):
         model.answer("thank you", max_new_tokens=60)
-    with pytest.raises(InputError, match="use fibecfed.load_language_model"):
+    with pytest.raises(InputError, match=r"use fibecfed.load_language_model"):
         fibecfed.load(finished.directory)
 
 

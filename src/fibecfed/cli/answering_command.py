@@ -26,7 +26,7 @@ class Generation:
         options = {"--max-new-tokens": self.max_new_tokens, "--temperature": self.temperature, "--seed": self.seed}
         given = next((name for name, value in options.items() if value is not None), None)
         if given is not None:
-            raise InputError(f"{given} is for language models (task.kind=causal-lm); this run's model labels texts.")
+            raise InputError(f"{given} is for task.kind=causal-lm; this run's model classifies texts.")
 
 
 def answer(

@@ -144,10 +144,10 @@ def decision_lines(decided: dict[str, Any]) -> list[str]:
         parts = ", ".join(f"layer {layer} {part:.0%}" for layer, part in decided["density"].items())
         lines.append(f"Entries that train on devices: {parts}.")
     difficulty = decided.get("difficulty")
-    if difficulty and difficulty["label_share"] is not None:
+    if difficulty and difficulty["group_share"] is not None:
         lines.append(
-            f"Difficulty: the label explains {difficulty['label_share']:.0%} of the ranks' variance within devices "
-            f"({difficulty['label_share_by_chance']:.0%} by chance)."
+            f"Difficulty: its group explains {difficulty['group_share']:.0%} of the ranks' variance within devices "
+            f"({difficulty['group_share_by_chance']:.0%} by chance)."
         )
     if decided.get("rank_stability") is not None:
         lines.append(f"Ranks at initialization and at the end correlate at {decided['rank_stability']:.2f}.")

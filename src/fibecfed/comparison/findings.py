@@ -59,13 +59,13 @@ class Findings:
         """The records of one line, by seed."""
         return self._seeds.get((setting, entry), {})
 
-    def accuracies(self, setting: Setting, entry: str, protocol: str) -> list[float]:
-        """Final accuracies of the seeds that are done."""
+    def scores(self, setting: Setting, entry: str, protocol: str) -> list[float]:
+        """Final scores of the seeds that are done."""
         return [record.score(protocol) for record in self.seeds(setting, entry).values()]
 
     def mean(self, setting: Setting, entry: str | None, protocol: str = "global") -> float | None:
         """Mean final score over seeds; None without a run."""
-        values = self.accuracies(setting, entry, protocol) if entry else []
+        values = self.scores(setting, entry, protocol) if entry else []
         return float(np.mean(values)) if values else None
 
     def no_claim(self, setting: Setting) -> bool:
@@ -114,8 +114,7 @@ class Findings:
     def ranks(self, protocol: str) -> dict[str, float]:
         """Average rank over the complete settings; empty if there is none."""
         tables = [
-            {e.name: float(np.mean(self.accuracies(s, e.name, protocol))) for e in self.spec.methods}
-            for s in self.complete
+            {e.name: float(np.mean(self.scores(s, e.name, protocol))) for e in self.spec.methods} for s in self.complete
         ]
         return average_ranks(tables) if tables else {}
 

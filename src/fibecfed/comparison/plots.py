@@ -27,14 +27,13 @@ def comparison_png(curves: Mapping[str, Sequence[Curve]], title: str, target: fl
         style = "-" if number < 10 else "--"
         for axes, (_, scale), values in zip(panels, _AXES, points.T[:3], strict=True):
             axes.plot(values * scale, points[:, 3], marker=".", ls=style, color=colours(number % 20), label=name)
-    for axes, (label, _) in zip(panels, _AXES, strict=True):
-        axes.set_xlabel(label)
+    for axes, (title, _) in zip(panels, _AXES, strict=True):
+        axes.set_xlabel(title)
         axes.grid(alpha=0.3)
         if target is not None:
             axes.axhline(target, color="black", linewidth=0.8, linestyle=":")
     panels[0].set_ylabel(f"{metric_of(next(iter(curves.values()))[0])}, global")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.suptitle(title, fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})

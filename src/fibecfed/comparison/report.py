@@ -98,7 +98,7 @@ def _accuracy(found: Findings) -> ReportTable:
     shows_saved = found.final[0].last is None  # a comparison of the earlier rule keeps its table
     for setting, entry, where in _lines(found):
         records = found.seeds(setting, entry).values()
-        cells = [spread(found.accuracies(setting, entry, protocol)) for protocol in PROTOCOLS]
+        cells = [spread(found.scores(setting, entry, protocol)) for protocol in PROTOCOLS]
         worst = spread([r.worst_tenth for r in records])
         saved = [spread([r.saved(protocol) for r in records]) for protocol in PROTOCOLS] if shows_saved else []
         claim = "carries no claim" if found.no_claim(setting) else ""

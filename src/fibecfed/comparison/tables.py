@@ -86,7 +86,7 @@ class ReportTable:
         return "\n".join(lines).rstrip() + "\n"
 
     def csv(self) -> str:
-        """Full numbers: accuracies in [0, 1], bytes, seconds; an empty cell where there is none."""
+        """Full numbers: scores in [0, 1], bytes, seconds; an empty cell where there is none."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         widths = [column.headings(row[i] for row in self.rows) for i, column in enumerate(self.columns)]

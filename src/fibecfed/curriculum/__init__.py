@@ -1,10 +1,10 @@
 """Which examples a device trains on in which round: scores, orders and pacing."""
 
 from fibecfed.curriculum.diagnostics import (
-    LABEL_SHARE_WARNING,
+    GROUP_SHARE_WARNING,
     LogHistogram,
-    label_share,
-    label_share_by_chance,
+    group_share,
+    group_share_by_chance,
     log_histogram,
     rank_stability,
 )
@@ -25,7 +25,7 @@ from fibecfed.curriculum.scoring import ScoreKind, Scores, score
 from fibecfed.curriculum.text_scores import length, rarity
 
 __all__ = [
-    "LABEL_SHARE_WARNING",
+    "GROUP_SHARE_WARNING",
     "FisherPass",
     "FisherScorer",
     "GradientRecorder",
@@ -40,9 +40,9 @@ __all__ = [
     "capped_size",
     "draw",
     "easy_first",
+    "group_share",
+    "group_share_by_chance",
     "importance_sample",
-    "label_share",
-    "label_share_by_chance",
     "length",
     "log_histogram",
     "prefix_fraction",

@@ -1,4 +1,4 @@
-"""Whether scores say more than the label does, and whether they last."""
+"""Whether scores say more than the group does, and whether they last."""
 
 from dataclasses import dataclass
 
@@ -6,29 +6,29 @@ import numpy as np
 
 from fibecfed.errors import InputError
 
-LABEL_SHARE_WARNING = 0.3  # docs/method.md section 2 [D]
+GROUP_SHARE_WARNING = 0.3  # docs/method.md section 2 [D]
 
 
-def label_share(scores: np.ndarray, labels: np.ndarray) -> float | None:
-    """eta^2: the share of the variance of the scores' ranks (ties averaged) that the label explains, in [0, 1].
+def group_share(scores: np.ndarray, groups: np.ndarray) -> float | None:
+    """eta^2: the share of the variance of the scores' ranks (ties averaged) that the group explains, in [0, 1].
 
-    One-way ANOVA on ranks: between-label over total sum of squares. None where it is undefined: fewer than two
-    examples, or all scores equal. Labels that mean nothing still get (C - 1)/(n - 1) on average
-    (``label_share_by_chance``), which for few examples is much.
+    One-way ANOVA on ranks: between-group over total sum of squares. None where it is undefined: fewer than two
+    examples, or all scores equal. Groups that mean nothing still get (G - 1)/(n - 1) on average
+    (``group_share_by_chance``), which for few examples is much.
     Source: docs/method.md section 2 [D].
     """
     ranks = _centred_ranks(scores)
     total = float(ranks @ ranks)
     if not total:
         return None
-    sizes = np.bincount(labels)
-    sums = np.bincount(labels, weights=ranks)[sizes > 0]
+    sizes = np.bincount(groups)
+    sums = np.bincount(groups, weights=ranks)[sizes > 0]
     return float(np.sum(sums**2 / sizes[sizes > 0]) / total)
 
 
-def label_share_by_chance(labels: np.ndarray) -> float:
-    """The mean of ``label_share`` over random scores without ties: (C - 1)/(n - 1) for the C labels present."""
-    return (len(np.unique(labels)) - 1) / max(1, len(labels) - 1)
+def group_share_by_chance(groups: np.ndarray) -> float:
+    """The mean of ``group_share`` over random scores without ties: (G - 1)/(n - 1) for the G groups present."""
+    return (len(np.unique(groups)) - 1) / max(1, len(groups) - 1)
 
 
 def rank_stability(before: np.ndarray, after: np.ndarray) -> float | None:

@@ -22,7 +22,7 @@ from fibecfed.tasks import Batch, Task
 _Args = tuple[Any, ...]
 _Kwargs = dict[str, Any]
 
-_NORMALIZED = 1e-3  # how far the probabilities of all labels may sum from one
+_NORMALIZED = 1e-3  # how far the probabilities of all targets may sum from one
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class FisherPass:
     difficulty: Tensor  # (B,) float64 on the CPU: trace of the Fisher information of each example
     gradients: dict[str, Tensor]  # parameter name -> gradient of the summed loss, at least fp32
     embedding_gradient: Tensor | None  # (B, T, d) of the summed loss, at the input of the first block
-    losses: Tensor  # (B,) -log p of the examples' own labels
+    losses: Tensor  # (B,) -log p of the examples' own targets
 
 
 @dataclass(frozen=True)
@@ -89,17 +89,17 @@ class FisherScorer:
         self._handles.clear()
 
     def score(self, task: Task, batch: Batch) -> FisherPass:
-        """Empirical Fisher, with the examples' own labels: one forward and one backward pass.
+        """Empirical Fisher, with the examples' own targets: one forward and one backward pass.
 
         Raises InputError if the scored parameters were not used at all.
         """
         return self._by_example(self._score, task, batch)
 
     def score_model(self, task: Task, batch: Batch) -> FisherPass:
-        """Fisher information under the model's own label distribution: one forward, C backward passes.
+        """Fisher information under the model's own predictive distribution: one forward, C backward passes.
 
-        difficulty = sum_y p(y|x) ||grad log p(y|x)||^2 over the task's C labels; the other fields are those of
-        ``score``. Raises InputError as ``score`` does, and if the task is not a choice of one label.
+        difficulty = sum_y p(y|x) ||grad log p(y|x)||^2 over the task's C outputs; the other fields are those of
+        ``score``. Raises InputError as ``score`` does, and if the task is not a choice of one output.
         """
         return self._by_example(self._score_model, task, batch)
 
@@ -122,21 +122,21 @@ class FisherScorer:
         with self._record_forward(len(batch)) as recording:
             outputs = _Fixed(self._model(batch))
             relabelled = [replace(batch, targets=torch.full_like(batch.targets, y)) for y in range(task.outputs)]
-            by_label = [task.losses(outputs, other) for other in relabelled]
-        losses = torch.stack([loss.detach() for loss in by_label])  # (C, B)
+            by_target = [task.losses(outputs, other) for other in relabelled]
+        losses = torch.stack([loss.detach() for loss in by_target])  # (C, B)
         chances = torch.exp(-losses)
         if not torch.allclose(chances.sum(dim=0), chances.new_ones(()), atol=_NORMALIZED):
             raise InputError(
-                "fisher: model needs finite outputs and a task that gives each example one label out of a fixed set; "
-                "use the true labels instead."
+                "fisher: model needs finite outputs, and for each example one choice out of a fixed set; "
+                "use curriculum.score=fisher instead."
             )
         difficulty = torch.zeros(len(batch), dtype=torch.float64)
         own: list[Tensor | None] = [None] * (len(recording.calls) + 1)
-        for label, loss in enumerate(by_label):
-            found, hidden = _backward(recording, loss, retain=label < len(by_label) - 1)
-            difficulty += chances[label].cpu().double() * self._reduce(recording, found)[0]
-            # The gradients under the true labels, put together example by example, cost no further backward pass.
-            rows = batch.targets == label
+        for target, loss in enumerate(by_target):
+            found, hidden = _backward(recording, loss, retain=target < len(by_target) - 1)
+            difficulty += chances[target].cpu().double() * self._reduce(recording, found)[0]
+            # The gradients under the true targets, put together example by example, cost no further backward pass.
+            rows = batch.targets == target
             own = [_put_rows(old, new, rows) for old, new in zip(own, (*found, hidden), strict=True)]
         gradients = self._reduce(recording, own[:-1])[1]
         return FisherPass(difficulty, gradients, own[-1], losses.gather(0, batch.targets[None])[0])
@@ -189,15 +189,15 @@ class FisherScorer:
         uses: dict[nn.Module, list[Use]] = {}
         for call, gradient in zip(recording.calls, found, strict=True):
             if call.inputs._version != call.version:
-                label = self._scored.modules[call.module]
-                raise InputError(f"'{label}' cannot be scored: its input was changed in place.")
+                name = self._scored.modules[call.module]
+                raise InputError(f"'{name}' cannot be scored: its input was changed in place.")
             if gradient is not None:
                 uses.setdefault(call.module, []).append((call.inputs, gradient))
         return self._scored.reduce(uses, recording.examples)
 
 
 class _Fixed(nn.Module):
-    """A model whose outputs are known already, so that a task can judge them under other labels."""
+    """A model whose outputs are known already, so that a task can judge them under other targets."""
 
     def __init__(self, outputs: Tensor) -> None:
         super().__init__()

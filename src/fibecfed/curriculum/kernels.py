@@ -128,8 +128,8 @@ class ScoredParameters:
 
     def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
         self._parameters = _resolve(model, list(dict.fromkeys(names)))
-        labels = {module: label for label, module in model.named_modules()}
-        self.modules = {p.module: labels[p.module] for p in self._parameters}  # and their names, for messages
+        called = {module: name for name, module in model.named_modules()}
+        self.modules = {p.module: called[p.module] for p in self._parameters}  # and their names, for messages
 
     def check(self, module: nn.Module, inputs: Tensor, output: Tensor, examples: int) -> None:
         """Raise NotByExample unless the first axis of both is the ``examples`` of the batch.
@@ -174,9 +174,9 @@ def _resolve(model: nn.Module, names: list[str]) -> list[_Parameter]:
         raise InputError("Fisher scores need at least one parameter.")
     places: dict[str, tuple[nn.Module, str]] = {}
     shared: dict[nn.Parameter, list[str]] = {}
-    for label, module in model.named_modules():
+    for inside, module in model.named_modules():
         for local, tensor in module.named_parameters(recurse=False):
-            name = f"{label}.{local}" if label else local
+            name = f"{inside}.{local}" if inside else local
             places[name] = module, local
             shared.setdefault(tensor, []).append(name)
     found = []

@@ -34,7 +34,7 @@ class Order:
     def prefix(self, count: int, cap: float = 1.0) -> Selection:
         """The first ``count`` examples, rounded up to whole units, and never more than cap * n (but one).
 
-        A cap drops the hardest examples for good: where labels are noisy they are often the wrong ones.
+        A cap drops the hardest examples for good: where targets are noisy they are often the wrong ones.
         Source: docs/method.md section 4 [D]. Raises InputError for a cap outside (0, 1].
         """
         if not len(self.positions):

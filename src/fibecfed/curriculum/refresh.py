@@ -78,8 +78,8 @@ class GradientRecorder:
 
         def keep(gradient: Tensor) -> None:
             if kept._version != version:
-                label = self._scored.modules[module]
-                raise InputError(f"'{label}' cannot be scored: its input was changed in place.")
+                name = self._scored.modules[module]
+                raise InputError(f"'{name}' cannot be scored: its input was changed in place.")
             self._uses.setdefault(module, []).append((kept, gradient.detach()))
 
         # On the tensor, so that a forward pass repeated by gradient checkpointing is not counted twice.

@@ -25,7 +25,7 @@ class Scores:
     """Scores of n examples, in the order they were named."""
 
     difficulty: np.ndarray  # (n,) float64
-    losses: np.ndarray  # (n,) float64, -log p of the examples' own labels
+    losses: np.ndarray  # (n,) float64, -log p of the examples' own targets
     sizes: tuple[tuple[int, int], ...]  # (B, T) of the batches that ran, for counting operations
 
 
@@ -46,10 +46,10 @@ def score(
     """Score the examples at ``indices`` (n,) of a tokenised set with one pass over them, in evaluation mode.
 
     fisher: squared norm of each example's own gradient over the parameters ``names``; fisher-model: its mean over
-    the model's own label distribution (one forward, C backward passes); loss: -log p, forward only unless a callback
-    asks for gradients. One forward and one backward pass serve the scores and both callbacks:
+    the model's own predictive distribution (one forward, C backward passes); loss: -log p, forward only unless a
+    callback asks for gradients. One forward and one backward pass serve the scores and both callbacks:
     ``on_gradients`` gets each mini-batch's mean gradient (for a momentum Fisher), ``on_noise_gradient`` the gradient
-    at the input of ``first_block``, the lowest transformer layer (for worst-case noise). Both use the true labels.
+    at the input of ``first_block``, the lowest transformer layer (for worst-case noise). Both use the true targets.
 
     Batches hold examples of like length, and run from short to long, or in an order drawn by ``rng``: give one
     where later mini-batches weigh more. The model is left as it was.

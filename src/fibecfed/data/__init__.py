@@ -8,11 +8,12 @@ from fibecfed.data.columns import Columns
 from fibecfed.data.files import label_list, read_rows
 from fibecfed.data.fingerprint import (
     DataPrint,
+    data_differences,
     data_print,
-    label_difference,
-    part_differences,
     rows_print,
     source_differences,
+    target_difference,
+    target_names,
 )
 from fibecfed.data.named import DATASETS, SUPPORT, NamedDataset, dataset_names, find_dataset
 from fibecfed.data.partition import Partition
@@ -39,6 +40,7 @@ __all__ = [
     "TokenizedSet",
     "build_data",
     "columns_of",
+    "data_differences",
     "data_print",
     "dataset_names",
     "evaluation_batches",
@@ -47,14 +49,14 @@ __all__ = [
     "from_file",
     "from_lines",
     "hold_out",
-    "label_difference",
     "label_list",
     "load_splits",
-    "part_differences",
     "partition_rows",
     "read_rows",
     "rows_print",
     "source_differences",
+    "target_difference",
+    "target_names",
     "text_columns",
     "tokenize",
     "training_batches",

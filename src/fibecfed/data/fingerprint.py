@@ -76,7 +76,29 @@ def part_differences(then: Mapping[str, Any], now: Mapping[str, Any], parts: Seq
 _ADJECTIVE = {"train": "training", "validation": "validation", "test": "test"}
 
 
-def label_difference(then: Sequence[str], now: Sequence[str]) -> str | None:
+def data_differences(
+    before: Mapping[str, Any], after: Mapping[str, Any], parts: Sequence[str], whole: bool
+) -> list[str]:
+    """How what ``Fingerprint.to_content`` says of two data sets differs, the causes first; [] if it does not.
+
+    ``parts`` are those that count; ``whole``: which row is whose counts, too, and not only each device's shares.
+    """
+    names = target_difference(target_names(before), target_names(after))
+    if names is not None:
+        return [names]
+    found = part_differences(before["parts"], after["parts"], parts)
+    owners = "devices" if whole else "shares"
+    if not found and before[owners] != after[owners]:
+        found = ["the devices hold other training rows"]
+    return source_differences(before["source"], after["source"]) or found if found else []
+
+
+def target_names(content: Mapping[str, Any]) -> list[str]:
+    """What targets could be called in the data that a fingerprint's content is of."""
+    return list(content["labels"])
+
+
+def target_difference(then: Sequence[str], now: Sequence[str]) -> str | None:
     """A sentence's part about labels that differ; None if they do not."""
     if list(then) == list(now):
         return None

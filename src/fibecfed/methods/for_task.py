@@ -3,12 +3,12 @@
 from fibecfed.config import CAUSAL_LM, Config, task_name
 from fibecfed.errors import InputError
 
-_LABELS = "needs labels, and responses are none"
+_CLASSES = "needs a fixed set of answers, which responses are not"
 _HEAD = "is about a trained head, and that of a language model is frozen"
 _CUTS = "cuts texts at their end, where the response is"
 _REFUSED = {
-    "device-majority": _LABELS,
-    "fedavg+prior": _LABELS,
+    "device-majority": _CLASSES,
+    "fedavg+prior": _CLASSES,
     "ridge-head": _HEAD,
     "fedavg+local-head": _HEAD,
     "slw": _CUTS,

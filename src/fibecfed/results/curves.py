@@ -18,12 +18,12 @@ def curves_png(records: Sequence[Mapping[str, Any]], title: str) -> bytes:
 
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     panels = figure.subplots(1, len(axes_of), sharey=True)
-    for axes, (label, values) in zip(panels, axes_of, strict=True):
+    for axes, (title, values) in zip(panels, axes_of, strict=True):
         axes.plot(values, [score_of(r, "global") for r in records], marker=".", label="global")
         axes.plot(
             values, [score_of(r, "personalized") for r in records], marker=".", linestyle="--", label="personalized"
         )
-        axes.set_xlabel(label)
+        axes.set_xlabel(title)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel(metric_of(records))
     panels[0].legend()

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from fibecfed.commands import advice, going_on
 from fibecfed.config import Config, expanded, load_config, refusal, to_yaml
-from fibecfed.data import label_difference
+from fibecfed.data import target_difference, target_names
 from fibecfed.errors import InputError, RunFailed
 from fibecfed.federation import DiskStore, ServerState, Undecodable, write_atomically
 from fibecfed.results.fingerprint import FINGERPRINT_FILE, Fingerprint
@@ -152,16 +152,16 @@ class RunDirectory:
         """fingerprint.json."""
         self.write_json(FINGERPRINT_FILE, fingerprint.to_content())
 
-    def check_labels(self, labels: Sequence[str], task: type[Task]) -> None:
+    def check_outputs(self, names: Sequence[str], task: type[Task]) -> None:
         """Raise InputError if an adapter's output names are not those that the run was trained with."""
         kept = self.fingerprint()
         if kept is not None and kept.found is not None:
-            differ = label_difference(task.of(kept.found["data"]["labels"]).output_names, labels)
+            differ = target_difference(task.of(target_names(kept.found["data"])).output_names, names)
             if differ is not None:
                 raise InputError(f"The task.json of an adapter in '{self.path}' was changed: {differ}.")
 
-    def labels(self) -> list[str] | None:
-        """The labels of the saved adapter (task.json), else those the run began with; None where neither is known."""
+    def output_names(self) -> list[str] | None:
+        """The output names of the saved adapter (task.json), else of the run's start; None where neither is known."""
         for path, key in ((self.adapter / "task.json", "labels"), (self.path / PARTITION_FILE, "labels")):
             if path.is_file():
                 try:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from fibecfed.config import Change, Config, changes, dotted
-from fibecfed.data import label_difference, part_differences, source_differences
 from fibecfed.errors import InputError
 from fibecfed.methods import package_versions
 from fibecfed.results.environment import versions
@@ -72,22 +71,6 @@ def found_by(experiment: Experiment) -> dict[str, Any]:
         "tokenizer_sha256": tokenizer_sha256(experiment.pretrained.tokenizer),
         "versions": {**versions(), **package_versions(experiment.config.method)},
     }
-
-
-def data_differences(then: Mapping[str, Any], now: Mapping[str, Any], parts: Sequence[str], whole: bool) -> list[str]:
-    """How the data of ``found_by`` differs, the causes first; [] if it does not.
-
-    ``parts`` are those that count; ``whole``: which row is whose counts, too, and not only each device's shares.
-    """
-    before, after = then["data"], now["data"]
-    labels = label_difference(before["labels"], after["labels"])
-    if labels is not None:
-        return [labels]
-    found = part_differences(before["parts"], after["parts"], parts)
-    owners = "devices" if whole else "shares"
-    if not found and before[owners] != after[owners]:
-        found = ["the devices hold other training rows"]
-    return source_differences(before["source"], after["source"]) or found if found else []
 
 
 def model_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

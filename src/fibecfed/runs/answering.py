@@ -108,5 +108,5 @@ def load_language_model(directory: Path | str, device: int | str | None = None) 
     """
     found = loaded(directory, device)
     if not found.task.generates:
-        raise InputError(f"'{directory}' is a run of task.kind={found.task.kind}, which labels; use fibecfed.load.")
+        raise InputError(f"'{directory}' is a run of task.kind={found.task.kind}, which classifies; use fibecfed.load.")
     return LanguageModel(found.model, found.tokenizer, found.config)

@@ -6,13 +6,12 @@ from typing import Any
 
 from fibecfed.commands import command_line
 from fibecfed.config import ROUNDS, Change, Config, build_config, merge, refusal, to_dict, to_yaml
-from fibecfed.data import label_difference
+from fibecfed.data import data_differences, target_difference, target_names
 from fibecfed.errors import InputError
 from fibecfed.methods import method_class, settled_by_rounds
 from fibecfed.results.directory import CONFIG_FILE, RunDirectory
 from fibecfed.results.fingerprint import (
     Fingerprint,
-    data_differences,
     found_by,
     model_differences,
     version_differences,
@@ -72,7 +71,7 @@ def go_on_with(directory: RunDirectory, config: Config, changed: Sequence[Change
 def check_found(directory: RunDirectory, experiment: Experiment, report: Report) -> None:
     """Compare data, weights and tokenizer with what the run began with. Raises InputError that names what differs."""
     then, now = _then_and_now(directory, experiment)
-    differ = data_differences(then, now, _PARTS, whole=True) if then is not None else _labels_differ(directory, now)
+    differ = _data_differ(directory, then, now, _PARTS, whole=True)
     if differ:
         raise InputError(
             f"The data of '{directory.path}' is not what the run began with: {'; '.join(differ)}. {_AGAIN}"
@@ -88,7 +87,7 @@ def check_found(directory: RunDirectory, experiment: Experiment, report: Report)
 def check_evaluated(directory: RunDirectory, experiment: Experiment, split: str) -> None:
     """Compare what an evaluation reads with what the run began with. Raises InputError that names what differs."""
     then, now = _then_and_now(directory, experiment)
-    differ = data_differences(then, now, (split,), whole=False) if then is not None else _labels_differ(directory, now)
+    differ = _data_differ(directory, then, now, (split,), whole=False)
     if differ:
         raise InputError(
             f"The data of '{directory.path}' is not what the run began with: {'; '.join(differ)}. Its {split} part may "
@@ -112,8 +111,11 @@ def _then_and_now(directory: RunDirectory, experiment: Experiment) -> tuple[Mapp
     return (kept.found if kept is not None else None), found_by(experiment)
 
 
-def _labels_differ(directory: RunDirectory, now: Mapping[str, Any]) -> list[str]:
-    """All that can be compared of a run that kept no fingerprint."""
-    labels = directory.labels()
-    found = label_difference(labels, now["data"]["labels"]) if labels is not None else None
+def _data_differ(
+    directory: RunDirectory, then: Mapping[str, Any] | None, now: Mapping[str, Any], parts: Sequence[str], whole: bool
+) -> list[str]:
+    if then is not None:
+        return data_differences(then["data"], now["data"], parts, whole)
+    names = directory.output_names()  # all that can be compared of a run that kept no fingerprint
+    found = target_difference(names, target_names(now["data"])) if names is not None else None
     return [] if found is None else [found]

@@ -141,7 +141,7 @@ def loaded(directory: Path | str, device: int | str | None) -> Classifier:
         raise InputError(f"'{directory}' has no adapter yet; finish the run with: {going_on(directory)}")
     description = read_description(folder)
     labels = tuple(description["labels"])
-    run.check_labels(labels, task_kind(config))
+    run.check_outputs(labels, task_kind(config))
     task = task_kind(config).of(labels)
     torch.set_num_threads(config.runtime.threads)
     kind = tuning(config)

@@ -13,7 +13,7 @@ from fibecfed.runtime import Experiment
 from fibecfed.tuning import put_tensors, save_adapter
 
 _NO_GLOBAL_MODEL = """
-This method has no global model: `adapter/` is the average of the devices' adapters, and the accuracy
+This method has no global model: `adapter/` is the average of the devices' adapters, and the score
 below is the mean over the devices' models.
 """
 _OWN_PARAMETERS = """

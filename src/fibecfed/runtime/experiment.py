@@ -64,7 +64,7 @@ class Experiment:
         return {
             "devices": held.devices,
             "names": None if held.names is None else list(held.names),
-            "labels": list(self.data.task.group_names),
+            **self.data.task.named(),
             "train_sizes": {str(device): examples for device, examples in held.train_sizes.items()},
             "train": None if held.train is None else held.train.tolist(),
             "held_out": None if held.held_out is None else held.held_out.tolist(),
@@ -76,7 +76,7 @@ def describe_adapter(config: Config, pretrained: Pretrained, task: Task) -> dict
     head = None if task.generates else config.model.head
     return {
         "task": task.kind,
-        "labels": list(task.output_names),
+        **task.named(),
         "outputs": task.outputs,
         "texts": list(text_columns(config)),  # of a classifier: one text, or a pair
         "tuning": config.tuning,

@@ -13,6 +13,7 @@ from fibecfed.config import WHERE, Config, dotted
 from fibecfed.methods import method_names, package_of
 from fibecfed.runtime.assembly import Learner
 from fibecfed.runtime.experiment import Experiment
+from fibecfed.tasks import TASKS
 
 SHOWN = 5  # differences that are named
 
@@ -29,7 +30,7 @@ class Description:
     settings: Mapping[str, Any]  # dotted keys, without OWN_SETTINGS
     base_sha256: str
     tokenizer_sha256: str
-    labels: tuple[str, ...]
+    outputs: tuple[str, ...]  # their names
     parameters: tuple[tuple[str, tuple[int, ...]], ...]  # name and shape of all that trains, in the order of the layout
     package: str = ""  # that brings the method, with its version; "": fibecfed itself
 
@@ -53,20 +54,20 @@ class Description:
             settings=dict(content["settings"]),
             base_sha256=str(content["base_sha256"]),
             tokenizer_sha256=str(content["tokenizer_sha256"]),
-            labels=tuple(str(label) for label in content["labels"]),
+            outputs=tuple(str(name) for name in content["outputs"]),
             parameters=tuple((str(name), tuple(int(n) for n in shape)) for name, shape in content["parameters"]),
             package=str(content.get("package", "")),
         )
 
 
-def describe(process: Experiment | Learner, labels: Sequence[str]) -> Description:
+def describe(process: Experiment | Learner, outputs: Sequence[str]) -> Description:
     """What this process has, ready to be sent and compared."""
     return Description(
         version=importlib.metadata.version("fibecfed"),
         settings=common_settings(process.config),
         base_sha256=process.pretrained.sha256,
         tokenizer_sha256=tokenizer_sha256(process.pretrained.tokenizer),
-        labels=tuple(labels),
+        outputs=tuple(outputs),
         parameters=tuple((p.name, p.shape) for p in process.layout),
         package=package_of(process.config.method),
     )
@@ -101,7 +102,7 @@ def differences(server: Description, site: Description) -> list[str]:
             f"The server runs fibecfed {server.version}, this site {site.version}; install the server's version here, "
             "from the same checkout."
         ]
-    found = [*_settings(server, site), *_model(server, site), *_labels(server.labels, site.labels)]
+    found = [*_settings(server, site), *_model(server, site), *_outputs(server, site)]
     if not found:
         found = list(_parameters(server, site))
     if len(found) > SHOWN:
@@ -143,23 +144,25 @@ def _model(server: Description, site: Description) -> Iterator[str]:
         )
 
 
-def _labels(server: Sequence[str], site: Sequence[str]) -> Iterator[str]:
-    missing, unknown = [[n for n in a if n not in b] for a, b in ((server, site), (site, server))]
+def _outputs(server: Description, site: Description) -> Iterator[str]:
+    names = f"{TASKS[site.settings['task.kind']].group}s"
+    theirs, mine = server.outputs, site.outputs
+    missing, unknown = [[n for n in a if n not in b] for a, b in ((theirs, mine), (mine, theirs))]
     if missing:
         yield (
-            f"This site's data lacks the labels {_listed(missing)}, which the server has; every site needs the same "
-            "list of labels."
+            f"This site's data lacks the {names} {_listed(missing)}, which the server has; every site needs the same "
+            f"list of {names}."
         )
     if unknown:
         yield (
-            f"This site's data has the labels {_listed(unknown)}, which the server does not know; rename or remove "
-            "these rows, or add the labels at the server and at every site."
+            f"This site's data has the {names} {_listed(unknown)}, which the server does not know; rename or remove "
+            f"these rows, or add the {names} at the server and at every site."
         )
-    if not missing and not unknown and list(server) != list(site):
-        first = next(i for i, (a, b) in enumerate(zip(server, site, strict=False)) if a != b)
+    if not missing and not unknown and theirs != mine:
+        first = next(i for i, (a, b) in enumerate(zip(theirs, mine, strict=False)) if a != b)
         yield (
-            f"The labels are the same but in another order: number {first + 1} is '{server[first]}' at the server and "
-            f"'{site[first]}' here; write them alike at both."
+            f"The {names} are the same but in another order: number {first + 1} is '{theirs[first]}' at the server and "
+            f"'{mine[first]}' here; write them alike at both."
         )
 
 

@@ -104,6 +104,7 @@ class Task(ABC):
     metric: ClassVar[str]  # the main metric, a score: the higher, the better
     judged: ClassVar[str] = ""  # what ``judgement`` is called; empty: as the metric
     generates: ClassVar[bool] = False  # its model is a causal language model with the head that it came with
+    group: ClassVar[str] = "group"  # what users call the group of an example
 
     @classmethod
     @abstractmethod
@@ -119,6 +120,10 @@ class Task(ABC):
     def output_names(self) -> tuple[str, ...]:
         """What the outputs stand for, where they have names."""
         return ()
+
+    def named(self) -> dict[str, list[str]]:
+        """The names of the outputs as results keep them."""
+        return {"labels": list(self.output_names)}
 
     # Targets and groups
 

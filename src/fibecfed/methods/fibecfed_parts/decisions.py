@@ -6,9 +6,9 @@ import numpy as np
 
 from fibecfed.config import Config
 from fibecfed.curriculum import (
-    LABEL_SHARE_WARNING,
-    label_share,
-    label_share_by_chance,
+    GROUP_SHARE_WARNING,
+    group_share,
+    group_share_by_chance,
     log_histogram,
     rank_stability,
 )
@@ -25,7 +25,7 @@ _RESCORED = 5  # devices whose examples are scored again to see whether ranks la
 def decisions(
     site: Site, state: ServerState, config: Config, layout: Layout, shared: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Layers and why, densities, difficulty and how much of it is the label, ranks then and now, prefix by round.
+    """Layers and why, densities, difficulty and how much of it is the group, ranks then and now, prefix by round.
 
     Reads the devices' states and scores up to five devices again with their final models; not counted as cost.
     """
@@ -48,12 +48,12 @@ def decisions(
     if scored:
         found["difficulty"] = _difficulty(scored, site)
         found["rank_stability"] = _stability(scored, site, config, state, shared)
-        share = found["difficulty"]["label_share"]
-        if share is not None and share > LABEL_SHARE_WARNING:
+        share = found["difficulty"]["group_share"]
+        if share is not None and share > GROUP_SHARE_WARNING:
             found["warnings"].append(
-                f"The label explains {share:.0%} of the variance of the difficulty ranks (above "
-                f"{LABEL_SHARE_WARNING:.0%}): the scores were taken from a model that knew too little. "
-                "Ranking inside each label (curriculum.stratified) or a longer warm-up helps."
+                f"The {site.data.task.group} explains {share:.0%} of the variance of the difficulty ranks (above "
+                f"{GROUP_SHARE_WARNING:.0%}): the scores were taken from a model that knew too little. "
+                f"Ranking inside each {site.data.task.group} (curriculum.stratified) or a longer warm-up helps."
             )
     return found
 
@@ -82,18 +82,18 @@ def _densities(devices: list[Device], layout: Layout, layers: list[int]) -> dict
 
 
 def _difficulty(scored: list[Device], site: Site) -> dict[str, Any]:
-    """A histogram over all scored examples; eta^2 of the label within devices, weighted by their examples."""
+    """A histogram over all scored examples; eta^2 of the group within devices, weighted by their examples."""
     values = [_kept(device, DIFFICULTY) for device in scored]
-    labels = [site.data.train.groups[device.indices] for device in scored]
-    shares = [(label_share(v, y), label_share_by_chance(y), len(y)) for v, y in zip(values, labels, strict=True)]
+    groups = [site.data.train.groups[device.indices] for device in scored]
+    shares = [(group_share(v, y), group_share_by_chance(y), len(y)) for v, y in zip(values, groups, strict=True)]
     defined = [(share, chance, n) for share, chance, n in shares if share is not None]
     weight = sum(n for *_, n in defined)
     everything = np.concatenate(values)
     histogram = log_histogram(everything) if (everything >= 0).all() else None
     return {
         "examples": len(everything),
-        "label_share": sum(s * n for s, _, n in defined) / weight if weight else None,
-        "label_share_by_chance": sum(c * n for _, c, n in defined) / weight if weight else None,
+        "group_share": sum(s * n for s, _, n in defined) / weight if weight else None,
+        "group_share_by_chance": sum(c * n for _, c, n in defined) / weight if weight else None,
         "histogram": None if histogram is None else {"edges": histogram.edges, "counts": histogram.counts},
     }
 

@@ -44,6 +44,10 @@ class CausalLanguageModel(Task):
         """No head of its own."""
         return 0
 
+    def named(self) -> dict[str, list[str]]:
+        """No outputs with names; the groups."""
+        return {"labels": [], "groups": list(self.group_names)}
+
     @staticmethod
     def targets(rows: TextRows) -> np.ndarray:
         """(N,) zeros: what is learned stands at the tokens."""

@@ -27,6 +27,7 @@ class Classification(Task):
 
     kind: ClassVar[str] = "classification"
     metric: ClassVar[str] = "accuracy"
+    group: ClassVar[str] = "label"
 
     labels: tuple[str, ...]
     extra_metrics: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from fibecfed import InputError, load_config
 from fibecfed.data import load_splits, partition_rows
 from fibecfed.tasks import Conversation
 from fibecfed.tasks.causal_lm import Turn, with_template
+from fibecfed.tasks.causal_lm.template import note_on_template
 from tasks.instructions import learned_text, tokenised, tokens, write
 
 CHAT = (
@@ -147,14 +148,17 @@ def test_every_response_of_a_conversation_is_learned(tokenizer: Any) -> None:
 
 def test_the_tokenizers_own_template_is_used(tokenizer: Any) -> None:
     tokenizer.chat_template = CHAT
-    assert with_template(tokenizer) is None
+    with_template(tokenizer)
+    assert note_on_template(tokenizer) is None
     data = tokens(tokenizer, [("the lid", "great")])
     assert tokenizer.decode(data.ids) == "<user>the lid\n<assistant>great<|endoftext|>"  # it ends no response itself
     assert learned_text(tokenizer, data, 0) == "great<|endoftext|>"
 
 
 def test_the_plain_template_is_said() -> None:
-    said = with_template(tiny.byte_level(decoder=True))
+    tokenizer = tiny.byte_level(decoder=True)
+    with_template(tokenizer)
+    said = note_on_template(tokenizer)
     assert said is not None and "### Instruction:" in said and "saved with the adapter" in said
 
 
@@ -212,7 +216,7 @@ WRONG: dict[str, Wrong] = {
     "both forms": (file_of(GOOD, messages="m", prompt="prompt"), r"data.messages holds whole conversations"),
     "labels": (file_of(GOOD, prompt="prompt", labels=["a", "b"]), r"data.labels is for task.kind=classification"),
     "one column for two": (file_of(GOOD, prompt="prompt", response="prompt"), r"both name the column 'prompt'"),
-    "a set with labels": (lambda _: {"task": {"kind": "causal-lm"}}, r"the data set 'support' has labels"),
+    "a set with labels": (lambda _: {"task": {"kind": "causal-lm"}}, r"which the data set 'support' has not"),
     "an instruction set to classify": (
         lambda _: {"task": {"kind": "classification"}, "data": {"name": "gsm8k"}},
         r"'gsm8k' has prompts and responses; it needs task.kind=causal-lm",

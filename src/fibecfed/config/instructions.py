@@ -82,11 +82,6 @@ def check_task(config: "Config") -> None:
             raise InputError(f"The data set '{data.name}' has prompts and responses; it needs task.kind=causal-lm.")
     if kind != CAUSAL_LM:
         return
-    if data.file is None and data.name not in INSTRUCTION_SETS:
-        raise InputError(
-            f"task.kind=causal-lm needs prompts and responses, and the data set '{data.name}' has labels; set "
-            f"data.file, or data.name to {' or '.join(INSTRUCTION_SETS)}."
-        )
     for key, default in _CLASSES_ONLY.items():
         if getattr(data, key) != default:
             raise InputError(
@@ -100,10 +95,6 @@ def check_task(config: "Config") -> None:
             raise InputError(
                 f"data.messages holds whole conversations, and data.{both} a part of one; set one of them."
             )
-    if data.file is None:
-        asked = next((key for key in (*_COLUMNS, "group") if getattr(data, key) is not None), None)
-        if asked is not None:
-            raise InputError(f"data.{asked} names a column of data.file; the data set '{data.name}' has its own.")
     if (model.head, model.head_init, model.pooling) != ("pooled", "random", "auto"):
         raise InputError("model.head, head_init and pooling are for classifiers; a language model has its own head.")
     if config.curriculum.score == "fisher-model":

@@ -62,7 +62,7 @@ def build_data(
     held_out = splits.validation if evaluated_on == "validation" else splits.test
     devices, owners = partition_rows(config, splits.train, held_out, pooled)
     kind, length = task_kind(config), config.data.max_length
-    said = kind.prepare(tokenizer)
+    said = kind.note(tokenizer)
     as_tokens = partial(
         tokenize,
         tokenizer=tokenizer,

@@ -1,7 +1,7 @@
 """Reading prompts with responses, or conversations: a user's files, and the sets that are known by name."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ALL = "all"  # the one group of data without groups
 _OPTIONAL = ("context", "system")
+_ASKED = ("prompt", "response", "context", "system", "messages", "group")
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,41 @@ def read_instructions(config: Config) -> tuple[Rows, Rows | None, str]:
     return train, _read(data.test_file, columns, train.label_names), f"{data.file}; tested on {data.test_file}"
 
 
+def read_site(config: Config) -> tuple[Rows, Rows | None]:
+    """Training and test rows (None: to be split off) of one device on a machine of its own; groups are its own.
+
+    Raises InputError as ``read_instructions``.
+    """
+    data = config.data
+    assert data.file is not None
+    columns = _without_devices(data)
+    train = _read(data.file, columns)
+    if data.test_file is None:
+        return train, None
+    test = _read(data.test_file, columns)
+    known = tuple(sorted({*train.label_names, *test.label_names}))
+    return _regrouped(train, known), _regrouped(test, known)
+
+
+def read_test_file(config: Config) -> Rows | None:
+    """The rows of a server's own test file; None without one. Raises InputError as ``read_instructions``."""
+    data = config.data
+    return None if data.test_file is None else _read(data.test_file, _without_devices(data))
+
+
+def _without_devices(data: DataConfig) -> FewColumns:
+    return FewColumns({key: name for key, name in _keys(data).items() if key != "device"}, data.separator)
+
+
+def _regrouped(rows: Rows, known: tuple[str, ...]) -> Rows:
+    places = np.array([known.index(name) for name in rows.label_names], dtype=np.int64)
+    return replace(rows, labels=places[rows.labels], label_names=known)
+
+
 def instruction_columns(config: Config) -> dict[str, str]:
     """Column by configuration key, for the columns that hold text."""
-    keys = SETS[config.data.name].keys if config.data.file is None else _keys(config.data)
+    named = config.data.file is None and config.data.name in SETS  # a server of many machines has neither
+    keys = SETS[config.data.name].keys if named else _keys(config.data)
     return {key: name for key, name in keys.items() if key not in ("group", "device")}
 
 
@@ -101,6 +134,14 @@ def _keys(data: DataConfig) -> dict[str, str]:
 
 
 def _named(data: DataConfig) -> tuple[Rows, Rows | None, str]:
+    if data.name not in SETS:
+        raise InputError(
+            f"task.kind=causal-lm needs prompts and responses, which the data set '{data.name}' has not; set "
+            f"data.file, or data.name to {' or '.join(SETS)}."
+        )
+    asked = next((key for key in _ASKED if getattr(data, key) is not None), None)
+    if asked is not None:
+        raise InputError(f"data.{asked} names a column of data.file; the data set '{data.name}' has its own.")
     spec, folder = SETS[data.name], Path(data.dir) / data.name
     if not (folder / "train.parquet").is_file():
         raise InputError(

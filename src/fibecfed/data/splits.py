@@ -11,7 +11,7 @@ from fibecfed.data.apart import check_files_apart, check_rows_apart, shared_exam
 from fibecfed.data.columns import Columns
 from fibecfed.data.files import FEW_ROWS, NO_GENERATION, read_rows
 from fibecfed.data.fingerprint import rows_print
-from fibecfed.data.instructions import read_instructions
+from fibecfed.data.instructions import SETS, read_instructions
 from fibecfed.data.labels import spelled_alike
 from fibecfed.data.locations import find_files, skipped_sentence
 from fibecfed.data.named import DATASETS, SUPPORT, dataset_names, read_named
@@ -52,7 +52,9 @@ def load_splits(config: Config) -> Splits:
     notes: list[str] = []
     if task_name(config) == CAUSAL_LM:
         train, test, origin = _read_instructions(config)
-        notes = _notes_on_sites(config, train)
+        learned = "all tokens" if data.train_on == "all" else "tokens of responses"
+        notes = [f"A language model is tuned (task.kind=causal-lm), with its loss on {learned}."]
+        notes += _notes_on_sites(config, train)
     elif data.file:
         train, test, origin = _read_files(config)
         notes = _notes_on_files(config, train)
@@ -62,9 +64,10 @@ def load_splits(config: Config) -> Splits:
         train, test, origin = read_named(data.name, data.dir, data.allow_download)
         extra = DATASETS[data.name].extra_metrics if data.name != SUPPORT.name else ()
     else:
+        known = [*dataset_names(), *SETS]
         raise InputError(
-            f"Unknown data set '{data.name}' (data.name).{nearest_hint(data.name, dataset_names())} "
-            f"Known: {', '.join(dataset_names())}; for your own file set data.file."
+            f"Unknown data set '{data.name}' (data.name).{nearest_hint(data.name, known)} "
+            f"Known: {', '.join(known)}; for your own file set data.file."
         )
     source = {"train": rows_print(train), "test": rows_print(test)}
     sites = _sites(train)

@@ -77,6 +77,7 @@ def learner_of(config: Config, outputs: int) -> Learner:
     pretrained = load_pretrained(
         config.model, outputs, config.runtime.precision, seed, kind.positions(config), generates=generates
     )
+    task_kind(config).prepare(pretrained.tokenizer)
     model = kind.attach(pretrained, outputs, config, seed)
     layout = kind.layout(model, pretrained.config)
     method = method_class(config.method)(config, layout)

@@ -151,8 +151,13 @@ class Task(ABC):
         return None
 
     @staticmethod
-    def prepare(tokenizer: Any) -> str | None:
-        """Give a tokenizer what the task needs of it; a sentence on what that was, None if it had all."""
+    def prepare(tokenizer: Any) -> None:
+        """Give a tokenizer what the task needs of it. Raises InputError where it cannot have it."""
+        return
+
+    @staticmethod
+    def note(tokenizer: Any) -> str | None:
+        """A sentence on what a prepared tokenizer got; None: nothing."""
         return None
 
     @staticmethod

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fibecfed.config import Config
 from fibecfed.tasks.base import IGNORED, Batch, Counts, Encoded, Form, Task, TextRows
 from fibecfed.tasks.causal_lm.encoding import encode
-from fibecfed.tasks.causal_lm.template import with_template
+from fibecfed.tasks.causal_lm.template import note_on_template, with_template
 
 _MOST_NATS = 700.0  # above it, exp overflows
 
@@ -67,8 +67,13 @@ class CausalLanguageModel(Task):
         return partial(_encoded, everything=config.data.train_on == "all")
 
     @staticmethod
-    def prepare(tokenizer: Any) -> str | None:
-        return with_template(tokenizer)
+    def prepare(tokenizer: Any) -> None:
+        """A chat template, where it has none."""
+        with_template(tokenizer)
+
+    @staticmethod
+    def note(tokenizer: Any) -> str | None:
+        return note_on_template(tokenizer)
 
     @staticmethod
     def trial_targets(ids: Tensor) -> Tensor:
@@ -131,4 +136,4 @@ class CausalLanguageModel(Task):
 
 
 def _encoded(rows: Any, tokenizer: Any, limit: int, vocabulary: int | None, everything: bool) -> Encoded:
-    return encode(rows.examples, tokenizer, limit, vocabulary, everything)
+    return encode(rows.examples or (), tokenizer, limit, vocabulary, everything)

@@ -32,8 +32,8 @@ class Rendered:
     prompts: tuple[tuple[int, int], ...]
 
 
-def with_template(tokenizer: Any) -> str | None:
-    """Give a tokenizer without a chat template the plain one, which is saved with it; says so, else None.
+def with_template(tokenizer: Any) -> None:
+    """Give a tokenizer without a chat template the plain one, which is saved with it.
 
     Raises InputError for a tokenizer without an end token, which a response could not end with.
     """
@@ -41,9 +41,14 @@ def with_template(tokenizer: Any) -> str | None:
         raise InputError(
             "The tokenizer has no end token, so that no response would ever end; set eos_token in its config."
         )
-    if tokenizer.chat_template is not None:
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+
+
+def note_on_template(tokenizer: Any) -> str | None:
+    """A sentence that shows the plain template where that is used; None for a template of the model's own."""
+    if tokenizer.chat_template != PLAIN_TEMPLATE:
         return None
-    tokenizer.chat_template = PLAIN_TEMPLATE
     shown = prompt_text(tokenizer, [Turn("user", "PROMPT")]) + f"RESPONSE{tokenizer.eos_token}"
     return f"The tokenizer has no chat template; this plain one is used and saved with the adapter: {shown!r}."
 

@@ -12,7 +12,8 @@ import tiny
 from fibecfed import InputError
 from fibecfed.config import ModelConfig
 from fibecfed.curriculum import FisherScorer
-from fibecfed.models import CausalModel, load_pretrained
+from fibecfed.models import CausalModel, blocks, load_pretrained
+from fibecfed.sharing import layer_sensitivity
 from fibecfed.tasks import Batch
 from tasks.instructions import ARCHITECTURES, TASK, Built, build, folder
 
@@ -148,3 +149,28 @@ def test_logits_of_another_making_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(LlamaForCausalLM, "forward", scaled)
     with pytest.raises(InputError, match="makes its logits in a way of its own"):
         load_pretrained(ModelConfig(name=str(folder("llama"))), 0, generates=True)
+
+
+@torch.no_grad()
+def test_layers_are_judged_where_the_loss_reads_them(built: Built) -> None:
+    batch = built.batch()
+    expected = torch.zeros_like(batch.targets, dtype=torch.bool)
+    expected[:, :-1] = batch.targets[:, 1:] >= 0
+    assert torch.equal(batch.read, expected) and batch.read.any(dim=1).all()
+    stack = list(blocks(built.model.backbone, built.model.backbone.config))
+    seen: list[torch.Tensor] = []
+    hooks = [
+        block.register_forward_hook(lambda module, inputs, out: seen.append(out if torch.is_tensor(out) else out[0]))
+        for block in stack
+    ]
+    noise = np.random.default_rng(0)
+    found = layer_sensitivity(built.model, stack, batch, noise, 0.1)
+    for hook in hooks:
+        hook.remove()
+    clean, noisy = seen[: len(stack)], seen[len(stack) :]
+    mask = batch.read[..., None]
+    ratios = [
+        (((n - c) * mask).flatten(1).norm(dim=1) / (c * mask).flatten(1).norm(dim=1)).sum()
+        for c, n in zip(clean, noisy, strict=True)
+    ]
+    assert found.change.tolist() == pytest.approx([float(r) for r in ratios], rel=1e-4)

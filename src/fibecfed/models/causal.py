@@ -23,7 +23,7 @@ class CausalModel(nn.Module):
 
     At each learned token -log p of it and 1 where it was the most probable one; 0 at the others. The logits are made of
     learned tokens only and in pieces of ``most`` entries, so that their memory does not grow with prompts.
-    Source: docs/method.md section 14 [D].
+    Source: docs/method.md section 12 [D].
     """
 
     def __init__(self, backbone: Any, most: int = _MOST_LOGITS) -> None:

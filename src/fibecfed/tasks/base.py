@@ -34,6 +34,14 @@ class Batch:
         types = None if self.token_type_ids is None else self.token_type_ids.to(device)
         return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.targets.to(device), types)
 
+    @property
+    def read(self) -> Tensor:
+        """(B, T) bool, the positions whose vectors the loss reads: before each learned token; else every real one."""
+        if self.targets.shape != self.input_ids.shape:
+            return self.attention_mask.bool()
+        learned = self.targets[:, 1:] != IGNORED
+        return torch.cat([learned, torch.zeros_like(learned[:, :1])], dim=1)
+
     def rows(self, start: int, stop: int) -> "Batch":
         """A slice of the examples, with the same padding."""
         types = None if self.token_type_ids is None else self.token_type_ids[start:stop]

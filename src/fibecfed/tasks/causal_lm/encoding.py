@@ -21,7 +21,7 @@ def encode(
     Too long, what others say is cut first, from its left; the template stays; then the end is cut. A response that the
     template does not end gets the tokenizer's end token. Raises InputError naming the place of a conversation without
     a learned token left, or with a token that is not below ``vocabulary``; and for a tokenizer that is not fast.
-    Source: project decision (docs/method.md section 14).
+    Source: project decision (docs/method.md section 12).
     """
     if not tokenizer.is_fast:
         raise InputError(

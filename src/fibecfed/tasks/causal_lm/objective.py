@@ -24,7 +24,7 @@ class CausalLanguageModel(Task):
 
     What a model says of a batch is (B, T, 2): -log p of the token at each learned place, and 1 where that token was the
     most probable one; 0 elsewhere. The loss of an example is the sum, -log p of its responses. Training takes the mean
-    over a batch's learned tokens, as language models are usually trained. Source: docs/method.md section 14 [D].
+    over a batch's learned tokens, as language models are usually trained. Source: docs/method.md section 12 [D].
     """
 
     kind: ClassVar[str] = "causal-lm"
@@ -130,7 +130,7 @@ class CausalLanguageModel(Task):
 
     @staticmethod
     def is_warm(config: Config, judged: Sequence[float], outputs: int) -> bool:
-        """Once the loss has fallen by warm_up.fall of the first round's (docs/method.md section 14 [D])."""
+        """Once the loss has fallen by warm_up.fall of the first round's (docs/method.md section 12 [D])."""
         first, last = (-math.log(max(value, math.exp(-_MOST_NATS))) for value in (judged[0], judged[-1]))
         return last <= (1 - config.warm_up.fall) * first
 

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 import fibecfed
 from fibecfed.cli.app import app
 from fibecfed.cli.tables import partition_table, spread
-from fibecfed.data import DATASETS, Partition
+from fibecfed.data import DATASETS, Habits, Partition
+from fibecfed.data.instructions import SETS
 from fibecfed.results.partition_plot import partition_png
 
 
@@ -51,7 +52,8 @@ def test_every_data_set_is_listed_with_its_facts(tmp_path: Path) -> None:
     code, lines = command("datasets", f"data.dir={tmp_path}", width=300)
     assert code == 0
     rows = {row[0]: row for row in map(cells, lines) if len(row) == 6}
-    assert set(rows) == {"name", "support", *DATASETS}
+    assert set(rows) == {"name", "support", *DATASETS, *SETS}
+    assert rows["gsm8k"][1:5] == ["7,473", "1,319", "-", "no"]
     assert rows["support"][1:5] == ["1,140", "240", "8", "yes"]
     assert rows["trec"][1:5] == ["5,452", "500", "6", "no"]
     assert rows["mr"][1:5] == ["10,662", "-", "2", "no"]
@@ -235,3 +237,20 @@ def test_any_size_can_be_drawn(devices: int, classes: int) -> None:
     names = [f"$5 or $10 {k}" for k in range(devices)]  # no formula
     shape = picture(partition_png(counts, [f"label $_{c}" for c in range(classes)], names, "$title")).shape
     assert 300 < shape[0] < 1500 and 300 < shape[1] < 2500
+
+
+def test_domains_and_habits_are_shown() -> None:
+    owned, labels = dealt(devices=22, classes=3)
+    owned = Partition(owned.order, owned.offsets, domains=("mr",) * 10 + ("sst2",) * 12)
+    pairs = np.zeros((22, 2), np.int64)
+    pairs[[2, 11]] = [[0, 2], [1, 0]]
+    for width in (100, 45):  # a column for each label, and the largest labels
+        console = Console(width=width, file=io.StringIO(), color_system=None)
+        console.print(partition_table(owned, labels, ["refund", "technical", "praise"], Habits(pairs)))
+        assert isinstance(console.file, io.StringIO)
+        text = console.file.getvalue()
+        table = [row for line in text.splitlines() if "│" in line and (row := cells(line))[0]]
+        assert [row[1] for row in table[:20]] == ["mr"] * 10 + ["sst2"] * 10
+        assert all(len(row) == len(table[0]) for row in table)
+        said = " ".join(text.split())
+        assert "2 of 22 devices take two labels for each other: 2 (refund, praise), 11 (technical, refund)." in said

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fibecfed.config.schema import PartitionConfig
+from fibecfed.config.data import PartitionConfig
 from fibecfed.data.partition import Partition, apportion, partition, partition_like
 from fibecfed.errors import InputError
 
 TREC = np.array([0.212, 0.229, 0.016, 0.224, 0.153, 0.166])
-Kind = Literal["dirichlet", "iid", "shards", "quantity", "column"]
+Kind = Literal["dirichlet", "dirichlet-hsu", "iid", "shards", "quantity", "column"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FEW = settings(max_examples=40, deadline=None, derandomize=True)
 ODDS = np.log(2e6)  # two-sided, 1e-6
@@ -27,8 +27,19 @@ def labelled(proportions: np.ndarray, total: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
 
 
-def dirichlet(labels: np.ndarray, classes: int, devices: int, alpha: float, seed: int = 0) -> Partition:
-    return partition(labels, classes, PartitionConfig(alpha=alpha), devices, np.random.default_rng(seed), None)
+BOTH: tuple[Kind, ...] = ("dirichlet", "dirichlet-hsu")
+
+
+def dirichlet(
+    labels: np.ndarray, classes: int, devices: int, alpha: float, seed: int = 0, kind: Kind | None = None
+) -> Partition:
+    config = PartitionConfig(kind=kind, alpha=alpha)
+    return partition(labels, classes, config, devices, np.random.default_rng(seed), None)
+
+
+def concentration(kind: Kind, alpha: float, classes: int) -> float:
+    """The sum of a Dirichlet's parameters: of the symmetric one alpha for each class, of the other alpha in all."""
+    return alpha * classes if kind == "dirichlet" else alpha
 
 
 def sinkhorn(q: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -133,11 +144,12 @@ def beta_variance_error(a: float, b: float, count: int) -> float:
     return float(variance * np.sqrt((excess + 2) / count))
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_label_proportions_are_dirichlet(seed: int) -> None:
-    devices, size, alpha, p = 2000, 200, 0.5, np.array([0.5, 0.3, 0.2])
+@pytest.mark.parametrize(("kind", "seed"), [(kind, seed) for kind in BOTH for seed in range(2)])
+def test_label_proportions_are_dirichlet(kind: Kind, seed: int) -> None:
+    devices, size, p = 2000, 200, np.array([0.5, 0.3, 0.2])
     labels = labelled(p, devices * size, seed)
-    shares = dirichlet(labels, 3, devices, alpha, seed).label_counts(labels, 3) / size
+    shares = dirichlet(labels, 3, devices, 0.5, seed, kind).label_counts(labels, 3) / size
+    alpha = concentration(kind, 0.5, 3)
     reference = np.random.default_rng(seed + 100).beta(alpha * p, alpha * (1 - p), (200_000, 3))
     # Counts are rounded, not drawn: a share is off by less than 1/size, and nothing is multinomial. Pinning the
     # column sums takes sampling noise away, so the tolerances for independent draws hold all the more.
@@ -155,6 +167,75 @@ def test_label_proportions_are_dirichlet(seed: int) -> None:
             assert below < (reference[:, c] <= x + 1 / size).mean() + band
 
 
+def test_balanced_labels_have_the_symmetric_dirichlet() -> None:
+    """alpha for each label, as in FedPepTAO: a share is Beta(alpha, (C - 1) alpha)."""
+    devices, size, alpha, classes = 2000, 200, 0.7, 4
+    labels = labelled(np.full(classes, 1 / classes), devices * size)
+    shares = dirichlet(labels, classes, devices, alpha, kind="dirichlet").label_counts(labels, classes) / size
+    drawn = np.random.default_rng(1).dirichlet(np.full(classes, alpha), 200_000)
+    band = np.sqrt(ODDS / (2 * devices)) + np.sqrt(ODDS / (2 * len(drawn))) + 0.01
+    for x in (0.02, 0.1, 0.25, 0.5, 0.8):
+        for c in range(classes):
+            below = (shares[:, c] <= x).mean()
+            assert (drawn[:, c] <= x - 1 / size).mean() - band < below < (drawn[:, c] <= x + 1 / size).mean() + band
+
+
+def test_a_label_that_does_not_occur_changes_nothing() -> None:
+    labels = labelled(np.array([0.5, 0.3, 0.2]), 600)
+    three, four = (dirichlet(labels, classes, 20, 0.5, kind="dirichlet").label_counts(labels, 4) for classes in (3, 4))
+    assert np.abs(three - four).max() < 3  # rounding takes the labels in another order
+
+
+@pytest.mark.parametrize(("kind", "share"), [("dirichlet", 0.51), ("dirichlet-hsu", 0.79)])
+def test_how_skewed_trec_is_at_the_default(kind: Kind, share: float) -> None:
+    """The mean share of a device's largest label, the numbers of docs/method.md section 1."""
+    labels = labelled(TREC, 2000)
+    tables = [dirichlet(labels, 6, 20, 0.5, seed, kind).label_counts(labels, 6) for seed in range(20)]
+    # A device's largest share has a standard deviation below 0.2: 400 of them, 0.01; exact margins mix a few devices.
+    assert np.mean([table.max(axis=1) / 100 for table in tables]) == pytest.approx(share, abs=0.035)
+
+
+@pytest.mark.parametrize("kind", ["dirichlet", "dirichlet-hsu", "iid"])
+def test_sizes_are_drawn_where_asked(kind: Kind) -> None:
+    devices, minimum, total, size_alpha = 2000, 3, 406_000, 2.0
+    labels = labelled(TREC, total)
+    config = PartitionConfig(kind=kind, size_alpha=size_alpha, minimum=minimum)
+    part = partition(labels, 6, config, devices, np.random.default_rng(0), None)
+    check_whole(part, total, devices)
+    assert part.sizes.min() >= minimum
+    assert np.array_equal(part.label_counts(labels, 6).sum(axis=0), np.bincount(labels))
+    free = total - devices * minimum
+    expected = free**2 * (1 / devices) * (1 - 1 / devices) / (devices * size_alpha + 1)
+    assert abs(part.sizes.var() / expected - 1) < 5 * np.sqrt((6 / size_alpha + 2) / devices) + 1 / expected
+
+
+def test_sizes_are_those_of_quantity_where_labels_are_shuffled() -> None:
+    labels = labelled(TREC, 1000)
+    drawn, same = (
+        partition(labels, 6, config, 20, np.random.default_rng(0), None).owner()
+        for config in (PartitionConfig(kind="iid", size_alpha=0.7), PartitionConfig(kind="quantity", alpha=0.7))
+    )
+    assert np.array_equal(drawn, same)
+
+
+@pytest.mark.parametrize("kind", ["shards", "quantity", "column"])
+def test_sizes_that_something_else_decides_are_refused(kind: Kind) -> None:
+    with pytest.raises(InputError, match=rf"size_alpha draws the sizes of devices, but with kind={kind} .*; leave it"):
+        PartitionConfig(kind=kind, size_alpha=1.0)
+
+
+@FEW
+@given(seed=st.integers(0, 2**32), devices=st.integers(1, 12), size_alpha=st.sampled_from([0.01, 1.0, 5.0]))
+def test_test_shards_follow_drawn_sizes(seed: int, devices: int, size_alpha: float) -> None:
+    rng = np.random.default_rng(seed)
+    labels, tests = labelled(TREC, 300, seed), labelled(TREC, 90, seed + 1)
+    config = PartitionConfig(kind="dirichlet", size_alpha=size_alpha, minimum=2)
+    table = partition(labels, 6, config, devices, rng, None).label_counts(labels, 6)
+    shards = partition_like(table, tests, 6, rng)
+    check_whole(shards, 90, devices)
+    assert np.abs(shards.sizes - table.sum(axis=1) * 90 / 300).max() < 1
+
+
 def test_large_alpha_gives_the_global_proportions() -> None:
     devices, size, p = 2000, 200, np.array([0.5, 0.3, 0.2])
     labels = labelled(p, devices * size)
@@ -163,36 +244,39 @@ def test_large_alpha_gives_the_global_proportions() -> None:
     assert (np.abs(shares - p) < 5.5 * np.sqrt(p * (1 - p) / 1e4) + 3 / size).all()
 
 
-def test_tiny_alpha_gives_one_label_each() -> None:
+@pytest.mark.parametrize("kind", BOTH)
+def test_tiny_alpha_gives_one_label_each(kind: Kind) -> None:
     labels = labelled(np.array([0.5, 0.3, 0.2]), 2000)
-    table = dirichlet(labels, 3, 20, 0.001).label_counts(labels, 3)
+    table = dirichlet(labels, 3, 20, 0.001, kind=kind).label_counts(labels, 3)
     # 20 devices of 100 hold 10, 6 and 4 times one label exactly; a stray example or a mixed device costs two each.
     assert ((table == 100).sum(axis=0) >= np.array([9, 5, 3])).all()
     assert (table.max(axis=1) >= 95).sum() >= 18
 
 
-def test_binary_labels_at_strong_skew() -> None:
+@pytest.mark.parametrize("kind", BOTH)
+def test_binary_labels_at_strong_skew(kind: Kind) -> None:
     """Rejection sampling failed here (docs/method.md section 1)."""
     alpha, seeds, devices, size = 0.1, 20, 20, 100
     lopsided = 0.0
     for seed in range(seeds):
         labels = labelled(np.array([0.5, 0.5]), devices * size, seed)
-        table = dirichlet(labels, 2, devices, alpha, seed).label_counts(labels, 2)
+        table = dirichlet(labels, 2, devices, alpha, seed, kind).label_counts(labels, 2)
         assert np.array_equal(table.sum(axis=0), [1000, 1000]) and np.array_equal(table.sum(axis=1), [size] * devices)
         lopsided += (table.max(axis=1) >= 0.9 * size).mean() / seeds
-    reference = np.random.default_rng(0).beta(alpha / 2, alpha / 2, 200_000)
+    each = concentration(kind, alpha, 2) / 2
+    reference = np.random.default_rng(0).beta(each, each, 200_000)
     expected = (np.abs(reference - 0.5) >= 0.4).mean()
     assert abs(lopsided - expected) < np.sqrt(ODDS / (2 * seeds * devices))
 
 
-@pytest.mark.parametrize(("devices", "seeds"), [(20, 40), (400, 10)])
-def test_rare_classes_do_not_wash_out_the_skew(devices: int, seeds: int) -> None:
-    alpha, size = 0.1, 100
+@pytest.mark.parametrize(("kind", "devices", "seeds"), [(k, d, s) for k in BOTH for d, s in ((20, 40), (400, 10))])
+def test_rare_classes_do_not_wash_out_the_skew(kind: Kind, devices: int, seeds: int) -> None:
+    size, alpha = 100, concentration(kind, 0.1, 6)
     purity, raw = np.zeros((2, seeds))
     for seed in range(seeds):
         labels = labelled(TREC, devices * size, seed)
         p = np.bincount(labels) / len(labels)
-        shares = dirichlet(labels, 6, devices, alpha, seed).label_counts(labels, 6) / size
+        shares = dirichlet(labels, 6, devices, 0.1, seed, kind).label_counts(labels, 6) / size
         purity[seed] = (shares**2).sum(axis=1).mean()
         raw[seed] = (np.random.default_rng(seed).dirichlet(alpha * p, devices) ** 2).sum(axis=1).mean()
     # E sum_c q_c^2 for Dirichlet(alpha p), in closed form; the fit must not smear devices into mixtures. Exact margins

@@ -68,7 +68,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
 }
 
 _BASE: dict[str, Any] = {
-    "data": {"file": str(HERE / "messages.csv"), "max_length": 32},
+    "data": {"file": str(HERE / "messages.csv"), "max_length": 32, "partition": {"kind": "dirichlet-hsu"}},
     "federation": {"devices": 4, "sampled": 2, "rounds": 3},
     "training": {"learning_rate": 0.01, "batch_size": 4},
     "lora": {"rank": 2, "alpha": 4},

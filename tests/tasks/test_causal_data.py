@@ -10,7 +10,7 @@ import pytest
 
 import tiny
 from fibecfed import InputError, load_config
-from fibecfed.data import load_splits, partition_rows
+from fibecfed.data import deal, load_splits
 from fibecfed.tasks import Conversation
 from fibecfed.tasks.causal_lm import Turn, with_template
 from fibecfed.tasks.causal_lm.template import note_on_template
@@ -109,7 +109,7 @@ def test_dirichlet_follows_the_groups(tmp_path: Path) -> None:
         federation={"devices": 2, "sampled": 1},
     )
     splits = load_splits(config)
-    owned, _ = partition_rows(config, splits.train, splits.test)
+    owned = deal(config, splits).devices
     counts = owned.label_counts(splits.train.labels, 2)
     assert counts.max(axis=1).sum() / counts.sum() > 0.9  # each device has nearly one group only
 

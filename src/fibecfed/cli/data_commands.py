@@ -10,7 +10,7 @@ from rich.text import Text
 from fibecfed.cli.data_notes import say_notes
 from fibecfed.cli.tables import partition_table, spread
 from fibecfed.config import Config, settle
-from fibecfed.data import DATASETS, SUPPORT, Partition, find_dataset, load_splits, partition_rows
+from fibecfed.data import DATASETS, SUPPORT, Partition, deal, find_dataset, load_splits
 from fibecfed.data.instructions import SETS
 from fibecfed.errors import InputError
 from fibecfed.federation import write_atomically
@@ -59,22 +59,21 @@ def show_partition(config: Config, plot: Path | None, console: Console) -> None:
     if plot is not None:
         _check_target(plot)
     splits = load_splits(config)
-    held_out = splits.validation if config.evaluation.split == "validation" else splits.test
-    owned, owners = partition_rows(config, splits.train, held_out, method_class(config.method).pooled_data)
-    names = splits.train.label_names
+    dealt = deal(config, splits, method_class(config.method).pooled_data)
+    names, labels = splits.train.label_names, dealt.train.labels
     console.print(f"Data: {splits.origin}.", highlight=False, markup=False, soft_wrap=True)
     say_notes(splits.notes, console)
-    console.print(partition_table(owned, splits.train.labels, names), highlight=False)
-    console.print(_held_out_line(owners, config.evaluation.split), highlight=False)
+    console.print(partition_table(dealt.devices, labels, names, dealt.habits), highlight=False)
+    console.print(_held_out_line(dealt.owners, config.evaluation.split), highlight=False)
     console.print(f"Validation: {len(splits.validation):,} examples, never trained on.", highlight=False)
     config = settle(config, splits.sites)
     if plot is not None:
         from fibecfed.results.partition_plot import partition_png  # matplotlib is slow to import
 
-        counts = owned.label_counts(splits.train.labels, len(names))
+        counts = dealt.devices.label_counts(labels, len(names))
         kind = config.data.partition.kind
-        alpha = f", alpha={config.data.partition.alpha:g}" if kind in ("dirichlet", "quantity") else ""
-        write_atomically(plot, partition_png(counts, names, owned.names, f"{config.dataset}: {kind}{alpha}"))
+        alpha = f", alpha={config.data.partition.alpha:g}" if kind in ("dirichlet", "dirichlet-hsu", "quantity") else ""
+        write_atomically(plot, partition_png(counts, names, dealt.devices.names, f"{config.dataset}: {kind}{alpha}"))
         console.print(f"Picture in {plot}", highlight=False, markup=False, soft_wrap=True)
 
 

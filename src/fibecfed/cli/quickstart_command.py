@@ -13,7 +13,7 @@ from rich.text import Text
 
 from fibecfed.cli.tables import partition_table
 from fibecfed.commands import command_line
-from fibecfed.data import load_splits, partition_rows
+from fibecfed.data import deal, load_splits
 from fibecfed.errors import RunFailed
 from fibecfed.quickstart import (
     Findings,
@@ -45,14 +45,15 @@ def quick_start(overrides: Sequence[str], out: Path, force: bool, jobs: int, con
     config = planned.config
     splits = load_splits(config)
     check_same_data(planned, splits)
-    held_out = splits.validation if config.evaluation.split == "validation" else splits.test
-    owned, _ = partition_rows(config, splits.train, held_out)
-    message = example_message(held_out.texts)
+    dealt = deal(config, splits)
+    message = example_message(dealt.held_out.texts)
     if not all(wanted.done for wanted in planned.runs):
         assemble(config)  # finds what a process would stumble over, before anything is written
     begin(planned, force)
     _say(console, f"Data: {splits.origin}.")
-    console.print(partition_table(owned, splits.train.labels, splits.train.label_names), highlight=False)
+    console.print(
+        partition_table(dealt.devices, dealt.train.labels, splits.train.label_names, dealt.habits), highlight=False
+    )
     _say(console, _intention(planned, jobs))
     progress = QuickstartProgress(console, planned)
     started = time.perf_counter()

@@ -43,7 +43,8 @@ class Introduction(Callback):
                 highlight=False,
             )
         if experiment.devices.here:
-            self.console.print(partition_table(data.devices, data.train.groups, data.task.group_names))
+            names = data.task.group_names
+            self.console.print(partition_table(data.devices, data.train.groups, names, data.habits))
         else:
             self.console.print(f"{found['train_examples']} training examples on the devices.", highlight=False)
         if state.round:

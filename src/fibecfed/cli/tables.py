@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from fibecfed.data import Partition
+from fibecfed.data import Habits, Partition
 from fibecfed.results import global_name
 
 _MOST_DEVICES = 20
@@ -26,6 +26,7 @@ class PartitionTable:
     owned: Partition
     labels: np.ndarray  # (N,)
     label_names: Sequence[str]
+    habits: Habits | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         counts = self.owned.label_counts(self.labels, len(self.label_names))
@@ -38,22 +39,49 @@ class PartitionTable:
         sizes, kinds = counts.sum(axis=1), (counts > 0).sum(axis=1)
         if self.owned.devices > 1:
             yield Text(f"A device holds {spread(sizes)} examples of {spread(kinds)} labels.")
+        if self.habits is not None:
+            yield _habits_line(self.habits, self.owned, self.label_names)
 
 
-def partition_table(owned: Partition, labels: np.ndarray, label_names: Sequence[str]) -> PartitionTable:
-    """Who holds what: a row for each device (the first twenty), laid out for the width it is printed at."""
-    return PartitionTable(owned, labels, label_names)
+def partition_table(
+    owned: Partition, labels: np.ndarray, label_names: Sequence[str], habits: Habits | None = None
+) -> PartitionTable:
+    """Who holds what: a row for each device (the first twenty), laid out for the width it is printed at.
+
+    ``labels`` are those that devices with ``habits`` give; which devices have some is said below.
+    """
+    return PartitionTable(owned, labels, label_names, habits)
+
+
+def _habits_line(habits: Habits, owned: Partition, label_names: Sequence[str]) -> Text:
+    swaps = habits.swaps
+    shown = [
+        f"{owned.names[k] if owned.names else k} ({label_names[one]}, {label_names[other]})"
+        for k, (one, other) in list(swaps.items())[:_MOST_DEVICES]
+    ]
+    more = f", and {len(swaps) - _MOST_DEVICES:,} more" if len(swaps) > _MOST_DEVICES else ""
+    count = f"{len(swaps):,} of {len(habits.pairs):,} devices"
+    return Text(f"{count} take two labels for each other{': ' * bool(swaps)}{', '.join(shown)}{more}.")
 
 
 def _partition_heading(owned: Partition, total: int) -> Table:
     table = Table(title=f"{owned.devices:,} device{'s' * (owned.devices > 1)}, {total:,} training examples")
     table.add_column("device", overflow="fold")
+    if owned.domains is not None:
+        table.add_column("domain", overflow="fold")
     return table
 
 
-def _shown(owned: Partition) -> list[tuple[int, Text]]:
-    """The first devices, by number and name."""
-    return [(k, Text(owned.names[k] if owned.names else str(k))) for k in range(min(owned.devices, _MOST_DEVICES))]
+def _shown(owned: Partition) -> list[tuple[int, list[Text]]]:
+    """The first devices: number, and the cells that say who it is."""
+    devices = range(min(owned.devices, _MOST_DEVICES))
+    return [(k, _beside(owned, owned.names[k] if owned.names else str(k), k)) for k in devices]
+
+
+def _beside(owned: Partition, first: str, device: int | None = None) -> list[Text]:
+    """``first`` in the column of devices, and a device's domain where there are domains."""
+    domain = "" if owned.domains is None or device is None else owned.domains[device]
+    return [Text(first)] + [Text(domain)] * (owned.domains is not None)
 
 
 def _counts_table(owned: Partition, counts: np.ndarray, label_names: Sequence[str]) -> Table:
@@ -61,11 +89,11 @@ def _counts_table(owned: Partition, counts: np.ndarray, label_names: Sequence[st
     for name in label_names:
         table.add_column(Text(name), justify="right", no_wrap=True)
     table.add_column("all", justify="right", no_wrap=True)
-    for device, device_name in _shown(owned):
-        table.add_row(device_name, *map(str, counts[device]), str(counts[device].sum()))
+    for device, who in _shown(owned):
+        table.add_row(*who, *map(str, counts[device]), str(counts[device].sum()))
     if owned.devices > _MOST_DEVICES:
-        table.add_row(f"... {owned.devices - _MOST_DEVICES:,} more", *[""] * (len(label_names) + 1))
-    table.add_row("all", *map(str, counts.sum(axis=0)), str(counts.sum()), style="bold")
+        table.add_row(*_beside(owned, f"... {owned.devices - _MOST_DEVICES:,} more"), *[""] * (len(label_names) + 1))
+    table.add_row(*_beside(owned, "all"), *map(str, counts.sum(axis=0)), str(counts.sum()), style="bold")
     return table
 
 
@@ -74,13 +102,15 @@ def _largest_labels_table(owned: Partition, counts: np.ndarray, label_names: Seq
     table.add_column("all", justify="right", no_wrap=True)
     table.add_column("labels", justify="right", no_wrap=True)
     table.add_column("most of them", overflow="fold")
-    for device, device_name in _shown(owned):
+    for device, who in _shown(owned):
         held = counts[device]
-        table.add_row(device_name, str(held.sum()), str((held > 0).sum()), _largest(held, label_names))
+        table.add_row(*who, str(held.sum()), str((held > 0).sum()), _largest(held, label_names))
     if owned.devices > _MOST_DEVICES:
-        table.add_row(f"... {owned.devices - _MOST_DEVICES:,} more", "", "", "")
+        table.add_row(*_beside(owned, f"... {owned.devices - _MOST_DEVICES:,} more"), "", "", "")
     total = counts.sum(axis=0)
-    table.add_row("all", str(total.sum()), str((total > 0).sum()), _largest(total, label_names), style="bold")
+    table.add_row(
+        *_beside(owned, "all"), str(total.sum()), str((total > 0).sum()), _largest(total, label_names), style="bold"
+    )
     return table
 
 

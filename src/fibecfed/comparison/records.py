@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fibecfed.comparison.spec import PlannedRun, Setting, Spec, tuning_runs
-from fibecfed.config import WHERE, Config, build_config, config_hash, read_yaml, to_dict
+from fibecfed.config import WHERE, Config, as_meant, build_config, config_hash, read_yaml, to_dict
 from fibecfed.data import source_differences
 from fibecfed.errors import InputError
 from fibecfed.federation import write_atomically
@@ -61,7 +61,7 @@ def run_directory(out: Path, run: PlannedRun) -> Path:
 def same_settings(stored: Mapping[str, Any], config: Config) -> bool:
     """Whether a stored configuration means what this one does; keys it does not know yet have their defaults."""
     try:
-        return config_hash(in_use(build_config(stored))) == config_hash(in_use(config))
+        return config_hash(in_use(build_config(as_meant(stored)))) == config_hash(in_use(config))
     except InputError:  # written by a version with other keys
         return False
 

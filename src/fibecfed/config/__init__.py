@@ -10,7 +10,9 @@ from fibecfed.config.baselines import (
     SparseConfig,
 )
 from fibecfed.config.continuing import ROUNDS, WHERE, Change, changes, dotted, refusal
+from fibecfed.config.data import DataConfig, PartitionConfig
 from fibecfed.config.device import DeviceConfig, load_device_config, shared_settings
+from fibecfed.config.earlier import as_meant, dotted_as_meant
 from fibecfed.config.federation import FederationConfig
 from fibecfed.config.instructions import CAUSAL_LM, INSTRUCTION_SETS, task_name
 from fibecfed.config.loading import (
@@ -35,11 +37,9 @@ from fibecfed.config.paths import expanded
 from fibecfed.config.schema import (
     Config,
     CostConfig,
-    DataConfig,
     EvaluationConfig,
     LoraConfig,
     ModelConfig,
-    PartitionConfig,
     RuntimeConfig,
     TrainingConfig,
 )
@@ -87,11 +87,13 @@ __all__ = [
     "SparseConfig",
     "TrainingConfig",
     "WarmUpConfig",
+    "as_meant",
     "build_config",
     "build_settings",
     "changes",
     "config_hash",
     "dotted",
+    "dotted_as_meant",
     "expanded",
     "keys",
     "load_config",

@@ -87,6 +87,8 @@ def check_task(config: "Config") -> None:
             raise InputError(
                 f"data.{key} is for task.kind=classification; a language model learns data.response or data.messages."
             )
+    if data.partition.habits:
+        raise InputError("data.partition.habits swaps labels, and a language model has none; leave it out.")
     if data.messages is not None:
         both = next(
             (key for key in ("prompt", "response", "context", "system") if getattr(data, key) is not None), None

@@ -16,6 +16,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
+from fibecfed.config.earlier import as_meant
 from fibecfed.config.not_offered import not_offered
 from fibecfed.config.reading import NUMBER_RULE, Dumper, number, read
 from fibecfed.config.schema import Config
@@ -188,10 +189,11 @@ def split_arguments(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
 def load_config(path: Path | str | None = None, overrides: Iterable[str] = (), **values: Any) -> Config:
     """The configuration of a YAML file (or the defaults) with overrides on top.
 
-    ``values`` are nested mappings that lie between the file and the overrides.
+    ``values`` are nested mappings that lie between the file and the overrides. A file that an earlier version wrote
+    means what it meant then (``as_meant``).
     Raises InputError for an unknown key (naming the nearest known one) or a value out of bounds.
     """
-    content = read_yaml(Path(path)) if path is not None else {}
+    content = as_meant(read_yaml(Path(path))) if path is not None else {}
     return build_config(merge(merge(content, values), parse_overrides(overrides)))
 
 

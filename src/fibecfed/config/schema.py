@@ -4,7 +4,6 @@
 """
 
 import itertools
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,10 +19,11 @@ from fibecfed.config.baselines import (
     ServerConfig,
     SparseConfig,
 )
+from fibecfed.config.data import DataConfig
 from fibecfed.config.federation import FederationConfig
-from fibecfed.config.instructions import InstructionColumns, check_task
+from fibecfed.config.instructions import check_task
 from fibecfed.config.parts import CurriculumConfig, SharingConfig, WarmUpConfig
-from fibecfed.config.paths import HOME, from_home
+from fibecfed.config.paths import HOME
 from fibecfed.config.tunings import (
     AdapterConfig,
     AttentivePromptConfig,
@@ -36,102 +36,6 @@ from fibecfed.config.tunings import (
 from fibecfed.errors import InputError
 
 _STRICT_KEYS = ConfigDict(extra="forbid")
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-def _default_data_dir() -> str:
-    return from_home(os.environ.get("FIBECFED_DATA_DIR", "data"))
-
-
-@dataclass(config=_STRICT_KEYS, frozen=True)
-class PartitionConfig:
-    """Who holds which training example."""
-
-    kind: Annotated[
-        Literal["dirichlet", "iid", "shards", "quantity", "column"] | None,
-        Field(
-            description="dirichlet: label proportions drawn from Dirichlet(alpha x global proportions); iid: shuffled; "
-            "shards: each device gets a few label-sorted shards; quantity: sizes drawn from Dirichlet(alpha); "
-            "column: the device column of the data, or one file per device. None: column where data.file names "
-            "several devices so, else dirichlet."
-        ),
-    ] = None
-    alpha: Annotated[
-        float, Field(gt=0, description="Concentration: small is skewed, large is even (dirichlet, quantity).")
-    ] = 0.5
-    shards_per_device: Annotated[int, Field(ge=1, description="Label-sorted shards a device gets (shards).")] = 2
-    minimum: Annotated[int, Field(ge=1, description="Fewest training examples a device may hold.")] = 1
-
-
-@dataclass(config=_STRICT_KEYS, frozen=True)
-class DataConfig(InstructionColumns):
-    """The text, its labels, and how it is split over devices."""
-
-    name: Annotated[
-        str,
-        Field(description="A data set by name (`fibecfed datasets` lists them). Ignored when data.file is set."),
-    ] = "support"
-    dir: Annotated[str, HOME] = Field(
-        default_factory=_default_data_dir,
-        description="Folder with one sub-folder per named data set. Default: $FIBECFED_DATA_DIR, else ./data.",
-    )
-    file: Annotated[
-        str | None,
-        HOME,
-        Field(
-            description="Your own training data: a CSV, TSV, JSONL or Parquet file, a folder saved by `datasets`, or a "
-            "folder or glob with one file per device."
-        ),
-    ] = None
-    test_file: Annotated[
-        str | None,
-        HOME,
-        Field(
-            description="Test data in the same columns (but for data.device), or one file per device, named as in "
-            "data.file. None: a stratified part of data.file."
-        ),
-    ] = None
-    text: Annotated[str, Field(description="Column with the (first) text of data.file.")] = "text"
-    text_pair: Annotated[str | None, Field(description="Column with the second text; None: one text a row.")] = None
-    label: Annotated[str, Field(description="Column with the label of data.file.")] = "label"
-    labels: Annotated[
-        list[str] | None,
-        Field(
-            min_length=2,
-            description="The labels of data.file, in the order that outputs have. None: those found, sorted. Needed "
-            "where devices are on machines of their own, since none sees the others' labels.",
-        ),
-    ] = None
-    separator: Annotated[
-        str, Field(min_length=1, max_length=1, description="What separates the columns of a CSV file.")
-    ] = ","
-    device: Annotated[
-        str | None,
-        Field(description="Column that names the device a row belongs to; None: the file does, if there is one each."),
-    ] = None
-    allow_download: Annotated[
-        bool, Field(description="Whether a named data set may be fetched from the Hugging Face hub (extra `hub`).")
-    ] = False
-    train_examples: Annotated[
-        int | None, Field(ge=1, description="Use this many training examples, a seeded stratified draw. None: all.")
-    ] = None
-    test_examples: Annotated[
-        int | None, Field(ge=1, description="Use this many test examples, a seeded stratified draw. None: all.")
-    ] = None
-    test_fraction: Annotated[
-        float, Field(gt=0, lt=1, description="Part of the data held out for testing where no test split exists.")
-    ] = 0.2
-    validation_fraction: Annotated[
-        float, Field(ge=0, lt=1, description="Part of the training data kept for tuning decisions, never trained on.")
-    ] = 0.1
-    label_noise: Annotated[
-        Fraction, Field(description="Fraction of training labels replaced by another label, seeded.")
-    ] = 0.0
-    max_length: Annotated[
-        int, Field(ge=4, description="Tokens an example is cut to; how many were cut is printed.")
-    ] = 128
-    partition: PartitionConfig = Field(default_factory=PartitionConfig)
 
 
 @dataclass(config=_STRICT_KEYS, frozen=True)

@@ -32,13 +32,11 @@ def settle(config: Config, sites: int | None = None) -> Config:
 
 def may_name_sites(config: Config) -> bool:
     """Whether only the data can say who the devices are: a folder, a glob or a device column of the user's own."""
-    file = config.data.file
-    if config.data.partition.kind == "column":
-        return True
+    return config.data.partition.kind == "column" or file_may_name_sites(config.data.file, config.data.device)
+
+
+def file_may_name_sites(file: str | None, device: str | None) -> bool:
+    """Whether this data.file with this data.device can say who the devices are."""
     if file is None:
         return False
-    return (
-        config.data.device is not None
-        or bool(set("*?[") & set(file))
-        or Path(file).suffix.lower() not in _NAMES_NO_SITES
-    )
+    return device is not None or bool(set("*?[") & set(file)) or Path(file).suffix.lower() not in _NAMES_NO_SITES

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from fibecfed.data.batches import evaluation_batches, training_batches
 from fibecfed.data.columns import Columns
+from fibecfed.data.dealing import Dealt, deal, partition_rows
+from fibecfed.data.domains import named_sets
 from fibecfed.data.files import label_list, read_rows
 from fibecfed.data.fingerprint import (
     DataPrint,
@@ -15,10 +17,11 @@ from fibecfed.data.fingerprint import (
     target_difference,
     target_names,
 )
+from fibecfed.data.habits import Habits
 from fibecfed.data.named import DATASETS, SUPPORT, NamedDataset, dataset_names, find_dataset
 from fibecfed.data.partition import Partition
 from fibecfed.data.rows import Rows, hold_out
-from fibecfed.data.splits import Splits, load_splits, partition_rows
+from fibecfed.data.splits import Splits, load_splits
 from fibecfed.data.unlabelled import Asked, columns_of, from_arguments, from_file, from_lines, text_columns
 
 if TYPE_CHECKING:
@@ -32,7 +35,9 @@ __all__ = [
     "Asked",
     "Columns",
     "DataPrint",
+    "Dealt",
     "FederatedData",
+    "Habits",
     "NamedDataset",
     "Partition",
     "Rows",
@@ -43,6 +48,7 @@ __all__ = [
     "data_differences",
     "data_print",
     "dataset_names",
+    "deal",
     "evaluation_batches",
     "find_dataset",
     "from_arguments",
@@ -51,6 +57,7 @@ __all__ = [
     "hold_out",
     "label_list",
     "load_splits",
+    "named_sets",
     "partition_rows",
     "read_rows",
     "rows_print",

@@ -1,17 +1,19 @@
 """The data of one run: tokenised splits and who holds what."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from fibecfed.config import Config
+from fibecfed.data.dealing import deal
 from fibecfed.data.fingerprint import DataPrint, data_print
+from fibecfed.data.habits import Habits
 from fibecfed.data.partition import Partition
 from fibecfed.data.rows import Rows
-from fibecfed.data.splits import Splits, partition_rows
+from fibecfed.data.splits import Splits
 from fibecfed.data.tokens import TokenizedSet, tokenize
 from fibecfed.tasks import Task, task_kind
 
@@ -21,7 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FederatedData:
-    """Everything the devices and the evaluation read. ``held_out`` is the split that is evaluated on."""
+    """Everything the devices and the evaluation read. ``held_out`` is the split that is evaluated on.
+
+    ``own`` is the same with the labels that its devices give it; None: they label as the data does.
+    """
 
     task: Task
     train: TokenizedSet
@@ -35,6 +40,8 @@ class FederatedData:
     fingerprint: DataPrint
     shared: int = 0  # held-out examples whose text is also a training text
     notes: tuple[str, ...] = ()  # sentences on the data that a user should see
+    own: TokenizedSet | None = None
+    habits: Habits | None = None
 
     @cached_property
     def validation(self) -> TokenizedSet:
@@ -47,7 +54,7 @@ class FederatedData:
 
     def held_out_group_counts(self) -> np.ndarray:
         """(K, G) held-out examples of each group on each device."""
-        return self.held_out_owners.label_counts(self.held_out.groups, self.task.group_count)
+        return self.held_out_owners.label_counts((self.own or self.held_out).groups, self.task.group_count)
 
 
 def build_data(
@@ -59,10 +66,8 @@ def build_data(
 ) -> FederatedData:
     """Partition and tokenise (see ``tokenize``); of the raw text only the validation part is kept."""
     evaluated_on = config.evaluation.split
-    held_out = splits.validation if evaluated_on == "validation" else splits.test
-    devices, owners = partition_rows(config, splits.train, held_out, pooled)
+    dealt = deal(config, splits, pooled)
     kind, length = task_kind(config), config.data.max_length
-    said = kind.note(tokenizer)
     as_tokens = partial(
         tokenize,
         tokenizer=tokenizer,
@@ -71,17 +76,23 @@ def build_data(
         task=kind,
         encoder=kind.encoder(config),
     )
+    said = kind.note(tokenizer)
+    held_out, own = as_tokens(dealt.held_out), None
+    if dealt.own is not None:
+        own = replace(held_out, targets=kind.targets(dealt.own), groups=kind.groups(dealt.own))
     return FederatedData(
         task=kind.of(splits.train.label_names, splits.extra_metrics),
-        train=as_tokens(splits.train),
-        devices=devices,
-        held_out=as_tokens(held_out),
-        held_out_owners=owners,
+        train=as_tokens(dealt.train),
+        devices=dealt.devices,
+        held_out=held_out,
+        held_out_owners=dealt.owners,
         validation_rows=splits.validation,
         origin=splits.origin,
         evaluated_on=evaluated_on,
         tokenize=as_tokens,
         shared=splits.shared.get(evaluated_on, 0),
         notes=splits.notes if said is None else (*splits.notes, said),
-        fingerprint=data_print(splits.source, splits.train, splits.validation, splits.test, devices),
+        fingerprint=data_print(splits.source, dealt.train, splits.validation, splits.test, dealt.devices),
+        own=own,
+        habits=dealt.habits,
     )

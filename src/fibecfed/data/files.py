@@ -16,10 +16,7 @@ from fibecfed.errors import InputError, half_character
 
 _MOST_LABELS = 1000
 FEW_ROWS = 20  # below this many, every row may well have a label of its own
-NO_GENERATION = (
-    "a classifier chooses among the labels it was trained on; to learn answers, name their column as data.response "
-    "(task.kind=causal-lm)"
-)
+ANSWERS = "to learn answers to prompts, name their column as data.response (task.kind=causal-lm)"
 
 
 def read_rows(
@@ -156,7 +153,7 @@ def _check_label_names(location: str, column: str, names: Sequence[str], rows: i
             )
         raise InputError(
             f"'{location}' has {len(names)} distinct labels in {rows} rows in column '{column}'; "
-            f"is it the label column (data.label)? {NO_GENERATION}.{way_out}"
+            f"is it the label column (data.label)?{way_out} {ANSWERS[0].upper()}{ANSWERS[1:]}."
         )
 
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fibecfed.config import Config
-from fibecfed.config.schema import DataConfig
+from fibecfed.config import Config, DataConfig
 from fibecfed.data.columns import FewColumns
 from fibecfed.data.files import cell_text, devices_of, is_empty, names_of, text_cells
 from fibecfed.data.formats import FileTable, read_table

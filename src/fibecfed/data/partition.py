@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fibecfed.config.schema import PartitionConfig
+from fibecfed.config.data import PartitionConfig
 from fibecfed.errors import InputError
 
 _FIT_STEPS = 500
@@ -21,6 +21,7 @@ class Partition:
     order: np.ndarray  # (N,) int64 positions of the examples, device by device, ascending within a device
     offsets: np.ndarray  # (K+1,) int64: device k holds order[offsets[k]:offsets[k + 1]]
     names: tuple[str, ...] | None = None  # device names, where the data brought them
+    domains: tuple[str, ...] | None = None  # (K,) which of several joined data sets a device's rows are of
 
     @property
     def devices(self) -> int:
@@ -62,8 +63,9 @@ def partition(
 
     ``labels``: (N,) int64 below ``classes``. ``names``: (N,) str, the device of each row, for ``column`` only.
     Raises InputError when a device would hold fewer than ``config.minimum`` examples, or the names do not fit.
-    Source: dirichlet, docs/method.md section 1 [D], label proportions after Hsu et al. (2019, arXiv 1909.06335);
-    shards, McMahan et al. (2017, arXiv 1602.05629).
+    Source: docs/method.md section 1 [D]. On balanced labels dirichlet is the symmetric one of FedPepTAO (Che et al.,
+    2023, arXiv 2310.15080), which also draws sizes. dirichlet-hsu is that of Hsu et al. (2019, arXiv 1909.06335),
+    shards are those of McMahan et al. (2017, arXiv 1602.05629).
     """
     kind = config.kind or "dirichlet"
     if kind == "column":
@@ -75,19 +77,15 @@ def partition(
             f"examples, but only {total} training examples are there."
         )
     if kind == "shards":
-        return _grouped(_shard_owner(labels, devices, config.shards_per_device, rng), devices)
-    if kind == "dirichlet":
-        columns = np.bincount(labels, minlength=classes)
-        log_q = _log_dirichlet(config.alpha, columns / total, devices, rng)
-        return _dealt(labels, apportion(log_q, _even(total, devices), columns, rng), rng)
-    if kind == "quantity":
-        # The minimum comes off the top, so that it holds without redrawing.
-        log_share = _log_dirichlet(config.alpha * devices, np.full(devices, 1 / devices), 1, rng)[0]
-        share = np.exp(log_share - log_share.max())
-        sizes = config.minimum + _largest_remainder(share, total - devices * config.minimum, rng)
-    else:
-        sizes = _even(total, devices)
-    return _grouped(rng.permutation(np.repeat(np.arange(devices), sizes)), devices)
+        return grouped(_shard_owner(labels, devices, config.shards_per_device, rng), devices)
+    size_alpha = config.alpha if kind == "quantity" else config.size_alpha
+    sizes = _even(total, devices) if size_alpha is None else _drawn(size_alpha, total, devices, config.minimum, rng)
+    if kind not in ("dirichlet", "dirichlet-hsu"):
+        return grouped(rng.permutation(np.repeat(np.arange(devices), sizes)), devices)
+    columns = np.bincount(labels, minlength=classes)
+    present = np.count_nonzero(columns) if kind == "dirichlet" else 1
+    log_q = _log_dirichlet(config.alpha * present, columns / total, devices, rng)
+    return _dealt(labels, apportion(log_q, sizes, columns, rng), rng)
 
 
 def partition_like(train_counts: np.ndarray, labels: np.ndarray, classes: int, rng: np.random.Generator) -> Partition:
@@ -231,6 +229,16 @@ def _largest_remainder(weights: np.ndarray, total: int, rng: np.random.Generator
     return counts
 
 
+def _drawn(alpha: float, total: int, devices: int, minimum: int, rng: np.random.Generator) -> np.ndarray:
+    """``total`` in ``devices`` sizes from a symmetric Dirichlet(alpha), none below ``minimum``, (K,) int64.
+
+    The minimum comes off the top, so that it holds without redrawing.
+    """
+    log_share = _log_dirichlet(alpha * devices, np.full(devices, 1 / devices), 1, rng)[0]
+    share = np.exp(log_share - log_share.max())
+    return minimum + _largest_remainder(share, total - devices * minimum, rng)
+
+
 def _even(total: int, parts: int) -> np.ndarray:
     """``total`` in ``parts`` sizes that differ by at most one, (parts,) int64."""
     sizes: np.ndarray = total // parts + (np.arange(parts) < total % parts)
@@ -248,7 +256,7 @@ def _dealt(labels: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> 
     devices, classes = counts.shape
     owner = np.empty(len(labels), np.int64)
     owner[_shuffled_by_label(labels, rng)] = np.repeat(np.tile(np.arange(devices), classes), counts.T.ravel())
-    return _grouped(owner, devices)
+    return grouped(owner, devices)
 
 
 def _shard_owner(labels: np.ndarray, devices: int, per_device: int, rng: np.random.Generator) -> np.ndarray:
@@ -288,10 +296,12 @@ def _by_name(names: np.ndarray | None, minimum: int, devices: int) -> Partition:
             f"partition.minimum={minimum}, but device {str(distinct[smallest])!r} has {sizes[smallest]} training "
             f"examples ({int((sizes < minimum).sum())} of {devices} devices have too few)."
         )
-    return _grouped(owner, devices, tuple(str(name) for name in distinct))
+    return grouped(owner, devices, tuple(str(name) for name in distinct))
 
 
-def _grouped(owner: np.ndarray, devices: int, names: tuple[str, ...] | None = None) -> Partition:
-    """The partition in which example i belongs to device owner[i]."""
+def grouped(
+    owner: np.ndarray, devices: int, names: tuple[str, ...] | None = None, domains: tuple[str, ...] | None = None
+) -> Partition:
+    """The partition in which example i belongs to device owner[i]; ``owner``: (N,) int64."""
     offsets = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=devices))])
-    return Partition(np.argsort(owner, kind="stable"), offsets, names)
+    return Partition(np.argsort(owner, kind="stable"), offsets, names, domains)

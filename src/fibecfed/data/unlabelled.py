@@ -7,11 +7,11 @@ from pathlib import Path
 
 from fibecfed.config import CAUSAL_LM, Config, task_name
 from fibecfed.data.columns import Columns
+from fibecfed.data.domains import named_sets
 from fibecfed.data.files import cell_text, is_empty
 from fibecfed.data.formats import SUFFIXES, FileTable, read_table
 from fibecfed.data.instructions import instruction_columns
 from fibecfed.data.labels import label_name
-from fibecfed.data.named import DATASETS, SUPPORT
 from fibecfed.errors import InputError
 
 # Endings of files with columns, among them those that ``read_table`` refuses with advice. Others hold lines of text.
@@ -37,7 +37,7 @@ def columns_of(config: Config) -> Columns:
     data = config.data
     if data.file:
         return Columns(data.text, data.text_pair, data.label, None, data.separator)
-    first, *second = (SUPPORT if data.name == SUPPORT.name else DATASETS[data.name]).columns
+    first, *second = named_sets(data.name)[0].columns
     return Columns(first, second[0] if second else None, "label")
 
 

@@ -131,5 +131,7 @@ def check_settings(config: Config) -> None:
             raise InputError(f"data.{key} means nothing to the server: every device has text of its own.")
     if data.partition.kind != "column" and data.partition != PartitionConfig():
         raise InputError("data.partition means nothing here: every device has text of its own.")
+    if data.partition.habits:
+        raise InputError("data.partition.habits means nothing here: every device has labels of its own.")
     if data.test_file is not None and config.evaluation.split == "validation":
         raise InputError("data.test_file is the server's test data; evaluation.split=validation would not use it.")

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fibecfed.data import TokenizedSet
 from fibecfed.federation import Device, Failure, Method, ServerState, Site
 from fibecfed.tasks import Counts
 
@@ -46,9 +47,9 @@ class ResidentEvaluator:
         data, task = self.site.data, self.site.data.task
         everything = np.arange(len(data.held_out))
         server = self.site.executor.counts(state.tensors, data.held_out, everything)
-        personal = server
+        personal = server if data.own is None else self._with_own_labels(state, server, data.own)
         if self.method.keeps_device_state:
-            personal = self._with_personal_models(state, server)
+            personal = self._with_personal_models(state, personal)
         global_metrics = task.metrics(server)
         if self.global_is_mean_of_devices:
             global_metrics = self._mean_over_devices(state) or global_metrics
@@ -62,16 +63,23 @@ class ResidentEvaluator:
             others.get(task.metric),
         )
 
+    def _with_own_labels(self, state: ServerState, server: Counts, own: TokenizedSet) -> Counts:
+        """The server model's counts, replaced where the example's device labels it otherwise than the data."""
+        otherwise = np.flatnonzero(own.groups != self.site.data.held_out.groups)
+        if not len(otherwise):
+            return server
+        return _replaced(server, otherwise, self.site.executor.counts(state.tensors, own, otherwise))
+
     def _with_personal_models(self, state: ServerState, server: Counts) -> Counts:
         """The server model's counts, replaced where the example's device has a model of its own."""
         values = {name: array.copy() for name, array in server.values.items()}
-        owners = self.site.data.held_out_owners
+        owners, held_out = self.site.data.held_out_owners, self.site.data.own or self.site.data.held_out
         for device in self._personal(state):
             mine = owners.indices(device.number)
             if not len(mine):
                 continue
             model = self.method.personal(device, state)
-            counts = self.site.executor.counts(model, self.site.data.held_out, mine)
+            counts = self.site.executor.counts(model, held_out, mine)
             for name, array in counts.values.items():
                 values[name][mine] = array
         return Counts(values)
@@ -103,6 +111,14 @@ class ResidentEvaluator:
         owners, task = self.site.data.held_out_owners, self.site.data.task
         shards = (owners.indices(device) for device in np.unique(self._owner))
         return np.array([task.metrics(counts.take(shard))[task.metric] for shard in shards])
+
+
+def _replaced(counts: Counts, places: np.ndarray, others: Counts) -> Counts:
+    """``counts`` with ``others`` at these positions."""
+    values = {name: array.copy() for name, array in counts.values.items()}
+    for name, array in others.values.items():
+        values[name][places] = array
+    return Counts(values)
 
 
 def worst_tenth(scores: np.ndarray) -> float:

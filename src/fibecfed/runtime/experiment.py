@@ -64,6 +64,8 @@ class Experiment:
         return {
             "devices": held.devices,
             "names": None if held.names is None else list(held.names),
+            "domains": None if held.domains is None else list(held.domains),
+            "habits": None if held.habits is None else {str(k): list(pair) for k, pair in held.habits.items()},
             **self.data.task.named(),
             "train_sizes": {str(device): examples for device, examples in held.train_sizes.items()},
             "train": None if held.train is None else held.train.tolist(),

@@ -25,6 +25,8 @@ class Holdings:
     names: Sequence[str] | None = None  # of the devices, where they have some
     train: np.ndarray | None = None  # (K, G) training examples of each group
     held_out: np.ndarray | None = None  # (K, G) held-out ones
+    domains: Sequence[str] | None = None  # which of several joined data sets each device's rows are of
+    habits: Mapping[int, tuple[int, int]] | None = None  # by device, the two groups it takes for each other
 
 
 class Devices(Protocol):
@@ -74,4 +76,6 @@ class DevicesHere:
             names=data.devices.names or None,
             train=data.group_counts(),
             held_out=data.held_out_group_counts(),
+            domains=data.devices.domains,
+            habits=None if data.habits is None else data.habits.swaps,
         )

@@ -11,6 +11,7 @@ import pytest
 import tiny
 from fibecfed import InputError, load_config
 from fibecfed.data import deal, load_splits
+from fibecfed.data.told import told_by_columns
 from fibecfed.tasks import Conversation
 from fibecfed.tasks.causal_lm import Turn, with_template
 from fibecfed.tasks.causal_lm.template import note_on_template
@@ -128,6 +129,28 @@ def test_named_sets_from_their_folder(tmp_path: Path, name: str, groups: int) ->
     assert len(splits.train.label_names) == groups and len(splits.train.examples) == len(splits.train)
 
 
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+def test_columns_tell_the_task_where_they_leave_no_doubt(tmp_path: Path, ending: str) -> None:
+    import pandas
+
+    def told(**cells: str) -> Any:
+        path = tmp_path / f"data{ending}"
+        table = pandas.DataFrame([cells] * 4)
+        if ending == ".jsonl":
+            table.to_json(path, orient="records", lines=True)
+        elif ending == ".csv":
+            table.to_csv(path, index=False)
+        else:
+            table.to_parquet(path)
+        return told_by_columns(load_config(data={"file": str(path)}))
+
+    assert told(prompt="a", response="b").task.kind == "causal-lm"
+    assert told(messages="[]").data.messages == "messages"
+    for cells in ({"text": "a", "label": "b"}, {"prompt": "a", "response": "b", "label": "c"}, {"prompt": "a"}):
+        config = told(**cells)
+        assert (config.task.kind, config.data.prompt) == (None, None)
+
+
 # Tokens
 
 
@@ -160,6 +183,11 @@ def test_the_plain_template_is_said() -> None:
     with_template(tokenizer)
     said = note_on_template(tokenizer)
     assert said is not None and "### Instruction:" in said and "saved with the adapter" in said
+
+
+def test_a_template_with_a_date_is_said(tokenizer: Any) -> None:
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}" + CHAT
+    assert "writes the date of the day" in str(note_on_template(tokenizer))
 
 
 def test_a_long_prompt_is_cut_from_its_left_and_the_template_stays(tokenizer: Any) -> None:

@@ -49,7 +49,7 @@ def answer(
     elif file is not None:
         prompts = prompts_of_file(config, file)
     else:
-        content = sys.stdin.buffer.read().decode("utf-8", errors="replace")
+        content = sys.stdin.buffer.read().decode("utf-8")
         prompts = prompts_of_lines([line for line in content.splitlines() if line.strip()], "standard input line")
     if not prompts:
         raise InputError("There is no prompt to answer; give it as an argument, with --file, or on standard input.")

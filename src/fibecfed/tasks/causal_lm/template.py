@@ -19,6 +19,9 @@ PLAIN_TEMPLATE = (
 )
 
 
+_DATE = "strftime_now"  # what templates call for it
+
+
 @dataclass(frozen=True)
 class Rendered:
     """A conversation as one text, and [begin, end) of parts of it, in characters.
@@ -46,7 +49,12 @@ def with_template(tokenizer: Any) -> None:
 
 
 def note_on_template(tokenizer: Any) -> str | None:
-    """A sentence that shows the plain template where that is used; None for a template of the model's own."""
+    """What to know of the template: the plain one is shown, and one that writes a date is named; else None."""
+    if _DATE in tokenizer.chat_template:
+        return (
+            "The tokenizer's chat template writes the date of the day, so that a run that goes on another day reads "
+            "other tokens; set a chat_template without it to repeat runs."
+        )
     if tokenizer.chat_template != PLAIN_TEMPLATE:
         return None
     shown = prompt_text(tokenizer, [Turn("user", "PROMPT")]) + f"RESPONSE{tokenizer.eos_token}"

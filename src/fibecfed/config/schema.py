@@ -205,8 +205,8 @@ class TaskConfig:
         str | None,
         Field(
             description="classification: one label out of a fixed set; causal-lm: a language model learns responses to "
-            "prompts. None: causal-lm where data.prompt, response or messages is set, or where data.file has such columns "
-            "and none for a classifier; else classification."
+            "prompts. None: causal-lm where data.prompt, response or messages is set, or where data.file has such "
+            "columns and none for a classifier; else classification."
         ),
     ] = None
 

@@ -72,6 +72,7 @@ def content(bert: Path, rows_file: Path) -> dict[str, Any]:
         "data_sets": [{"name": "messages", "settings": {"data": {"file": str(rows_file)}}}],
         "seeds": [0, 1],
         "learning_rates": [0.0001, 0.02],
+        "widenings": 0,
         "target": 0.2,
         "base": {
             "model": {"name": str(bert)},
@@ -145,6 +146,20 @@ def test_rate_with_the_best_validation_accuracy_is_used(out: Path) -> None:
         final = json.loads((out / "records" / f"messages--base--{method}--seed-1.json").read_text())
         assert final["config"]["training"]["learning_rate"] == best
         assert final["summary"]["evaluated_on"] == "test"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_grid_is_widened_while_it_runs_and_gone_on_with(tmp_path: Path, content: dict[str, Any]) -> None:
+    """Of two rates one is always at an edge."""
+    path = written(tmp_path, content | {"methods": ["fedavg-lora"], "seeds": [0], "widenings": 1})
+    names = compared(path, tmp_path / "out").names
+    assert len(names) == 4
+    assert names[:2] == ["messages--base--fedavg-lora--rate-0.0001", "messages--base--fedavg-lora--rate-0.02"]
+    assert names[2] in {f"messages--base--fedavg-lora--rate-{rate}" for rate in ("5e-07", "4")}
+    assert "widened 1 x" in tables(tmp_path / "out")["report.md"].decode()
+    (tmp_path / "out" / "records" / f"{names[2]}.json").unlink()
+    shutil.rmtree(tmp_path / "out" / "runs" / names[2])
+    assert compared(path, tmp_path / "out").names == [names[2]]
 
 
 def test_report_needs_records_alone(out: Path, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_rates_are_tuned_on_validation_with_one_seed_and_then_given_to_every_see
     assert len(tuning) == 2 * 2
     assert {(r.config.evaluation.split, r.seed) for r in tuning} == {("validation", 7)}
     assert {r.config.training.learning_rate for r in tuning} == {0.001, 0.01}
-    final = final_runs(spec, {(Setting("support", "base"), "fibecfed"): 0.01})
+    final = final_runs(spec, {(Setting("support", "base"), "fibecfed"): {"global": 0.01, "personalized": 0.01}})
     assert {(r.entry, r.config.training.learning_rate, r.config.evaluation.split) for r in final} == {
         ("fibecfed", 0.01, "test")
     }

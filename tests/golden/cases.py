@@ -61,6 +61,8 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "capped": {"curriculum": {"cap": 0.5}},
     "refreshed": {"curriculum": {"refresh": True}},
     "importance": {"curriculum": {"importance": True, "full_at": 0.2}},
+    "first training": {"curriculum": {"initialization": "training"}, "sharing": {"layers": "consensus"}},
+    "matched steps": {"curriculum": {"steps": "match"}},
     "prior corrected": {"training": {"loss": "prior_corrected"}},
     "ridge head": {"model": {"head_init": "ridge"}, "warm_up": {"rounds": None}},
     "class means": {"model": {"head_init": "class_means"}, "warm_up": {"rounds": None}},

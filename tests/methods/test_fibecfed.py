@@ -151,7 +151,7 @@ def test_personalized_differs_from_global_and_never_sampled_devices_have_the_ser
 
 
 RESUMED = ("auto warm-up", "functional", "consensus", "refreshed", "importance", "averaged at the end", "ridge head",
-           "local head", "kept optimizer")  # fmt: skip
+           "local head", "kept optimizer", "first training")  # fmt: skip
 
 
 @pytest.mark.slow

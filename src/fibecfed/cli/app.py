@@ -176,16 +176,25 @@ def compare(
     hours: Annotated[
         float | None, typer.Option(min=0.0, help="Stop after so long; go on with the same command.")
     ] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="Add a line for each run to this file (JSON lines), tables beside it.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, say what would run, run nothing.")
+    ] = False,
 ) -> None:
     """Run methods x data sets x partitions x seeds as a file says; what is done is kept, what was stopped goes on."""
     with explained():
         from fibecfed.cli.comparison_command import compare as carry_out
-        from fibecfed.cli.comparison_command import read_spec_arguments
+        from fibecfed.cli.comparison_command import read_spec_arguments, rehearse
 
         path, overrides = read_spec_arguments(arguments or [])
         if out is None:
             raise InputError("Say where the runs and tables go: --out DIR.")
-        carry_out(path, overrides, out, jobs, hours, console)
+        if dry_run:
+            rehearse(path, overrides, out, console)
+            return
+        carry_out(path, overrides, out, jobs, hours, log, console)
 
 
 @app.command()

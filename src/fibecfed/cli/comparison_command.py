@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from fibecfed.commands import command_line
-from fibecfed.comparison import Comparison, Outcome, build_report, write_report
+from fibecfed.comparison import Comparison, Outcome, build_report, write_log, write_report
 from fibecfed.config import split_arguments
 from fibecfed.errors import InputError, RunFailed
 from fibecfed.side_by_side import WantedRun
@@ -18,16 +18,36 @@ from fibecfed.side_by_side import WantedRun
 _MOST_NAMED = 10
 
 
+def rehearse(path: Path, overrides: Sequence[str], out: Path, console: Console) -> None:
+    """Check all that a comparison would need and say how many runs it has. Raises InputError as ``compare``."""
+    runs = Comparison.checked(path, out, overrides).planned
+    tuning = sum(run.tuning for run in runs)
+    rounds = sum(run.config.federation.rounds for run in runs)
+    _say(
+        console,
+        f"Nothing is wrong with it: {tuning} tuning runs before grids are widened, {len(runs) - tuning} runs that are "
+        f"reported, {rounds} rounds in all. Nothing was run.",
+    )
+
+
 def compare(
-    path: Path, overrides: Sequence[str], out: Path, jobs: int | None, hours: float | None, console: Console
+    path: Path,
+    overrides: Sequence[str],
+    out: Path,
+    jobs: int | None,
+    hours: float | None,
+    log: Path | None,
+    console: Console,
 ) -> None:
     """Run what is not done yet, say what is left, write the tables once something can be reported.
+
+    With ``log`` also add the runs to that file, whatever the comparison has come to.
 
     Raises InputError before the first run for anything that can be found by then, RunFailed at the end if a run failed.
     """
     comparison = Comparison.begin(path, out, overrides)
     watcher = ComparisonProgress(console, jobs or _usual_jobs(comparison))
-    again = command_line("compare", path, *overrides, "--out", out)
+    again = command_line("compare", path, *overrides, "--out", out, *(("--log", log) if log else ()))
     try:
         outcome = comparison.run(watcher.jobs, hours, watcher)
     except KeyboardInterrupt:
@@ -36,6 +56,9 @@ def compare(
         raise
     finally:
         watcher.stop()
+    if log is not None and any("--seed-" in name for name in outcome.finished):
+        files = write_log(out, log)
+        _say(console, f"Log: {files[0]}, with tables in {files[1]}.")
     _conclude(outcome, out, again, console)
 
 

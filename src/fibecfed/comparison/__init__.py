@@ -1,7 +1,19 @@
 """`fibecfed compare` and `fibecfed report`: what is compared, how it is run, and the tables."""
 
+from fibecfed.comparison.log import write_log
+from fibecfed.comparison.reading import load_spec
 from fibecfed.comparison.report import Report, build_report, write_report
 from fibecfed.comparison.running import Comparison, Outcome, Watcher
-from fibecfed.comparison.spec import Spec, load_spec
+from fibecfed.comparison.spec import Spec
 
-__all__ = ["Comparison", "Outcome", "Report", "Spec", "Watcher", "build_report", "load_spec", "write_report"]
+__all__ = [
+    "Comparison",
+    "Outcome",
+    "Report",
+    "Spec",
+    "Watcher",
+    "build_report",
+    "load_spec",
+    "write_log",
+    "write_report",
+]

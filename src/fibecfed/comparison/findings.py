@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from fibecfed.commands import command_line
-from fibecfed.comparison.records import RunRecord, check_same_data, chosen_rates, differing_version, read_record
-from fibecfed.comparison.spec import MethodEntry, PlannedRun, Setting, Spec, final_runs, tuning_runs
+from fibecfed.comparison.rates import rates_of, tried_runs, tunings
+from fibecfed.comparison.records import RunRecord, check_same_data, differing_version, read_record
+from fibecfed.comparison.spec import PROTOCOLS, MethodEntry, PlannedRun, Setting, Spec, final_runs, first_rates
 from fibecfed.comparison.statistics import (
     CENTRALIZED,
     CONTROLS,
@@ -21,16 +22,15 @@ from fibecfed.comparison.statistics import (
 )
 from fibecfed.errors import InputError
 
-PROTOCOLS = ("global", "personalized")
-
 
 class Findings:
     """What the runs that have ended say. Raises InputError if they were made with different versions or settings."""
 
     def __init__(self, spec: Spec, out: Path, failed: Mapping[str, str]) -> None:
         self.spec = spec
-        self.rates = chosen_rates(out, spec, failed)
-        self.tuning = _ended(out, tuning_runs(spec))
+        self.tunings = tunings(out, spec, failed)
+        self.rates = rates_of(self.tunings)
+        self.tuning = _ended(out, tried_runs(spec, self.tunings))
         self.final = _ended(out, final_runs(spec, self.rates))
         if not self.final:
             begin = command_line("compare", "SPEC.yaml", "--out", out)
@@ -43,9 +43,11 @@ class Findings:
                     f"({differs}); results of different versions are not mixed. Delete one of them and run it again."
                 )
         self._check_data()
-        self._seeds: dict[tuple[Setting, str], dict[int, RunRecord]] = {}
+        self._seeds: dict[tuple[Setting, str, str], dict[int, RunRecord]] = {}
         for record in self.final:
-            self._seeds.setdefault((record.run.setting, record.run.entry), {})[record.run.seed] = record
+            for protocol in record.run.protocols:
+                line = (record.run.setting, record.run.entry, protocol)
+                self._seeds.setdefault(line, {})[record.run.seed] = record
 
     def _check_data(self) -> None:
         """Raise InputError if runs on one data set were made of different data."""
@@ -55,13 +57,17 @@ class Findings:
                 one = first.setdefault(record.run.setting.data_set, record)
                 check_same_data(record, one.summary["data_print"]["source"])
 
-    def seeds(self, setting: Setting, entry: str) -> Mapping[int, RunRecord]:
-        """The records of one line, by seed."""
-        return self._seeds.get((setting, entry), {})
+    def seeds(self, setting: Setting, entry: str, protocol: str = "global") -> Mapping[int, RunRecord]:
+        """The records of one line by seed, at the learning rate that was chosen for the protocol."""
+        return self._seeds.get((setting, entry, protocol), {})
+
+    def rates_differ(self, setting: Setting, entry: str) -> bool:
+        """Whether the protocols chose different learning rates, so that there are two runs for each seed."""
+        return len(set(self.rates.get((setting, entry), {}).values())) > 1
 
     def scores(self, setting: Setting, entry: str, protocol: str) -> list[float]:
         """Final scores of the seeds that are done."""
-        return [record.score(protocol) for record in self.seeds(setting, entry).values()]
+        return [record.score(protocol) for record in self.seeds(setting, entry, protocol).values()]
 
     def mean(self, setting: Setting, entry: str | None, protocol: str = "global") -> float | None:
         """Mean final score over seeds; None without a run."""
@@ -108,7 +114,9 @@ class Findings:
         """Settings in which every method has all its seeds."""
         wanted = set(self.spec.seeds)
         return [
-            s for s in self.spec.settings() if all(self.seeds(s, e.name).keys() == wanted for e in self.spec.methods)
+            s
+            for s in self.spec.settings()
+            if all(self.seeds(s, e.name, p).keys() == wanted for e in self.spec.methods for p in PROTOCOLS)
         ]
 
     def ranks(self, protocol: str) -> dict[str, float]:
@@ -143,12 +151,12 @@ class Findings:
         return paired_interval(differences) if differences else None
 
     def _differences(self, setting: Setting, entry: str, other: str, protocol: str) -> list[float]:
-        mine, others = self.seeds(setting, entry), self.seeds(setting, other)
+        mine, others = self.seeds(setting, entry, protocol), self.seeds(setting, other, protocol)
         return [mine[s].score(protocol) - others[s].score(protocol) for s in mine if s in others]
 
     def missing(self) -> int:
         """Final runs that have not ended."""
-        return len(self.spec.settings()) * len(self.spec.methods) * len(self.spec.seeds) - len(self.final)
+        return len(final_runs(self.spec, {**first_rates(self.spec), **self.rates})) - len(self.final)
 
 
 def _ended(out: Path, runs: Sequence[PlannedRun]) -> list[RunRecord]:

@@ -2,20 +2,21 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fibecfed.comparison.spec import PlannedRun, Setting, Spec, tuning_runs
+from fibecfed.comparison.spec import PlannedRun, Spec
 from fibecfed.config import WHERE, Config, as_meant, build_config, config_hash, read_yaml, to_dict
 from fibecfed.data import source_differences
 from fibecfed.errors import InputError
 from fibecfed.federation import write_atomically
-from fibecfed.methods import in_use
-from fibecfed.results import LAST, RunDirectory, final_mean, metric_of
+from fibecfed.methods import in_use, resolve
+from fibecfed.results import JUDGED, LAST, RunDirectory, final_mean, judged_stage, metric_of
 
 SPEC_FILE, STATE_FILE = "spec.yaml", "comparison.json"
 FINAL = "final_mean"  # in comparison.json: what the final numbers are the mean of
+RATES = "rates"  # in comparison.json: by what learning rates are chosen
 _RUNS, _RECORDS = "runs", "records"
 
 
@@ -34,7 +35,7 @@ class RunRecord:
         return made_with(self.summary["versions"], self.summary["hardware"], [self.run])
 
     def score(self, protocol: str) -> float:
-        """Final score, the mean over the last evaluations; protocol is ``global`` or ``personalized``."""
+        """Final score by a protocol: the mean over the last evaluations, or a judged stage's alone."""
         return final_mean(self.curve, f"{metric_of(self.curve)}_{protocol}", self.last)
 
     @property
@@ -92,7 +93,7 @@ def read_record(out: Path, run: PlannedRun) -> RunRecord | None:
         raise InputError(_other_settings(path))
     if changed := _on_its_way(summary.get("changed_on_the_way", ())):
         raise InputError(_changed(path, changed))
-    return RunRecord(run, summary, curve, averaged(out))
+    return RunRecord(run, summary, _marked(curve, run.config), averaged(out))
 
 
 def begun(out: Path, run: PlannedRun) -> bool:
@@ -158,23 +159,25 @@ def check_same_data(record: RunRecord, now: Mapping[str, Any]) -> None:
         )
 
 
-def chosen_rates(out: Path, spec: Spec, failed: Mapping[str, str]) -> dict[tuple[Setting, str], float]:
-    """The learning rate of the highest validation score for each setting and method; ties: the first of the grid.
+def as_begun(out: Path, spec: Spec) -> Spec:
+    """The spec by the rules that a comparison began with.
 
-    Only where every run of the grid has ended; rates whose run is in ``failed`` (diverged) are passed over.
+    One from before rates were chosen by protocol has the choice by the global score, and grids that stay as they are.
     """
-    grids: dict[tuple[Setting, str], list[PlannedRun]] = {}
-    for run in tuning_runs(spec):
-        grids.setdefault((run.setting, run.entry), []).append(run)
-    chosen: dict[tuple[Setting, str], float] = {}
-    for cell, runs in grids.items():
-        records = [read_record(out, run) for run in runs if run.name not in failed]
-        ended = [record for record in records if record is not None]
-        if ended and len(ended) == len(records):
-            best = max(ended, key=lambda record: record.score(spec.chosen_by))  # max keeps the first of equals
-            assert best.run.rate is not None
-            chosen[cell] = best.run.rate
-    return chosen
+    state = read_state(out)
+    if state is None or RATES in state:
+        return spec
+    return replace(spec, chosen_by="global" if spec.chosen_by == "own" else spec.chosen_by, widenings=0)
+
+
+def _marked(curve: list[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
+    """The curve of a version that did not name the stage after the rounds, with its name."""
+    if not curve or judged_stage(curve) is not None or curve[-1]["round"] < config.federation.rounds:
+        return curve
+    used = resolve(config)
+    merged = used.sharing.average_local and used.sharing.layers != "all"
+    stage = "merge" if merged else "finetune" if used.method == "fedavg+finetune" else None
+    return curve if stage is None else [*curve[:-1], curve[-1] | {JUDGED: stage}]
 
 
 def differing_version(one: Mapping[str, str], other: Mapping[str, str]) -> str | None:

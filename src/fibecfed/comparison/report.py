@@ -4,18 +4,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fibecfed.comparison.findings import PROTOCOLS, Findings
+from fibecfed.comparison.findings import Findings
 from fibecfed.comparison.plots import comparison_png
 from fibecfed.comparison.running import Comparison
-from fibecfed.comparison.spec import Setting
-from fibecfed.comparison.statistics import CENTRALIZED, CONSECUTIVE, RIDGE, ratio, spread
+from fibecfed.comparison.spec import PROTOCOLS, Setting
+from fibecfed.comparison.statistics import CENTRALIZED, CONSECUTIVE, RIDGE, Spread, ratio, spread
 from fibecfed.comparison.tables import Cell, Column, ReportTable
 from fibecfed.config import expanded
 from fibecfed.federation import write_atomically
-from fibecfed.results import LAST
+from fibecfed.results import LAST, judged_stage
 
 FOLDER, MARKDOWN_FILE, MEASURED_FILE = "report", "report.md", "measured.md"
-REFERENCE = "fedavg-lora"
 _WHERE = (Column("data set"), Column("partition"), Column("method"))
 
 
@@ -40,7 +39,7 @@ def build_report(out: Path) -> Report:
     out = comparison.out
     found = Findings(comparison.spec, out, failed)
     tables = [_accuracy(found), _target(found), _costs(found), _ranks(found), _gains(found), _ablations(found)]
-    tables.append(_tuning(found))
+    tables += [_both_rates(found), _tuning(found)]
     return Report(_introduction(found), tuple(t for t in tables if t.rows), _measured(found), _pictures(found))
 
 
@@ -65,7 +64,7 @@ def _introduction(found: Findings) -> str:
     lines = [
         "# Comparison\n",
         f"{len(spec.methods)} methods, {len(spec.data_sets)} data sets, {len(spec.partitions)} partitions, "
-        f"{len(spec.seeds)} seeds. Accuracies in percent, on the test split; final accuracy is the mean of "
+        f"{len(spec.seeds)} seeds. Accuracies in percent, on the {spec.split} split; final accuracy is the mean of "
         f"{_averaged(found)}.\n",
     ]
     if found.missing():
@@ -79,6 +78,18 @@ def _introduction(found: Findings) -> str:
 def _averaged(found: Findings) -> str:
     last = found.final[0].last
     return f"the last {last} evaluations" if last else f"the last quarter of a run's evaluations, at most {LAST}"
+
+
+def _judged(found: Findings) -> list[str]:
+    """A note naming the lines whose final number is that of a stage after the rounds; none without such lines."""
+    lines = {r.run.entry: judged_stage(r.curve) for r in found.final}
+    named = [f"{entry} ({stage})" for entry, stage in lines.items() if stage is not None]
+    if not named:
+        return []
+    return [
+        "A method that ends with a judged stage after its rounds has that evaluation alone as its final number, "
+        f"not a mean: {', '.join(named)}."
+    ]
 
 
 def _lines(found: Findings) -> Iterable[tuple[Setting, str, tuple[Cell, ...]]]:
@@ -97,12 +108,12 @@ def _accuracy(found: Findings) -> ReportTable:
     rows = []
     shows_saved = found.final[0].last is None  # a comparison of the earlier rule keeps its table
     for setting, entry, where in _lines(found):
-        records = found.seeds(setting, entry).values()
-        cells = [spread(found.scores(setting, entry, protocol)) for protocol in PROTOCOLS]
-        worst = spread([r.worst_tenth for r in records])
-        saved = [spread([r.saved(protocol) for r in records]) for protocol in PROTOCOLS] if shows_saved else []
-        claim = "carries no claim" if found.no_claim(setting) else ""
-        rows.append((*where, len(records), *cells, worst, *saved, claim))
+        records = {p: found.seeds(setting, entry, p).values() for p in PROTOCOLS}
+        cells = [_spread([r.score(p) for r in records[p]]) for p in PROTOCOLS]
+        worst = _spread([r.worst_tenth for r in records["personalized"]])
+        saved = [_spread([r.saved(p) for r in records[p]]) for p in PROTOCOLS] if shows_saved else []
+        remarks = ["carries no claim"] * found.no_claim(setting) + ["two rates"] * found.rates_differ(setting, entry)
+        rows.append((*where, len(records["global"]), *cells, worst, *saved, "; ".join(remarks)))
     shown = (*PROTOCOLS, "worst tenth", *(f"saved model, {p}" for p in PROTOCOLS if shows_saved))
     columns = (*_WHERE, Column("seeds"), *map(_percent, shown), Column("note"))
     notes = [
@@ -113,11 +124,37 @@ def _accuracy(found: Findings) -> ReportTable:
         notes.append(
             "Those are final accuracies, means of each run's last evaluations; saved model: the last evaluation's."
         )
+    notes += _judged(found)
+    if any("two rates" in str(row[-1]) for row in rows):
+        notes.append(
+            "two rates: each protocol has the runs at the learning rate that its own validation score chose; both runs "
+            "are in the table of both rates, and costs are those of the global one's."
+        )
     without = [s for s in found.spec.settings() if found.no_claim(s)]
     if without:
         which = "; ".join(f"{s.title} ({found.no_claim_reason(s)})" for s in without)
         notes.append(f"Carries no claim, since {RIDGE} is at most 2 points below {CENTRALIZED}, or above it: {which}.")
     return ReportTable("accuracy", "Final accuracy", columns, rows, notes)
+
+
+def _both_rates(found: Findings) -> ReportTable:
+    """Where the protocols chose different rates: the runs at each, by both protocols."""
+    rows = []
+    for setting, entry, where in _lines(found):
+        if found.rates_differ(setting, entry):
+            for protocol in PROTOCOLS:
+                records = found.seeds(setting, entry, protocol).values()
+                cells = [_spread([r.score(p) for r in records]) for p in PROTOCOLS]
+                rate = found.rates[setting, entry][protocol]
+                rows.append((*where, protocol, f"{rate:g}", len(records), *cells))
+    columns = (
+        *_WHERE, Column("chosen by"), Column("learning rate"), Column("seeds"), *map(_percent, PROTOCOLS)
+    )  # fmt: skip
+    return ReportTable("both-rates", "Both learning rates, where the protocols chose different ones", columns, rows)
+
+
+def _spread(values: list[float]) -> Spread | None:
+    return spread(values) if values else None
 
 
 def _target(found: Findings) -> ReportTable:
@@ -129,13 +166,14 @@ def _target(found: Findings) -> ReportTable:
         each, mean = found.to_target(setting, entry), found.mean_to_target(setting, entry)
         means = {e.name: found.mean_to_target(setting, e.name) for e in found.spec.methods}
         slowest = max((m[0] for m in means.values() if m is not None), default=None)
-        reference = means.get(REFERENCE)
+        reference = means.get(found.spec.compared_with)
         seconds, traffic = mean if mean is not None else (None, None)
         of_reference = ratio(seconds, reference[0] if reference else None)
         reached = f"{sum(e is not None for e in each)} of {len(each)}"
         rows.append((*where, target, reached, seconds, of_reference, ratio(seconds, slowest), traffic))
     columns = (
-        *_WHERE, _percent("target"), Column("reached"), Column("simulated s", 1), Column(f"÷ {REFERENCE}", 2),
+        *_WHERE, _percent("target"), Column("reached"), Column("simulated s", 1),
+        Column(f"÷ {found.spec.compared_with}", 2),
         Column("÷ slowest", 2), Column("MB", 1, 1e-6, plain_name="bytes"),
     )  # fmt: skip
     notes = [
@@ -208,22 +246,41 @@ def _ablations(found: Findings) -> ReportTable:
 
 
 def _tuning(found: Findings) -> ReportTable:
-    scores = {(r.run.setting, r.run.entry, r.run.rate): r.score(found.spec.chosen_by) for r in found.tuning}
-    rows = []
+    scores = {(r.run.setting, r.run.entry, r.run.rate, p): r.score(p) for r in found.tuning for p in PROTOCOLS}
+    deciding, rows = found.spec.deciding, []
     for entry in found.spec.methods:
-        grid = found.spec.grid(entry)
         for setting in found.spec.settings():
-            rate = found.rates.get((setting, entry.name))
-            if rate is not None:
-                edge = "at the grid's edge" if rate in (min(grid), max(grid)) else ""
-                where = (setting.data_set, setting.partition, entry.name)
-                rows.append((*where, f"{rate:g}", scores[setting, entry.name, rate], edge))
-    columns = (*_WHERE, Column("learning rate"), _percent("validation accuracy"), Column("note"))
+            tuning = found.tunings.get((setting, entry.name))
+            if tuning is None or not tuning.chosen:
+                continue
+            cells: list[Cell] = []
+            for protocol in deciding:
+                rate = tuning.chosen[protocol]
+                cells += [f"{rate:g}", scores[setting, entry.name, rate, protocol]]
+            edges = [protocol for protocol in deciding if tuning.at_edge(protocol)]
+            by = f" ({' and '.join(edges)})" if len(deciding) > 1 else ""
+            remarks = [f"at the grid's edge{by}"] * bool(edges) + [f"widened {tuning.widened} x"] * bool(tuning.widened)
+            rows.append((setting.data_set, setting.partition, entry.name, *cells, "; ".join(remarks)))
+    own = len(deciding) > 1
+    pairs = [
+        (
+            Column(f"learning rate, {p}" if own else "learning rate"),
+            _percent(f"validation, {p}" if own else "validation accuracy"),
+        )
+        for p in deciding
+    ]
+    columns = (*_WHERE, *(column for pair in pairs for column in pair), Column("note"))
     untuned = [e.name for e in found.spec.methods if not found.spec.grid(e)]
+    by = "each protocol by its own accuracy" if own else f"{deciding[0]} accuracy"
     notes = [
-        f"Chosen on validation data (seed {found.spec.tuning_seed}, {found.spec.chosen_by} accuracy) from a grid of "
+        f"Chosen on validation data (seed {found.spec.tuning_seed}, {by}) from a grid of "
         f"{len(found.spec.learning_rates or [])} rates for each method."
     ]
+    if found.spec.widenings:
+        notes.append(
+            f"While the best rate is at an edge, the grid is widened by its own factor, at most {found.spec.widenings} "
+            "times; a rate that is still at an edge is noted."
+        )
     if untuned:
         notes.append(f"Not tuned: {', '.join(untuned)}.")
     return ReportTable("tuning", "Learning rates", columns, rows, notes)

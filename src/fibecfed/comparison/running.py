@@ -9,20 +9,23 @@ from typing import Any, Protocol
 
 import torch
 
+from fibecfed.comparison.rates import rates_of, tried_runs, tunings
+from fibecfed.comparison.reading import load_spec
 from fibecfed.comparison.records import (
     FINAL,
+    RATES,
     SPEC_FILE,
     STATE_FILE,
+    as_begun,
     begun,
     check_same_data,
-    chosen_rates,
     differing_version,
     made_with,
     read_record,
     read_state,
     run_directory,
 )
-from fibecfed.comparison.spec import PlannedRun, Spec, final_runs, load_spec, tuning_runs
+from fibecfed.comparison.spec import PlannedRun, Spec, final_runs, first_rates, tuning_runs
 from fibecfed.config import WHERE, expanded, to_dict
 from fibecfed.data import load_splits
 from fibecfed.errors import InputError
@@ -65,9 +68,17 @@ class Comparison:
         Raises InputError for a wrong spec, for data or a model that cannot be used, and if the directory holds
         results of other settings or of other versions of the packages that decide numbers.
         """
+        comparison = Comparison.checked(path, out, overrides)
+        comparison.out.mkdir(parents=True, exist_ok=True)
+        write_atomically(comparison.out / SPEC_FILE, path.read_bytes())
+        comparison._write_state(overrides=list(overrides))
+        return comparison
+
+    @staticmethod
+    def checked(path: Path, out: Path, overrides: Sequence[str] = ()) -> "Comparison":
+        """What ``begin`` checks, with nothing written but the records of runs that have ended."""
         spec, out = load_spec(path, overrides), expanded(out)
-        text = path.read_bytes()
-        comparison = Comparison(spec, out)
+        comparison = Comparison(as_begun(out, spec), out)
         _check_directory(out, comparison.made_with)
         known = {run.name: run for run in comparison._known_runs()}
         waiting = [r for r in comparison._all_runs() if r.name not in known or read_record(out, known[r.name]) is None]
@@ -75,9 +86,6 @@ class Comparison:
             begun(out, run)  # raises where the directory holds something else
         check_inputs(waiting)
         comparison._check_data([run for run in known.values() if run not in waiting])
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / SPEC_FILE, text)
-        comparison._write_state(overrides=list(overrides))
         return comparison
 
     @staticmethod
@@ -87,7 +95,7 @@ class Comparison:
         state = read_state(out)
         if state is None or not (out / SPEC_FILE).is_file():
             raise InputError(f"'{out}' is not the directory of a comparison (it has no {STATE_FILE}).")
-        return Comparison(load_spec(out / SPEC_FILE, state["overrides"]), out), state["failed"]
+        return Comparison(as_begun(out, load_spec(out / SPEC_FILE, state["overrides"])), out), state["failed"]
 
     def run(self, jobs: int, hours: float | None, watcher: Watcher) -> Outcome:
         """Run what is not done, ``jobs`` processes at a time, for at most ``hours``.
@@ -97,14 +105,17 @@ class Comparison:
         """
         deadline = None if hours is None else time.monotonic() + 3600 * hours
         failures: dict[str, str] = {}
-        tuning = tuning_runs(self.spec)
-        if tuning:
+        tuning: list[PlannedRun] = []
+        while len(wider := tried_runs(self.spec, tunings(self.out, self.spec, failures))) > len(tuning):
+            tuning = wider
             failures |= self._stage("tuning", tuning, jobs, deadline, watcher)
             self._write_state(failed=failures)
-        final = final_runs(self.spec, chosen_rates(self.out, self.spec, failures))
+        rates = rates_of(tunings(self.out, self.spec, failures))
+        final = final_runs(self.spec, rates)
         failures |= self._stage("final", final, jobs, deadline, watcher)
         done = {run.name for run in (*tuning, *final) if read_record(self.out, run) is not None}
-        wanted = [run.name for run in self._all_runs()]
+        later = final_runs(self.spec, {**first_rates(self.spec), **rates})
+        wanted = [run.name for run in (*tuning, *later)]
         left = tuple(name for name in wanted if name not in done)
         late = deadline is not None and time.monotonic() >= deadline and bool(set(left) - failures.keys())
         return Outcome(failures, tuple(name for name in wanted if name in done), left, late)
@@ -157,18 +168,24 @@ class Comparison:
 
     def _known_runs(self) -> list[PlannedRun]:
         """The runs whose settings are settled: the tuning runs, and final runs with a chosen rate or none to choose."""
-        failed = (read_state(self.out) or {}).get("failed", {})
-        return tuning_runs(self.spec) + final_runs(self.spec, chosen_rates(self.out, self.spec, failed))
+        found = tunings(self.out, self.spec, (read_state(self.out) or {}).get("failed", {}))
+        return tried_runs(self.spec, found) + final_runs(self.spec, rates_of(found))
 
     def _all_runs(self) -> list[PlannedRun]:
-        """Every run there will be; final runs have the first rate of their grid, which tells their name."""
-        spec = self.spec
-        rates = {(s, e.name): spec.grid(e)[0] for s in spec.settings() for e in spec.methods if spec.grid(e)}
-        return tuning_runs(spec) + final_runs(spec, rates)
+        """Every run of the grids as they stand; final runs have the first rate, which tells their name."""
+        return tuning_runs(self.spec) + final_runs(self.spec, first_rates(self.spec))
+
+    @property
+    def planned(self) -> Sequence[PlannedRun]:
+        """Every run that is known of before grids are widened."""
+        return self._all_runs()
 
     def _write_state(self, **changes: Any) -> None:
         """``overrides`` of the base, what it is ``made_with``, and the tuning runs that ``failed``, with the reason."""
-        state = read_state(self.out) or {FINAL: "at most five evaluations of the last quarter"}
+        state = read_state(self.out) or {
+            FINAL: "at most five evaluations of the last quarter; a judged stage after the rounds alone",
+            RATES: "each protocol by its own validation score",
+        }
         state = {"failed": {}, **state, "made_with": self.made_with, **changes}
         write_atomically(self.out / STATE_FILE, (json.dumps(state, indent=1) + "\n").encode())
 

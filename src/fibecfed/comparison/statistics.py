@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from fibecfed.results import score_of
+from fibecfed.results import judged_stage, score_of
 
 CONSECUTIVE = 3  # evaluations whose mean must reach the target (docs/method.md section 7)
 NO_CLAIM = 0.02  # of the score; a ridge head this near to centralized training leaves nothing to claim
@@ -59,17 +59,21 @@ def paired_interval(differences: Sequence[float], level: float = 0.95) -> Interv
     return Interval(mean, mean - half, mean + half, n)
 
 
-def reached(curve: Sequence[Mapping[str, Any]], target: float) -> Mapping[str, Any] | None:
-    """The evaluation at which the mean global score of three consecutive ones first reaches the target.
+def reached(curve: Sequence[Mapping[str, Any]], target: float, protocol: str = "global") -> Mapping[str, Any] | None:
+    """The evaluation at which the mean score of three consecutive ones first reaches the target.
+
+    A judged stage at the end, whose evaluation is the run's final number, reaches it alone as well.
 
     Its cumulative costs are those to the target. None: never reached, or fewer than three evaluations. A run that
     needs no training has one evaluation: it is not held to have reached anything in time. Source: docs/method.md
-    section 7; that the global protocol counts is this project's decision [D].
+    section 7; that the global protocol counts by default is this project's decision [D].
     """
     for last in range(CONSECUTIVE - 1, len(curve)):
-        window = [score_of(r, "global") for r in curve[last - CONSECUTIVE + 1 : last + 1]]
+        window = [score_of(r, protocol) for r in curve[last - CONSECUTIVE + 1 : last + 1]]
         if sum(window) / CONSECUTIVE >= target - 1e-12:  # a sum of thirds must not miss by rounding
             return curve[last]
+    if judged_stage(curve) and score_of(curve[-1], protocol) >= target - 1e-12:
+        return curve[-1]
     return None
 
 

@@ -24,6 +24,14 @@ class CurriculumConfig:
             "none: no curriculum. None: the method decides."
         ),
     ] = None
+    initialization: Annotated[
+        Literal["pass", "training"] | None,
+        Field(
+            description="Where difficulties and Fisher rows come from. pass: a pass over a device's examples when it "
+            "is first asked; training: its first training, on all its examples, at no further cost [D]. "
+            "None: the method decides."
+        ),
+    ] = None
     stratified: Annotated[
         bool | None,
         Field(
@@ -48,8 +56,19 @@ class CurriculumConfig:
         Literal["example", "batch"], Field(description="What is ordered: single examples or fixed batches [D].")
     ] = "example"
     cap: Annotated[
-        _OpenFraction, Field(description="Most of the data ever used; below 1 the hardest is dropped for good [D].")
+        _OpenFraction | Literal["auto"],
+        Field(
+            description="Most of the data ever used; below 1 the hardest is dropped for good. auto: each device drops "
+            "the part that its difficulties say is mislabelled, and nothing where they show none [D]."
+        ),
     ] = 1.0
+    steps: Annotated[
+        Literal["pace", "match"],
+        Field(
+            description="Optimizer steps of a round. pace: one pass over the part in use; match: as many as over all "
+            "data, the part in use being shuffled and passed again [D]."
+        ),
+    ] = "pace"
     fresh: Annotated[
         bool | None,
         Field(
@@ -138,11 +157,20 @@ class WarmUpConfig:
         int | None,
         Field(
             ge=0,
-            description="Rounds of warm-up. None: until the shared model's balanced accuracy on training data reaches "
-            "max(warm_up.accuracy, 2/C), within warm_up.most of the rounds; 0 if the head is solved in closed form.",
+            description="Rounds of warm-up. None: until the shared model's balanced accuracy in training has come "
+            "warm_up.accuracy of the way from chance to 1, within warm_up.most of the rounds; 0 if the head is solved "
+            "in closed form.",
         ),
     ] = None
-    accuracy: Annotated[float, Field(ge=0, le=1, description="Balanced training accuracy that ends it.")] = 0.6
+    accuracy: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Balanced training accuracy that ends it, as a part of the way from chance 1/C to 1: 0.5 is "
+            "0.75 for two labels and 0.58 for six.",
+        ),
+    ] = 0.5
     fall: Annotated[
         float,
         Field(gt=0, lt=1, description="causal-lm: part of its first loss by which the training loss falls to end it."),

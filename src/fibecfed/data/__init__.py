@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fibecfed.data.batches import evaluation_batches, training_batches
+from fibecfed.data.batches import evaluation_batches, steps_of_epoch, training_batches
 from fibecfed.data.columns import Columns
 from fibecfed.data.dealing import Dealt, deal, partition_rows
 from fibecfed.data.domains import named_sets
@@ -62,6 +62,7 @@ __all__ = [
     "read_rows",
     "rows_print",
     "source_differences",
+    "steps_of_epoch",
     "target_difference",
     "target_names",
     "text_columns",

@@ -17,10 +17,14 @@ Work = Generator[Job, Any, Reply]  # yields the jobs it needs one by one, is sen
 
 
 class Members(NamedTuple):
-    """Who takes part in an exchange: so many devices, drawn by the seed, or exactly these, ascending."""
+    """Who takes part in an exchange: so many devices, drawn by the seed, or exactly these, ascending.
+
+    ``of_round``: those of the round that the exchange prepares; fewer are drawn among them, more beside them.
+    """
 
     number: int
     chosen: tuple[int, ...] | None = None
+    of_round: bool = False
 
 
 class Stage(Protocol):

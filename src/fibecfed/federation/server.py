@@ -66,8 +66,17 @@ class Server:
         members = stage.members(state)
         if members.chosen is not None:
             return members.chosen
-        purpose = "cohort" if stage.is_round else f"cohort of {stage.name}"
-        return cohort(self.config.seed, stage_round(stage, state), members.number, self.devices, purpose)
+        seed, number, purpose = self.config.seed, stage_round(stage, state), f"cohort of {stage.name}"
+        if stage.is_round:
+            return cohort(seed, number, members.number, self.devices)
+        if not members.of_round:
+            return cohort(seed, number, members.number, self.devices, purpose)
+        own = cohort(seed, number, self.config.federation.cohort_size, self.devices)
+        if members.number <= len(own):
+            return tuple(own[i] for i in cohort(seed, number, members.number, len(own), purpose))
+        others = sorted(set(range(self.devices)) - set(own))
+        more = cohort(seed, number, members.number - len(own), len(others), purpose)
+        return tuple(sorted((*own, *(others[i] for i in more))))
 
     def exchange(self, state: ServerState, stage: Stage) -> StageDone:
         """One exchange with one cohort."""

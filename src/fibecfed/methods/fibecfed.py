@@ -25,7 +25,7 @@ from torch import Tensor
 from fibecfed.federation import ServerState, Site, Stage
 from fibecfed.methods.base import FederatedAveraging
 from fibecfed.methods.fibecfed_parts.decisions import decisions
-from fibecfed.methods.fibecfed_parts.plan import Plan, noted
+from fibecfed.methods.fibecfed_parts.plan import ONLY_INITIALIZED, Plan, noted
 from fibecfed.methods.stages import CountLayers, CurriculumTrain, Merge, ScoreLayers, WarmUp
 from fibecfed.sharing import fixed_count
 
@@ -39,7 +39,7 @@ class FibecFed(FederatedAveraging):
     trains: ClassVar[str] = "LoRA of the GAL and the head densely, rows of the other layers, on a growing easy part"
     sends: ClassVar[str] = "LoRA of the GAL and the head; layer scores once"
     parts: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "curriculum": {"score": "fisher"},
+        "curriculum": {"score": "fisher", "initialization": "pass"},
         "sharing": {"layers": "sensitivity", "rows": "fisher"},
     }
     takes_parts: ClassVar[bool] = True
@@ -63,6 +63,11 @@ class FibecFed(FederatedAveraging):
     def shared(self, state: ServerState) -> tuple[str, ...]:
         """Every parameter during the warm-up; then the GAL's and the head's."""
         return self.plan.travelling(state.info.get("layers"))
+
+    def personal_devices(self, state: ServerState) -> Sequence[int]:
+        """Those that trained; one that was only initialised has nothing of its own yet."""
+        waiting = set(state.info.get(ONLY_INITIALIZED, ()))
+        return [device for device in super().personal_devices(state) if device not in waiting]
 
     def is_closed(self, state: ServerState) -> bool:
         """Once the local layers are merged."""

@@ -9,10 +9,13 @@ from fibecfed.results.fingerprint import Fingerprint
 from fibecfed.results.lock import only_writer
 from fibecfed.results.own_models import OwnModels, own_parameters
 from fibecfed.results.summary import (
+    JUDGED,
     LAST,
+    averaged,
     failures_of,
     final_mean,
     final_numbers,
+    judged_stage,
     losses_of,
     metric_of,
     metrics_record,
@@ -22,11 +25,13 @@ from fibecfed.results.summary import (
 )
 
 __all__ = [
+    "JUDGED",
     "LAST",
     "OWN_MODELS_FILE",
     "Fingerprint",
     "OwnModels",
     "RunDirectory",
+    "averaged",
     "curves_png",
     "decisions_png",
     "device_states",
@@ -36,6 +41,7 @@ __all__ = [
     "git_commit",
     "global_name",
     "hardware",
+    "judged_stage",
     "loading_code",
     "losses_of",
     "metric_of",

@@ -12,6 +12,7 @@ from fibecfed.runtime import Evaluation
 from fibecfed.tasks import Classification
 
 LAST = 5  # evaluations that the mean for comparisons covers at most (docs/method.md section 7)
+JUDGED = "after_stage"  # in the last record: the stage after the rounds that its evaluation is of
 PART = 4  # it covers at most every fourth of a run's evaluations: no mean reaches back to the first rounds [D]
 PROTOCOLS = ("global", "personalized")
 
@@ -32,13 +33,20 @@ def failures_of(failures: Sequence[Failure], round: int, stage: str) -> list[dic
 
 
 def metrics_record(
-    round: int, evaluation: Evaluation, costs: Costs, loss: float | None, left_out: Losses, states_lost: Losses
+    round: int,
+    evaluation: Evaluation,
+    costs: Costs,
+    loss: float | None,
+    left_out: Losses,
+    states_lost: Losses,
+    stage: str | None = None,
 ) -> dict[str, Any]:
     """One line of metrics.jsonl: cumulative costs, both protocols, every metric of the task.
 
     ``metric_*`` is the task's main one, under one name for every task; its own name stands beside it.
 
-    ``left_out`` and ``states_lost`` are those since the evaluation of an earlier round.
+    ``left_out`` and ``states_lost`` are those since the evaluation of an earlier round. ``stage`` names the stage
+    after the rounds that was evaluated; None: a round was.
     """
     main, score = evaluation.metric, evaluation.global_[evaluation.metric]
     record: dict[str, Any] = {
@@ -56,6 +64,8 @@ def metrics_record(
         if name != main:
             record[f"{name}_global"] = value
             record[f"{name}_personalized"] = evaluation.personalized[name]
+    if stage is not None:
+        record[JUDGED] = stage
     return record | {
         "loss_train": loss,
         "failures": len(left_out),
@@ -76,6 +86,20 @@ def window(evaluations: int) -> int:
     return max(1, min(LAST, evaluations // PART))
 
 
+def judged_stage(records: Sequence[Mapping[str, Any]]) -> str | None:
+    """The stage after the last round that a run ends with and is judged by; None: it ends with a round."""
+    return records[-1].get(JUDGED) if records else None
+
+
+def averaged(records: Sequence[Mapping[str, Any]], last: int | None = None) -> int:
+    """How many of the last evaluations a final number is the mean of.
+
+    One where a judged stage ends the run: the rounds before it were of another model. Otherwise ``last``; None: as
+    ``window`` says. Source: docs/method.md section 7 [D].
+    """
+    return 1 if judged_stage(records) else last or window(len(records))
+
+
 def metric_of(records: Sequence[Mapping[str, Any]]) -> str:
     """The main metric of a run; records of earlier versions, which do not name it, are of classification."""
     return str(records[-1].get("metric", Classification.metric)) if records else Classification.metric
@@ -87,8 +111,8 @@ def score_of(record: Mapping[str, Any], protocol: str) -> float:
 
 
 def final_mean(records: Sequence[Mapping[str, Any]], key: str, last: int | None = None) -> float:
-    """The mean of a metric over the ``last`` evaluations; None: those that ``window`` says."""
-    values = [float(r[key]) for r in records[-(last or window(len(records))) :]]
+    """The mean of a metric over the last evaluations, as many as ``averaged`` says."""
+    values = [float(r[key]) for r in records[-averaged(records, last) :]]
     return sum(values) / len(values)
 
 
@@ -101,7 +125,7 @@ def final_numbers(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for k in records[-1]
         if k.endswith("_global") and not k.startswith((f"{main}_", "metric_", "loss_"))
     ]
-    count = window(len(records))
+    count = averaged(records)
 
     def over(last: int) -> dict[str, Any]:
         found: dict[str, Any] = {n: {p: final_mean(records, f"{n}_{p}", last) for p in PROTOCOLS} for n in names}

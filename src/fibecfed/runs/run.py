@@ -78,13 +78,15 @@ class _Progress:
         self.left_out += left_out
         self.states_lost += states_lost
 
-    def evaluated(self, state: ServerState, evaluation: Evaluation, loss: float | None) -> dict[str, Any]:
-        """The record of an evaluation, in place of an earlier one of the same round."""
+    def evaluated(
+        self, state: ServerState, evaluation: Evaluation, loss: float | None, stage: str | None = None
+    ) -> dict[str, Any]:
+        """The record of an evaluation, in place of an earlier one of the same round; ``stage``: after the rounds."""
         for earlier in (r for r in self.records if r["round"] == state.round):
             self.left_out = [*earlier["left_out"], *self.left_out]
             self.states_lost = [*earlier["states_lost"], *self.states_lost]
         self.left_out += failures_of(evaluation.missing, state.round, "evaluate")
-        record = metrics_record(state.round, evaluation, state.costs, loss, self.left_out, self.states_lost)
+        record = metrics_record(state.round, evaluation, state.costs, loss, self.left_out, self.states_lost, stage)
         self.records = [r for r in self.records if r["round"] != state.round] + [record]
         self.left_out, self.states_lost = [], []
         return record
@@ -246,7 +248,8 @@ def _train(
         state = done.state
         record = None
         if done.stage.evaluated or (done.stage.is_round and _due(experiment.config, state.round)):
-            record = progress.evaluated(state, experiment.evaluate(state), done.loss)
+            stage = done.stage.name if done.stage.evaluated else None
+            record = progress.evaluated(state, experiment.evaluate(state), done.loss, stage)
         progress.wall_seconds = before + time.perf_counter() - started
         progress.peak_memory = max(progress.peak_memory, peak_memory_bytes())
         if directory is not None:

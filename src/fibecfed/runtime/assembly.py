@@ -1,5 +1,6 @@
 """From a configuration to everything a run in this process needs."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -79,6 +80,6 @@ def learner_of(config: Config, outputs: int) -> Learner:
     )
     task_kind(config).prepare(pretrained.tokenizer)
     model = kind.attach(pretrained, outputs, config, seed)
-    layout = kind.layout(model, pretrained.config)
+    layout = dataclasses.replace(kind.layout(model, pretrained.config), outputs=outputs)
     method = method_class(config.method)(config, layout)
     return Learner(config, pretrained, model, layout, method, trainable_tensors(model))

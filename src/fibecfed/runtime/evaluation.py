@@ -47,7 +47,7 @@ class ResidentEvaluator:
         data, task = self.site.data, self.site.data.task
         everything = np.arange(len(data.held_out))
         server = self.site.executor.counts(state.tensors, data.held_out, everything)
-        personal = server if data.own is None else self._with_own_labels(state, server, data.own)
+        personal = server if data.own is None else self._with_own_targets(state, server, data.own)
         if self.method.keeps_device_state:
             personal = self._with_personal_models(state, personal)
         global_metrics = task.metrics(server)
@@ -63,8 +63,8 @@ class ResidentEvaluator:
             others.get(task.metric),
         )
 
-    def _with_own_labels(self, state: ServerState, server: Counts, own: TokenizedSet) -> Counts:
-        """The server model's counts, replaced where the example's device labels it otherwise than the data."""
+    def _with_own_targets(self, state: ServerState, server: Counts, own: TokenizedSet) -> Counts:
+        """The server model's counts, replaced where the target of the example at its device is not that of the data."""
         otherwise = np.flatnonzero(own.groups != self.site.data.held_out.groups)
         if not len(otherwise):
             return server

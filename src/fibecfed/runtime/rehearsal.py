@@ -27,13 +27,13 @@ from fibecfed.federation import (
     next_stage,
 )
 from fibecfed.methods import FederatedAveraging, method_class
+from fibecfed.methods.stages import JUDGED
 from fibecfed.runtime.experiment import Experiment
 from fibecfed.sharing import fixed_count
 from fibecfed.tasks import Task
 
-# Numbers that nobody knows before: as long as they usually are as text. The score is too low to end a warm-up.
+# Numbers that nobody knows before: as long as they usually are as text.
 _AS_LONG_AS = {"loss": 0.6931471805599453, "operations": 123456789012.0}
-_SCORE = 0.012345678901234567
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def rehearse(experiment: Experiment) -> Iterator[Rehearsed]:
             answered = dataclasses.replace(request.address, state_version=versions.get(device, 0))
             if not stage.is_round or device == chosen[0]:
                 made_up = {name: _made_up(name, *spec, request, task, counts[device]) for name, spec in specs.items()}
-            said = _said(stage, method.config, task.metric, info, int(counts[device].sum()))
+            said = _said(stage, method.config, info, int(counts[device].sum()))
             down += sizes(request)
             reply = Reply(answered, made_up, said)
             up += sizes(reply)
@@ -106,17 +106,17 @@ def _made_up(
         losses = torch.ones(shape, dtype=dtype)
         losses[: fixed_count(0.5, len(losses)) - 1] = 2
         return losses
+    if name == JUDGED:
+        return torch.zeros(shape, dtype=dtype)  # no score that could end a warm-up
     if len(shape) == 1:  # scores of layers or triplets: none is favoured
         return torch.rand(shape, dtype=dtype, generator=torch.Generator().manual_seed(0))
     return torch.ones(shape, dtype=dtype)
 
 
-def _said(stage: Stage, config: Config, metric: str, wanted: Mapping[str, InfoSpec], examples: int) -> dict[str, Any]:
+def _said(stage: Stage, config: Config, wanted: Mapping[str, InfoSpec], examples: int) -> dict[str, Any]:
     """The info of a reply of a device with so many examples."""
     left_out = {STATE_LOST} | (set() if stage.trains else {"loss", "examples_trained", "tokens", "tokens_cut"})
-    if config.warm_up.rounds is not None:
-        left_out.add(metric)
-    known = {metric: _SCORE, "examples": examples, "examples_trained": examples * config.training.local_epochs}
+    known = {"examples": examples, "examples_trained": examples * config.training.local_epochs}
     return {
         name: known.get(name, _AS_LONG_AS.get(name, _least(spec)))
         for name, spec in wanted.items()

@@ -110,7 +110,7 @@ class Task(ABC):
 
     kind: ClassVar[str]  # its name in the configuration, task.kind
     metric: ClassVar[str]  # the main metric, a score: the higher, the better
-    judged: ClassVar[str] = ""  # what ``judgement`` is called; empty: as the metric
+    judged_by: ClassVar[str] = ""  # what ``judgement`` is called; empty: as the metric
     generates: ClassVar[bool] = False  # its model is a causal language model with the head that it came with
     group: ClassVar[str] = "group"  # what users call the group of an example
 
@@ -210,13 +210,29 @@ class Task(ABC):
         """Why totals of that form cannot be those of so many examples; None if they can."""
         return "its losses are below 0" if (totals["loss"] < 0).any() else None
 
-    def judgement(self, counts: Counts) -> float:
-        """How well a model judges the examples counted, in [0, 1]: a warm-up ends once it is ``enough``."""
-        return min(1.0, max(0.0, self.metrics(counts)[self.metric]))
+    @staticmethod
+    def judged_groups(outputs: int) -> int:
+        """G, the groups that ``judged`` tells apart under a head of so many ``outputs``; here all are one."""
+        return 1
+
+    def judged(self, counts: Counts) -> np.ndarray:
+        """(2, G) float64, additive over devices: the sum of scores in [0, 1] in each group, and its examples."""
+        examples = len(counts.values["loss"])
+        return np.array([[min(1.0, max(0.0, self.metrics(counts)[self.metric])) * examples], [examples]])
+
+    @staticmethod
+    def judgement(judged: np.ndarray) -> float:
+        """How well a model judges, in [0, 1]: the mean over groups that have examples; 0 if none has.
+
+        A warm-up ends once it is ``enough``. ``judged`` (2, G) is a sum over devices.
+        """
+        right, examples = judged
+        present = examples > 0
+        return float((right[present] / examples[present]).mean()) if present.any() else 0.0
 
     @staticmethod
     def enough(config: Config, outputs: int) -> float:
-        """The judgement that ends a warm-up; ``outputs``: of a pooled head, 0 for another."""
+        """The judgement that ends a warm-up, under a head of so many ``outputs``; here chance is taken for 0."""
         return config.warm_up.accuracy
 
     @classmethod

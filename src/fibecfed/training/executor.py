@@ -1,7 +1,7 @@
 """Running devices' work on one resident model."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -33,8 +33,10 @@ from fibecfed.training.job import (
     Result,
     ScoreJob,
     ScoreResult,
+    TrainingSeen,
     TrainJob,
 )
+from fibecfed.training.judging import TrainingCounts
 from fibecfed.training.local import batch_sizes, train
 from fibecfed.training.operations import OperationCounter
 from fibecfed.tuning import Layout, put_tensors
@@ -100,7 +102,11 @@ class SequentialExecutor:
         with torch.random.fork_rng(devices=[]), self._training_mode():
             torch.manual_seed(job.seed)
             sizes = batch_sizes(list(job.batches), lengths)
-            with self._refreshed(job, batches) as followed, self._cached(job, sizes) as saved:
+            with (
+                self._counted(job) as seen,
+                self._refreshed(job, batches) as followed,
+                self._cached(job, sizes) as saved,
+            ):
                 total, optimizer_state = train(self.model, self.task, job, followed.batches, self.config.training)
             # Here and not later: recomputed activations count, and what records gradients does not.
             operations = self.operations.training(sizes) - saved
@@ -115,9 +121,16 @@ class SequentialExecutor:
             optimizer_state=optimizer_state,
             difficulty=None if followed.running is None else followed.running.values,
             observed={} if job.observer is None else job.observer.result(),
+            seen=None if seen is None else TrainingSeen(seen.examples, seen.counts),
             tokens=tokens,
             tokens_cut=sum(int(self.data.lengths[batch].sum()) for batch in job.batches) - tokens,
         )
+
+    def _counted(self, job: TrainJob) -> AbstractContextManager[TrainingCounts | None]:
+        """Watches what the model says of the examples, if the job asks for it."""
+        if not job.counted or not job.batches:
+            return nullcontext()
+        return TrainingCounts(self.model, self.task, list(job.batches))
 
     @contextmanager
     def _cached(self, job: TrainJob, sizes: list[tuple[int, int]]) -> Iterator[float]:

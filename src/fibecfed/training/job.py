@@ -53,12 +53,21 @@ class TrainJob:
     max_tokens: int | None = None  # examples are cut to so many tokens; None: not cut
     penalty: Penalty | None = None  # added to each step's mean loss, not to the loss that is reported
     observer: Observer | None = None
+    counted: bool = False  # what the task counts of the outputs is wanted
     before: "TrainJob | None" = None  # runs first; this job starts from what it leaves
 
     @property
     def cached_examples(self) -> np.ndarray:
         """What a cache of hidden states holds: all the device's examples, so that it does not depend on the round."""
         return np.unique(np.concatenate(self.batches)) if self.held is None else self.held
+
+
+@dataclass(frozen=True)
+class TrainingSeen:
+    """What the task counts of each example's outputs, as they were when it was first trained on."""
+
+    examples: np.ndarray  # (n,) positions in the training set, each once
+    counts: Counts  # in that order
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,7 @@ class LocalResult:
     optimizer_state: Mapping[str, Tensor]
     difficulty: np.ndarray | None = None  # refreshed scores, in the order of the job's
     observed: Mapping[str, Tensor] = field(default_factory=dict)  # of the job's observer
+    seen: TrainingSeen | None = None  # if the job wants it counted
     tokens: int = 0  # trained, padding left out, repeats counted
     tokens_cut: int = 0  # beside them, because of max_tokens
 
@@ -86,6 +96,7 @@ class LocalResult:
             optimizer_state={**first.optimizer_state, **self.optimizer_state},
             difficulty=first.difficulty if self.difficulty is None else self.difficulty,
             observed={**first.observed, **self.observed},
+            seen=first.seen if self.seen is None else self.seen,
             tokens=first.tokens + self.tokens,
             tokens_cut=first.tokens_cut + self.tokens_cut,
         )

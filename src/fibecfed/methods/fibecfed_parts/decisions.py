@@ -12,7 +12,7 @@ from fibecfed.curriculum import (
     log_histogram,
     rank_stability,
 )
-from fibecfed.curriculum.selection import part_in_use
+from fibecfed.curriculum.selection import cap_of, part_in_use
 from fibecfed.federation import Device, ServerState, Site
 from fibecfed.methods.fibecfed_parts.initialization import DIFFICULTY, FIRST_DIFFICULTY, judgements_key, kept_rows_of
 from fibecfed.seeding import stream
@@ -47,6 +47,9 @@ def decisions(
     scored = [device for device in devices if device.state and DIFFICULTY in device.state.memory]
     if scored:
         found["difficulty"] = _difficulty(scored, site)
+        if config.curriculum.cap == "auto":
+            caps = {device.number: cap_of(config.curriculum, _kept(device, DIFFICULTY)) for device in scored}
+            found["caps"] = {str(number): cap for number, cap in caps.items()}
         found["rank_stability"] = _stability(scored, site, config, state, shared)
         share = found["difficulty"]["group_share"]
         if share is not None and share > GROUP_SHARE_WARNING:
@@ -64,7 +67,8 @@ def _prefix(config: Config, warm_up: int) -> list[float]:
     if curriculum.score in (None, "none"):
         return [1.0] * rounds
     steps = max(1, rounds - warm_up)
-    paced = [min(curriculum.cap, part_in_use(curriculum, t, steps)) for t in range(steps)]
+    cap = 1.0 if curriculum.cap == "auto" else curriculum.cap  # each device's own is in "caps"
+    paced = [min(cap, part_in_use(curriculum, t, steps)) for t in range(steps)]
     return ([1.0] * warm_up + paced)[:rounds]
 
 

@@ -25,7 +25,7 @@ DIFFICULTY = "difficulty"
 FIRST_DIFFICULTY = "first difficulty"  # kept beside refreshed scores, to tell how stable ranks are
 ROWS = "rows/"
 HELD_OUT = 0.2  # of a device's examples, for losses that choose or count layers [D]
-_SCORED_BY_MODEL = ("fisher", "fisher-model", "loss")
+SCORED_BY_MODEL = ("fisher", "fisher-model", "loss")  # of curriculum.score
 _NOISE_SCORES = ("sensitivity", "gain")
 
 
@@ -53,11 +53,11 @@ def initialize(
         noise = LayerNoise(sharing.noise, sharing.sigma, stream(config.seed, "layer noise", device.number))
     memory: dict[str, Tensor] = {}
     found: ScoreResult | None = None
-    if curriculum.score in _SCORED_BY_MODEL or momentum is not None or noise is not None:
+    if curriculum.score in SCORED_BY_MODEL or momentum is not None or noise is not None:
         found = yield ScoreJob(
             device.number,
             tensors,
-            curriculum.score if curriculum.score in _SCORED_BY_MODEL else "loss",  # type: ignore[arg-type]
+            curriculum.score if curriculum.score in SCORED_BY_MODEL else "loss",  # type: ignore[arg-type]
             device.indices,
             stream(config.seed, "scoring order", device.number),
             momentum,
@@ -87,10 +87,15 @@ def initialize(
 
 
 def _difficulty(device: Device, config: Config, scores: Scores | None) -> np.ndarray | None:
-    kind, data = config.curriculum.score, device.site.data.train
-    if kind in _SCORED_BY_MODEL:
+    if config.curriculum.score in SCORED_BY_MODEL:
         assert scores is not None
         return scores.difficulty
+    return difficulty_without_model(device, config)
+
+
+def difficulty_without_model(device: Device, config: Config) -> np.ndarray | None:
+    """(n,) the scores of the device's examples that no model is asked for; None if it is, or there are none."""
+    kind, data = config.curriculum.score, device.site.data.train
     if kind == "length":
         return length(data, device.indices)
     if kind == "rarity":
@@ -127,11 +132,4 @@ def kept_rows_of(state: DeviceState) -> RowMask:
 def judgements_key(config: Config) -> str:
     """Under which name the server and method.json hold how well the model judged in each warm-up round."""
     kind = task_kind(config)
-    return f"warm_up_{kind.judged or kind.metric}"
-
-
-def judgement(device: Device, tensors: Mapping[str, Tensor]) -> Generator[Job, Any, float]:
-    """How well a model judges the device's own examples, as the task says: whether it can tell difficulty yet."""
-    found: CountResult = yield CountJob(device.number, tensors, device.site.data.train, device.indices)
-    device.count_scored(device.examples, found.operations)
-    return device.site.data.task.judgement(found.counts)
+    return f"warm_up_{kind.judged_by or kind.metric}"

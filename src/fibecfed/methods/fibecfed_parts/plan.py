@@ -1,19 +1,22 @@
 """What a configuration makes of FibecFed: which parts are on, how long the warm-up may be, what travels when."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from fibecfed.config import Config
 from fibecfed.errors import InputError
-from fibecfed.federation import ServerState
+from fibecfed.federation import Device, Request, ServerState
+from fibecfed.methods.fibecfed_parts.first_training import refuse_passes
+from fibecfed.methods.fibecfed_parts.initialization import SCORED_BY_MODEL
 from fibecfed.methods.fibecfed_parts.layer_count import ranked_layers, set_count
 from fibecfed.sharing import fixed_count
-from fibecfed.tasks import HEAD_WEIGHT
 from fibecfed.tuning import Layout
 
 _SCORED_LAYERS = ("sensitivity", "gain", "consensus", "reset_loss")
+
+ONLY_INITIALIZED = "only_initialized"  # in the server's info: devices that have a state but never trained
 
 Layers = Sequence[int] | None  # the global aggregation layers; None while they are not fixed
 
@@ -33,13 +36,20 @@ class Plan:
             fixed_count(sharing.count, layout.layers)  # raises now, not after the warm-up
         if self.chooses_layers and sharing.layers == "consensus" and self.most_warm_up == 0:
             raise InputError("sharing.layers=consensus looks at the warm-up's updates; set warm_up.rounds above 0.")
+        if config.curriculum.initialization == "training":
+            refuse_passes(config)
+        if config.curriculum.cap == "auto" and config.curriculum.score not in SCORED_BY_MODEL:
+            raise InputError(
+                "curriculum.cap=auto reads the scores of a model; set curriculum.score=fisher, fisher-model or loss, "
+                "or give the cap as a number."
+            )
+        if config.curriculum.cap == "auto" and self.most_warm_up == 0 and config.model.head_init == "random":
+            raise InputError(
+                "curriculum.cap=auto needs a model that has learned something before it scores; set warm_up.rounds "
+                "above 0, or solve the head with model.head_init."
+            )
         if sharing.count == "lossless" and sharing.radius is None and self.most_warm_up == 0:
             raise InputError("sharing.count=lossless without a warm-up needs sharing.radius.")
-
-    @property
-    def outputs(self) -> int:
-        """Of a pooled head; 0 for another head."""
-        return next((p.shape[0] for p in self.layout if p.name == HEAD_WEIGHT), 0)
 
     # The warm-up
 
@@ -116,9 +126,29 @@ class Plan:
         """Whether it matters which devices were met: local layers start from the warm-up's."""
         return self.most_warm_up > 0 and self.chooses_layers and self.is_warm(state)
 
-    def met(self, state: ServerState, devices: Sequence[int]) -> ServerState:
-        """Note the devices that answered."""
-        return noted(state, met=sorted({*state.info["met"], *devices})) if self.has_met_devices(state) else state
+    def met(self, state: ServerState, devices: Collection[int], lost: Collection[int] = ()) -> ServerState:
+        """Note the devices that answered. One that ``lost`` its state gets the warm-up's values again.
+
+        If it was sent them this time, because it had not been met, it has them.
+        """
+        if not self.has_met_devices(state):
+            return state
+        known = set(state.info["met"])
+        return noted(state, met=sorted((known - set(lost)) | (set(devices) - (known & set(lost)))))
+
+    def lacks_layers(self, device: Device, request: Request) -> bool:
+        """Whether a device has lost the local layers that it should start from, and was not sent them again."""
+        if self.most_warm_up == 0 or not self.chooses_layers:
+            return False
+        own = set(self.local(request.info["layers"])) - (device.state.local.keys() if device.state else set())
+        return any(p.name in own and p.name not in request.tensors for p in self.layout if p.layer is not None)
+
+    def trained(self, state: ServerState, devices: Collection[int]) -> ServerState:
+        """Note the devices that trained a model of their own."""
+        waiting = state.info.get(ONLY_INITIALIZED)
+        if not waiting:
+            return state
+        return noted(state, **{ONLY_INITIALIZED: sorted(set(waiting) - set(devices))})
 
     def all_sent(self, tensors: Mapping[str, Tensor], layers: Layers) -> bool:
         """Whether all that travels was sent."""

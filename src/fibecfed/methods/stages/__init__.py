@@ -8,9 +8,10 @@ from fibecfed.methods.stages.merge import Merge
 from fibecfed.methods.stages.score_layers import ScoreLayers
 from fibecfed.methods.stages.statistics import Statistics, summed
 from fibecfed.methods.stages.train import Shared, Train, TrainWhatTravels
-from fibecfed.methods.stages.warm_up import WarmUp
+from fibecfed.methods.stages.warm_up import JUDGED, WarmUp
 
 __all__ = [
+    "JUDGED",
     "CountLayers",
     "CurriculumTrain",
     "Exchange",

@@ -3,13 +3,25 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fibecfed.curriculum.selection import select
-from fibecfed.federation import Aggregator, Content, Device, DeviceState, Reply, Request, ServerState, Work
+from fibecfed.federation import (
+    STATE_LOST,
+    Aggregator,
+    Content,
+    Device,
+    DeviceState,
+    Reply,
+    Request,
+    ServerState,
+    Work,
+)
+from fibecfed.methods.fibecfed_parts.first_training import before_first_training, learned, watched
 from fibecfed.methods.fibecfed_parts.initialization import DIFFICULTY, FIRST_DIFFICULTY, ROWS, kept_rows_of
 from fibecfed.methods.stages.partly_shared import PartlyShared
 from fibecfed.methods.stages.score_layers import initialized
@@ -20,6 +32,7 @@ from fibecfed.training import DeviceFailed, LocalResult, TrainJob
 class _Replies:
     mean: Aggregator
     met: list[int] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)  # those of them whose state was gone
 
 
 class CurriculumTrain(PartlyShared):
@@ -48,10 +61,14 @@ class CurriculumTrain(PartlyShared):
     def fold(self, accumulator: _Replies, reply: Reply) -> None:
         super().fold(accumulator.mean, reply)
         accumulator.met.append(reply.address.device)
+        if STATE_LOST in reply.info:
+            accumulator.lost.append(reply.address.device)
 
     def finish(self, state: ServerState, accumulator: _Replies) -> ServerState:
         """Step 9."""
-        return super().finish(self.plan.met(state, accumulator.met), accumulator.mean)
+        again = set(accumulator.lost) & set(state.info.get("met", ()))  # trained without what they had lost
+        state = self.plan.trained(state, set(accumulator.met) - again)
+        return super().finish(self.plan.met(state, accumulator.met, accumulator.lost), accumulator.mean)
 
     # Device half
 
@@ -59,11 +76,38 @@ class CurriculumTrain(PartlyShared):
         """Steps 7 and 8, after steps 1 and 5 where the device comes late or lost its state."""
         if not self.plan.all_sent(request.tensors, request.info["layers"]):
             raise DeviceFailed("the server asks for layers that it did not send, which may be this device's own")
+        if self.plan.lacks_layers(device, request):
+            return (yield from self._train_what_came(device, request))
         if self._needs_initialization(device):
+            if self.config.curriculum.initialization == "training":
+                return (yield from self._first_training(device, request))
             found = yield from initialized(self.plan, device, request, with_layer_scores=False)
             device.state = found.state
         result: LocalResult = yield self._curriculum_job(device, request)
         return device.keep(*self.conclude(device, request, result))
+
+    def _first_training(self, device: Device, request: Request) -> Work:
+        """Step 7 on all examples, the device's own layers densely; what it tells takes the place of steps 1 and 5."""
+        config = self.config
+        device.state = before_first_training(device, config, self.layout)
+        trains = self._rows(device, request.info["layers"])
+        matrices = self.layout.only(p.name for p in self.layout if p.layer is not None and p.name in trains)
+        result: LocalResult = yield self._curriculum_job(device, request, **watched(device, config, matrices))
+        reply, state = self.conclude(device, request, result)
+        kept = state or DeviceState(local={}, memory={})
+        memory = {name: t for name, t in kept.memory.items() if name != FIRST_DIFFICULTY}
+        found = learned(device, config, matrices, result)
+        return device.keep(reply, DeviceState(kept.local, {**memory, **found}))
+
+    def _train_what_came(self, device: Device, request: Request) -> Work:
+        """A round of a device that lost its layers: it trains what was sent, keeps nothing, and says so.
+
+        The server then sends the warm-up's layers once more. To begin again without them would leave the device's own
+        layers where no warm-up ever was (project decision).
+        """
+        result: LocalResult = yield self.job(device, request, trained=dict.fromkeys(request.tensors))
+        sent = {name: result.tensors[name] for name in request.tensors}
+        return Reply(request.address, sent, self.costs(device, result))
 
     def conclude(self, device: Device, request: Request, result: LocalResult) -> tuple[Reply, DeviceState | None]:
         """Step 8; scores that followed the training are kept beside the first ones."""
@@ -79,7 +123,7 @@ class CurriculumTrain(PartlyShared):
         has_rows = any(name.startswith(ROWS) for name in memory)
         return (plan.chooses_layers and not has_rows) or (plan.has_curriculum and DIFFICULTY not in memory)
 
-    def _curriculum_job(self, device: Device, request: Request) -> TrainJob:
+    def _curriculum_job(self, device: Device, request: Request, **changes: Any) -> TrainJob:
         """Step 7: the easy part of the examples, the GAL and the head whole, of the other layers the chosen rows."""
         indices, weights = device.indices, None
         difficulty = device.state.memory.get(DIFFICULTY) if device.state else None
@@ -101,7 +145,10 @@ class CurriculumTrain(PartlyShared):
         if self.config.curriculum.refresh and difficulty is not None:
             refreshed = (device.indices, difficulty.numpy())
         trained = self._rows(device, request.info["layers"])
-        return self.job(device, request, indices, trained=trained, weights=weights, difficulty=refreshed)
+        steps = self.steps(device) if self.config.curriculum.steps == "match" else None
+        batches = self.batches(device, request, indices, steps)
+        fields = {"batches": batches, "trained": trained, "weights": weights, "difficulty": refreshed}
+        return self.job(device, request, **fields | changes)
 
     def _rows(self, device: Device, layers: Sequence[int] | None) -> dict[str, Tensor | None]:
         """Parameter to the rows that move, None for all: the GAL and the head whole, the device's own rows."""

@@ -22,7 +22,7 @@ from fibecfed.federation import (
 )
 from fibecfed.methods.fibecfed_parts.initialization import Initialized, initialize
 from fibecfed.methods.fibecfed_parts.layer_count import set_count
-from fibecfed.methods.fibecfed_parts.plan import Plan, noted
+from fibecfed.methods.fibecfed_parts.plan import ONLY_INITIALIZED, Plan, noted
 from fibecfed.methods.stages.exchange import Exchange
 from fibecfed.sharing import rank_layers
 from fibecfed.training import Job
@@ -56,8 +56,8 @@ class ScoreLayers(Exchange):
         return rounds_left and self.plan.layers_missing(state) and self.plan.asks_devices(state)
 
     def members(self, state: ServerState) -> Members:
-        """``sharing.devices``, or as many as take part in a round."""
-        return Members(self.config.sharing.devices or self.config.federation.cohort_size)
+        """Those of the next round, so that nobody else scores its examples; ``sharing.devices`` if that is set."""
+        return Members(self.config.sharing.devices or self.config.federation.cohort_size, of_round=True)
 
     def request(self, state: ServerState, device: int) -> Content:
         """The shared model."""
@@ -76,7 +76,8 @@ class ScoreLayers(Exchange):
 
     def finish(self, state: ServerState, accumulator: _Scores) -> ServerState:
         """Step 3, where the number of layers is set: S^l = sum_k (n_k / n) s_k^l, the largest are the GAL."""
-        state = self.plan.met(state, accumulator.met)
+        new = sorted(set(accumulator.met) - state.device_versions.keys())
+        state = noted(self.plan.met(state, accumulator.met), **{ONLY_INITIALIZED: new})
         scores = accumulator.mean.result()["layer_scores"].tolist()
         state = noted(state, layer_scores=scores, order=list(rank_layers(scores)))
         if isinstance(self.config.sharing.count, str):

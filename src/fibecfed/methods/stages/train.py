@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor
 
 from fibecfed.config import Config
-from fibecfed.data import training_batches
+from fibecfed.data import steps_of_epoch, training_batches
 from fibecfed.federation import (
     Content,
     Device,
@@ -79,26 +80,39 @@ class Train(Exchange):
         """The parameters that move: all of them."""
         return self.layout.names
 
+    def steps(self, device: Device) -> int:
+        """Optimizer steps of a round over all of a device's examples."""
+        settings = self.config.training
+        steps = settings.local_epochs * steps_of_epoch(device.examples, settings.batch_size)
+        return steps if settings.local_steps is None else min(steps, settings.local_steps)
+
+    def batches(
+        self, device: Device, request: Request, indices: np.ndarray, steps: int | None = None
+    ) -> list[np.ndarray]:
+        """Of the examples at ``indices``; exactly ``steps`` over as many passes as they take, if that is given."""
+        training = self.config.training
+        return training_batches(
+            indices,
+            device.site.data.train.lengths[indices],
+            training.batch_size,
+            seed=self.config.seed,
+            round=request.address.round,
+            device=device.number,
+            epochs=training.local_epochs,
+            steps=training.local_steps,
+            exactly=steps,
+        )
+
     def job(self, device: Device, request: Request, indices: Any = None, **changes: Any) -> TrainJob:
         """Local training on the examples at ``indices``, all by default; ``changes`` are fields that differ."""
         config, number = self.config, request.address.round
-        indices = device.indices if indices is None else indices
-        batches = training_batches(
-            indices,
-            device.site.data.train.lengths[indices],
-            config.training.batch_size,
-            seed=config.seed,
-            round=number,
-            device=device.number,
-            epochs=config.training.local_epochs,
-            steps=config.training.local_steps,
-        )
+        if "batches" not in changes:
+            changes["batches"] = self.batches(device, request, device.indices if indices is None else indices)
         fields: dict[str, Any] = {
             "device": device.number,
             "round": number,
             "tensors": device.model(request.tensors),
             "trained": dict.fromkeys(self.trained(request)),
-            "batches": batches,
             "learning_rate": scheduled_rate(config.training, number, config.federation.rounds),
             "seed": torch_seed(config.seed, "dropout", number, device.number),
             "optimizer_state": self.optimizer_state(device),

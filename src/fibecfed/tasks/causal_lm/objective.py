@@ -29,7 +29,7 @@ class CausalLanguageModel(Task):
 
     kind: ClassVar[str] = "causal-lm"
     metric: ClassVar[str] = "token_accuracy"
-    judged: ClassVar[str] = "token_probability"
+    judged_by: ClassVar[str] = "token_probability"
     generates: ClassVar[bool] = True
 
     group_names: tuple[str, ...] = ()
@@ -124,13 +124,14 @@ class CausalLanguageModel(Task):
             return "its counts of tokens contradict one another"
         return super().totals_problem(totals, examples)
 
-    def judgement(self, counts: Counts) -> float:
-        """exp(-loss), the geometric mean of the probabilities of learned tokens."""
-        return math.exp(-self.metrics(counts)["loss"])
+    def judged(self, counts: Counts) -> np.ndarray:
+        """(2, 1): exp(-loss), the geometric mean of the probabilities of learned tokens, by the examples."""
+        examples = len(counts.values["loss"])
+        return np.array([[math.exp(-self.metrics(counts)["loss"]) * examples], [examples]], dtype=np.float64)
 
     @staticmethod
     def is_warm(config: Config, judged: Sequence[float], outputs: int) -> bool:
-        """Once the loss has fallen by warm_up.fall of the first round's (docs/method.md section 12 [D])."""
+        """Once -log of the judgement has fallen by warm_up.fall of the first (docs/method.md section 12 [D])."""
         first, last = (-math.log(max(value, math.exp(-_MOST_NATS))) for value in (judged[0], judged[-1]))
         return last <= (1 - config.warm_up.fall) * first
 

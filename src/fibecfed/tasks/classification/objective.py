@@ -103,16 +103,21 @@ class Classification(Task):
             return "its counts contradict one another"
         return None
 
-    def judgement(self, counts: Counts) -> float:
-        """Balanced accuracy: mean recall over the labels that are there."""
+    @staticmethod
+    def judged_groups(outputs: int) -> int:
+        """One for each label."""
+        return outputs
+
+    def judged(self, counts: Counts) -> np.ndarray:
+        """The right answers among each label's examples: their judgement is the balanced accuracy."""
         confusion = counts.values["confusion"].sum(axis=0)
-        present = confusion.sum(axis=1) > 0
-        return float((confusion.diagonal()[present] / confusion.sum(axis=1)[present]).mean())
+        return np.stack([confusion.diagonal(), confusion.sum(axis=1)]).astype(np.float64)
 
     @staticmethod
     def enough(config: Config, outputs: int) -> float:
-        """max(warm_up.accuracy, 2/C): twice as good as chance at least (docs/method.md section 2 [D])."""
-        return max(config.warm_up.accuracy, 2 / max(1, outputs))
+        """1/C + warm_up.accuracy (1 - 1/C): that part of the way from chance to 1 (docs/method.md section 2 [D])."""
+        chance = 1 / outputs
+        return chance + config.warm_up.accuracy * (1 - chance)
 
     reading_code: ClassVar[str] = 'print(task["labels"][int(logits[0].argmax())])'
     answer: ClassVar[str] = ".label"

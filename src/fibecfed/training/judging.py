@@ -1,0 +1,58 @@
+"""What a model's outputs are worth while it trains: counted from the forward passes that training makes anyway."""
+
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from fibecfed.data.batches import first_seen
+from fibecfed.tasks import Batch, Counts, Task
+
+
+class TrainingCounts:
+    """Counts the examples of ``batches`` (positions, in the order that they run) as the model first sees each.
+
+    Inside ``with``, every forward pass of ``model`` on a ``Batch`` is taken for the next rows of the batches, whole or
+    in micro-batches. Its own outputs count, without what a loss adds to them. Nothing in the training step changes.
+    Source: project decision (docs/method.md section 2).
+    """
+
+    def __init__(self, model: nn.Module, task: Task, batches: list[np.ndarray]) -> None:
+        self._model, self._task = model, task
+        self._examples = np.concatenate(batches)
+        self._new = first_seen(self._examples)
+        self._passed = 0
+        self._parts: list[Counts] = []
+        self._handle: RemovableHandle | None = None
+
+    def __enter__(self) -> "TrainingCounts":
+        self._handle = self._model.register_forward_hook(self._count)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._handle is not None
+        self._handle.remove()
+
+    @property
+    def examples(self) -> np.ndarray:
+        """(n,) the positions that were counted, each once."""
+        return self._examples[: self._passed][self._new[: self._passed]]
+
+    @property
+    def counts(self) -> Counts:
+        """Of those examples, in that order."""
+        return Counts.join(self._parts)
+
+    def _count(self, module: nn.Module, args: tuple[Any, ...], outputs: Tensor) -> None:
+        batch: Batch = args[0]
+        rows = slice(self._passed, self._passed + len(batch))
+        self._passed += len(batch)
+        new = np.flatnonzero(self._new[rows])
+        if len(new):
+            with torch.no_grad():
+                self._parts.append(self._task.counts(outputs.detach(), batch).take(new))

@@ -8,6 +8,7 @@ pytest.importorskip("flwr", reason="needs the extra `flower`")
 
 import fibecfed
 from fibecfed.config import DeviceConfig
+from fibecfed.doctor.machines import check_device
 from fibecfed.flower.over_machines import serve
 from fibecfed.flower.serving import DeviceServer
 from fibecfed.results import RunDirectory
@@ -55,3 +56,12 @@ def test_same_bits_as_in_one_process(tmp_path: Path, method: str) -> None:
     for mine, theirs in zip(RunDirectory(tmp_path / "grid").metrics(), one.metrics, strict=True):
         assert mine["token_accuracy_personalized"] == pytest.approx(theirs["token_accuracy_personalized"], abs=1e-12)
         assert mine["perplexity_personalized"] == pytest.approx(theirs["perplexity_personalized"])
+
+
+def test_the_doctor_reads_a_sites_prompts(tmp_path: Path) -> None:
+    file = write(tmp_path / "asked.jsonl", [{"prompt": "a", "response": "b"}] * 3)
+    own = DeviceConfig(device=0, folder=str(tmp_path / "own"), data={"file": str(file)})  # type: ignore[arg-type]
+    found = [finding for finding in check_device(own, tmp_path, []) if finding.subject == "data"]
+    assert [(f.text.split(": ")[1], f.fix) for f in found] == [
+        ("3 prompts with responses, for a server with task.kind=causal-lm", None)
+    ]

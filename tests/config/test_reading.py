@@ -48,7 +48,7 @@ def both_ways(folder: Path, name: str, value: str) -> list[Any]:
         ("training.learning_rate", "5", 5.0),
         ("federation.maximum_norm", ".inf", float("inf")),
         ("federation.maximum_norm", "inf", float("inf")),
-        ("personal.layers", "2e0", 2),
+        ("fedalt.layers", "2e0", 2),
         ("sharing.count", "lossless", "lossless"),
         ("sharing.count", "0.5", 0.5),
         ("training.local_steps", "null", None),

@@ -19,7 +19,7 @@ FIBECFED = {
     "method": "fibecfed",
     "federation": {"rounds": 4},
     "warm_up": {"rounds": 1},
-    "sharing": {"devices": 2, "count": 1},
+    "sharing": {"devices": 1, "count": 1},
     "curriculum": {"fresh": False},
 }
 

@@ -32,6 +32,18 @@ def test_decisions_are_saved_and_true(config: Config, tmp_path: Path) -> None:
     assert -1 <= decided["rank_stability"] <= 1
 
 
+def test_automatic_caps_are_each_devices_own(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Tiny models show no noise, so half of whatever a device has is called noisy.
+    monkeypatch.setattr("fibecfed.curriculum.selection.clean_part", lambda difficulty: 0.5)
+    values = merge(to_dict(config), {"curriculum": {"cap": "auto"}})
+    result = fibecfed.run(build_config(values), tmp_path / "run")
+    decided = json.loads((tmp_path / "run" / "method.json").read_text())
+    assert decided["caps"] == {str(device): 0.5 for device in result.state.device_versions}
+    fixed = fibecfed.run(build_config(merge(to_dict(config), {"curriculum": {"cap": 0.5}})))
+    trained = [[r["examples_trained"] for r in run.metrics] for run in (result, fixed)]
+    assert trained[0] == trained[1]
+
+
 def test_a_difficulty_that_is_the_label_is_warned_of(config: Config, tmp_path: Path) -> None:
     from fibecfed.curriculum import GROUP_SHARE_WARNING
 

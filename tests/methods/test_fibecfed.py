@@ -190,6 +190,8 @@ def test_impossible_settings_are_refused_before_the_first_round(base: Config) ->
         ({"sharing": {"layers": "consensus"}, "warm_up": {"rounds": 0}}, "warm_up.rounds"),
         ({"sharing": {"count": "lossless"}, "warm_up": {"rounds": 0}}, "sharing.radius"),
         ({"method": "fedavg-lora", "curriculum": {"score": "loss"}}, "method=fibecfed"),
+        ({"curriculum": {"cap": "auto", "score": "length"}}, "curriculum.score=fisher"),
+        ({"curriculum": {"cap": "auto"}, "warm_up": {"rounds": 0}}, "warm_up.rounds above 0"),
     ):
         with pytest.raises(InputError, match=sentence):
             assemble(changed(base, **values))

@@ -105,7 +105,7 @@ def test_fedprox_without_a_pull_is_fedavg_and_with_a_strong_one_hardly_moves(sma
     [
         ("fedavg-lora", {"server": {"rate": 0.5}}, "method=fedavg-lora does not use server.rate; .* of moms-adamd"),
         ("momd", {"proximal": {"mu": 1.0}}, "does not use proximal.mu; it is a setting of fedprox"),
-        ("fedprox", {"personal": {"head": True}}, "does not use personal.head; it is a setting of fedalt"),
+        ("fedprox", {"fedalt": {"head": True}}, "does not use fedalt.head; it is a setting of fedalt"),
     ],
 )
 def test_another_methods_setting_is_refused(small: Config, method: str, values: dict[str, Any], sentence: str) -> None:

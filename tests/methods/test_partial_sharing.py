@@ -81,7 +81,7 @@ def test_fedalt_takes_as_many_steps_as_fedavg_for_fewer_operations(small: Config
 @pytest.mark.parametrize("training", [{}, {"keep_optimizer": True}])
 def test_nothing_personal_is_fedavg(small: Config, training: dict[str, Any]) -> None:
     base = changed(small, federation={"rounds": 3}, training=training)
-    alone = fibecfed.run(changed(base, method="fedalt", personal={"layers": 0}))
+    alone = fibecfed.run(changed(base, method="fedalt", fedalt={"layers": 0}))
     same_run(fibecfed.run(base), alone)
 
 
@@ -101,9 +101,9 @@ def test_a_device_with_one_batch_trains_its_parts_in_turn(small: Config) -> None
 
 def test_what_cannot_be_shared_is_refused(small: Config) -> None:
     for values, sentence in (
-        ({"personal": {"layers": 2, "head": True}}, "nothing to share"),
-        ({"personal": {"layers": 3}}, "the model has 2"),
-        ({"personal": {"head": True}, "model": {"head_init": "ridge"}}, "head_init"),
+        ({"fedalt": {"layers": 2, "head": True}}, "nothing to share"),
+        ({"fedalt": {"layers": 3}}, "the model has 2"),
+        ({"fedalt": {"head": True}, "model": {"head_init": "ridge"}}, "head_init"),
     ):
         with pytest.raises(InputError, match=sentence):
             assemble(changed(small, values, method="fedalt"))

@@ -3,8 +3,8 @@
 from fibecfed.config.baselines import (
     AdaLoraConfig,
     DeltaConfig,
+    FedAltConfig,
     LengthsConfig,
-    PersonalConfig,
     ProximalConfig,
     ServerConfig,
     SparseConfig,
@@ -32,7 +32,7 @@ from fibecfed.config.loading import (
     to_yaml,
 )
 from fibecfed.config.not_offered import not_offered
-from fibecfed.config.parts import CurriculumConfig, SharingConfig, WarmUpConfig
+from fibecfed.config.parts import CurriculumConfig, PersonalConfig, SharingConfig, WarmUpConfig
 from fibecfed.config.paths import expanded
 from fibecfed.config.schema import (
     Config,
@@ -69,6 +69,7 @@ __all__ = [
     "DeltaConfig",
     "DeviceConfig",
     "EvaluationConfig",
+    "FedAltConfig",
     "FederationConfig",
     "InstancePromptConfig",
     "Key",

@@ -17,7 +17,7 @@ class ServerConfig:
 
 
 @dataclass(config=_STRICT_KEYS, frozen=True)
-class PersonalConfig:
+class FedAltConfig:
     """What stays on its device (fedalt)."""
 
     layers: Annotated[

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fibecfed.config.loading import to_dict
+from fibecfed.config.renamed import in_todays_keys
 from fibecfed.config.schema import Config
 
 # Where text and weights lie and how the files are written. What is read there is compared itself.
@@ -83,12 +84,21 @@ def changes(before: Mapping[str, Any], config: Config) -> list[Change]:
     A key that an earlier version did not know had its default then; one that is not known any more does not count.
     """
     unset, now = dotted(Config()), dotted(config)
+    before = _in_todays_keys(before)
     now |= {key: None for key in before if key.startswith(_OWN) and key not in now}
     return [
         Change(key, before.get(key, unset.get(key)), value)
         for key, value in now.items()
         if value != before.get(key, unset.get(key))
     ]
+
+
+def _in_todays_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted key, as ``in_todays_keys`` has nested ones."""
+    mark = "personal."
+    nested = {"personal": {key.removeprefix(mark): value for key, value in settings.items() if key.startswith(mark)}}
+    others = {key: value for key, value in settings.items() if not key.startswith(mark)}
+    return {**dict(_dotted(in_todays_keys(nested), "")), **others}
 
 
 def refusal(found: Sequence[Change]) -> str | None:

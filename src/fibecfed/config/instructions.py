@@ -97,7 +97,7 @@ def check_task(config: "Config") -> None:
             raise InputError(
                 f"data.messages holds whole conversations, and data.{both} a part of one; set one of them."
             )
-    if (model.head, model.head_init, model.pooling) != ("pooled", "random", "auto"):
+    if model.head != "pooled" or model.head_init not in (None, "random") or model.pooling != "auto":
         raise InputError("model.head, head_init and pooling are for classifiers; a language model has its own head.")
     if config.curriculum.score == "fisher-model":
         raise InputError(
@@ -109,9 +109,11 @@ def check_task(config: "Config") -> None:
         raise InputError("warm_up.accuracy is for task.kind=classification; set warm_up.fall.")
     if config.curriculum.per_token and config.curriculum.score not in (None, "fisher", "loss"):
         raise InputError("curriculum.per_token divides Fisher scores and losses; set curriculum.score to one of them.")
-    if config.training.loss != "cross_entropy":
+    if config.training.loss not in (None, "cross_entropy"):
         raise InputError(
             "training.loss=prior_corrected needs labels; a language model has training.loss=cross_entropy."
         )
+    if config.personal.head not in (None, "none"):
+        raise InputError("personal.head is about a trained head, and that of a language model is frozen; leave it out.")
     if config.sharing.head == "local":
         raise InputError("sharing.head=local has nothing to keep: the head of a language model is frozen.")

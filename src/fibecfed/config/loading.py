@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from fibecfed.config.earlier import as_meant
 from fibecfed.config.not_offered import not_offered
 from fibecfed.config.reading import NUMBER_RULE, Dumper, number, read
+from fibecfed.config.renamed import in_todays_keys
 from fibecfed.config.schema import Config
 from fibecfed.config.sites import may_name_sites, settle
 from fibecfed.errors import InputError
@@ -199,7 +200,7 @@ def load_config(path: Path | str | None = None, overrides: Iterable[str] = (), *
 
 def build_config(content: Mapping[str, Any]) -> Config:
     """A checked Config from nested mappings; see ``load_config`` for errors."""
-    return typing.cast(Config, _checked(content, Config, _ADAPTER))
+    return typing.cast(Config, _checked(in_todays_keys(content), Config, _ADAPTER))
 
 
 def build_settings(content: Mapping[str, Any], cls: type) -> Any:

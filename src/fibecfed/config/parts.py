@@ -150,6 +150,21 @@ class SharingConfig:
 
 
 @dataclass(config=_STRICT_KEYS, frozen=True)
+class PersonalConfig:
+    """A head of each device's own, beside the shared one [D]."""
+
+    head: Annotated[
+        Literal["none", "fitted", "trained"] | None,
+        Field(
+            description="fitted: each device fits its own head on its own features, by a convex fit without a round; "
+            "it finds the strength of the pull towards the shared head on held-out folds, and may take no fit. "
+            "trained: in each round a device trains a second head beside the shared one, and keeps it. "
+            "none: no such head. None: the method decides."
+        ),
+    ] = None
+
+
+@dataclass(config=_STRICT_KEYS, frozen=True)
 class WarmUpConfig:
     """Ordinary federated rounds before difficulty is judged; counted in every cost [D]."""
 

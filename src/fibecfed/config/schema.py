@@ -13,8 +13,8 @@ from pydantic.dataclasses import dataclass
 from fibecfed.config.baselines import (
     AdaLoraConfig,
     DeltaConfig,
+    FedAltConfig,
     LengthsConfig,
-    PersonalConfig,
     ProximalConfig,
     ServerConfig,
     SparseConfig,
@@ -22,7 +22,7 @@ from fibecfed.config.baselines import (
 from fibecfed.config.data import DataConfig
 from fibecfed.config.federation import FederationConfig
 from fibecfed.config.instructions import check_task
-from fibecfed.config.parts import CurriculumConfig, SharingConfig, WarmUpConfig
+from fibecfed.config.parts import CurriculumConfig, PersonalConfig, SharingConfig, WarmUpConfig
 from fibecfed.config.paths import HOME
 from fibecfed.config.tunings import (
     AdapterConfig,
@@ -53,12 +53,12 @@ class ModelConfig:
         ),
     ] = "pooled"
     head_init: Annotated[
-        Literal["random", "ridge", "class_means"],
+        Literal["random", "ridge", "class_means"] | None,
         Field(
             description="random; ridge or class_means: solved by the server in closed form from sums that every device "
-            "sends once (pooled head)."
+            "sends once (pooled head). None: the method decides."
         ),
-    ] = "random"
+    ] = None
     ridge_penalty: Annotated[
         float, Field(gt=0, description="Penalty of head_init=ridge, relative to the features' mean square.")
     ] = 0.01
@@ -120,12 +120,13 @@ class TrainingConfig:
         Field(description="Learning rate over rounds: constant, or falling to a tenth of the peak."),
     ] = "linear"
     loss: Annotated[
-        Literal["cross_entropy", "prior_corrected"],
+        Literal["cross_entropy", "prior_corrected"] | None,
         Field(
             description="prior_corrected: cross-entropy of z + log(device's label proportions / all devices'), so that "
-            "the model need not learn who it is trained by; plain z when evaluated."
+            "the model need not learn who it is trained by. The global model says plain z; a device's own model keeps "
+            "its ratio, in the bias of a pooled head. None: the method decides."
         ),
-    ] = "cross_entropy"
+    ] = None
     keep_optimizer: Annotated[bool, Field(description="Keep a device's optimizer state between its rounds.")] = False
     cache_mb: Annotated[
         int,
@@ -241,6 +242,7 @@ class Config:
     warm_up: WarmUpConfig = Field(default_factory=WarmUpConfig)
     server: ServerConfig = Field(default_factory=ServerConfig)
     personal: PersonalConfig = Field(default_factory=PersonalConfig)
+    fedalt: FedAltConfig = Field(default_factory=FedAltConfig)
     proximal: ProximalConfig = Field(default_factory=ProximalConfig)
     lengths: LengthsConfig = Field(default_factory=LengthsConfig)
     sparse: SparseConfig = Field(default_factory=SparseConfig)
@@ -259,7 +261,7 @@ class Config:
         """Check what single keys cannot: raises InputError for settings that contradict each other."""
         if self.training.momentum and self.training.optimizer == "adamw":
             raise InputError("training.momentum only applies to training.optimizer=sgd; adamw has its own momentum.")
-        if self.model.head_init != "random" and self.model.head != "pooled":
+        if self.model.head_init not in (None, "random") and self.model.head != "pooled":
             raise InputError(f"model.head_init={self.model.head_init} needs model.head=pooled.")
         if self.training.cache_mb and self.lora.dropout:
             raise InputError("training.cache_mb keeps what dropout would change; set lora.dropout=0 or cache_mb=0.")

@@ -4,6 +4,7 @@ from fibecfed.federation.aggregation import AGGREGATORS, Aggregator, CoordinateM
 from fibecfed.federation.codec import EncodedSizes, Undecodable, decode, encode
 from fibecfed.federation.cohort import DeviceSide
 from fibecfed.federation.device import Device, Site
+from fibecfed.federation.exchange_time import compute_seconds
 from fibecfed.federation.messages import Address, Delivery, Failure, Reply, Request
 from fibecfed.federation.method import Content, Members, Method, Stage, Transport, Work, next_stage
 from fibecfed.federation.server import Server, StageDone, cohort
@@ -65,6 +66,7 @@ __all__ = [
     "WeightedMean",
     "Work",
     "cohort",
+    "compute_seconds",
     "decode",
     "encode",
     "in_order",

@@ -30,8 +30,14 @@ def device_speed(config: CostConfig, seed: int, device: int) -> float:
     return math.exp(config.speed_spread * float(stream(seed, "device speed", device).standard_normal()))
 
 
+def compute_seconds(config: CostConfig, seed: int, device: int, operations: float) -> float:
+    """How long a device computes."""
+    return operations / (config.device_gflops * 1e9 * device_speed(config, seed, device))
+
+
 def device_seconds(config: CostConfig, seed: int, device: int, operations: float, up: int, down: int) -> float:
     """Compute plus transfer of one device in one exchange, in seconds."""
     link = LINKS[config.network]
-    compute = operations / (config.device_gflops * 1e9 * device_speed(config, seed, device))
-    return compute + 8 * up / link.up + 8 * down / link.down + 2 * link.latency
+    return (
+        compute_seconds(config, seed, device, operations) + 8 * up / link.up + 8 * down / link.down + 2 * link.latency
+    )

@@ -1,5 +1,6 @@
 """Federated averaging: what every method inherits, and says differently where it differs."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -8,6 +9,7 @@ from torch import Tensor
 from fibecfed.config import Config
 from fibecfed.errors import InputError
 from fibecfed.federation import Device, ServerState, Site, Stage
+from fibecfed.methods.own_head import OwnHead
 from fibecfed.methods.own_settings import own_settings
 from fibecfed.methods.stages import Statistics, Train, summed
 from fibecfed.tasks import HEAD_WEIGHT, task_kind
@@ -32,7 +34,9 @@ class FederatedAveraging:
     tunings: ClassVar[tuple[str, ...]] = ()  # other kinds it can work with
     pooled_data: ClassVar[bool] = False
     global_is_mean_of_devices: ClassVar[bool] = False  # no server model worth evaluating
-    own_parameters: ClassVar[tuple[str, ...]] = ()  # all that a device's own model has of its own; (): it may be any
+    own_parameters: tuple[str, ...] = ()  # all that a device's own model has of its own; (): it may be any
+    has_prior: ClassVar[bool] = False  # own models have log(pi_k / pi) in their bias, whatever the loss
+    takes_own_head: ClassVar[bool] = True  # whether personal.head and the device's proportions mean anything
     parts: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # what keys left to the method stand for
     takes_parts: ClassVar[bool] = False  # whether curriculum.* and sharing.* mean anything
     sections: ClassVar[frozenset[str]] = frozenset()  # of the configuration, that only some methods use
@@ -52,10 +56,29 @@ class FederatedAveraging:
                 "take method=fibecfed, where each part can be switched off."
             )
         self._prepare()
+        self.own_head = self._own_head()
+        if self.own_head.is_on:
+            self.own_parameters = () if self.keeps_device_state else self.own_head.names
+            self.keeps_device_state = True
         self.stages: tuple[Stage, ...] = (*self.before_rounds(), *self.rounds(), *self.after_rounds())
+        if self.own_head.kind == "trained" and not any(stage.trains for stage in self.stages):
+            raise InputError(f"method={self.name} trains nothing, so there is no personal.head=trained; take fitted.")
 
     def _prepare(self) -> None:
         """What a subclass needs before its stages are made. Raises InputError for settings that do not fit."""
+
+    def _own_head(self) -> OwnHead:
+        """What own models have in their heads. Raises InputError where a setting asks for what cannot be."""
+        config = self.config
+        if self.takes_own_head and not self.pooled_data:
+            return OwnHead(config, self.layout, self.name, self.has_prior)
+        if config.personal.head not in (None, "none"):
+            raise InputError(
+                f"method={self.name} has no model of the devices' together that personal.head={config.personal.head} "
+                "could start from; set it to none."
+            )
+        plain = dataclasses.replace(config.training, loss="cross_entropy")
+        return OwnHead(dataclasses.replace(config, training=plain), self.layout, self.name, False)
 
     # Which stages, in order
 
@@ -74,7 +97,7 @@ class FederatedAveraging:
 
     def sums(self) -> Mapping[str, tuple[int, ...]]:
         """The shapes of the sums that devices send before the first round."""
-        return task_kind(self.config).sum_shapes(self.config, *self.head_shape())
+        return {**self.own_head.sums(), **task_kind(self.config).sum_shapes(self.config, *self.head_shape())}
 
     def head_shape(self) -> tuple[int, int]:
         """(d, outputs) of a pooled head; of another form only its outputs, if it has a bias."""
@@ -90,11 +113,38 @@ class FederatedAveraging:
 
     def personal_devices(self, state: ServerState) -> Sequence[int]:
         """The devices with a model of their own, ascending."""
+        if self.own_head.has_prior:  # whoever was sampled
+            return range(self.config.federation.device_count)
         return sorted(state.device_versions) if self.keeps_device_state else ()
 
     def personal(self, device: Device, state: ServerState) -> dict[str, Tensor]:
-        """Every trainable parameter of a device's own model: what it would receive, and what it keeps."""
-        return device.model({name: state.tensors[name] for name in self.shared(state)})
+        """Every trainable parameter of a device's own model: what it has, with a head of its own if there is one."""
+        return self.own_head.in_place(device, state, self.kept(device, state))
+
+    def kept(self, device: Device, state: ServerState) -> dict[str, Tensor]:
+        """What a device would receive, over what it keeps; the server's model where it keeps nothing."""
+        if not device.state_version:
+            return dict(state.tensors)
+        received = {name: state.tensors[name] for name in self.shared(state)}
+        if self.own_head.kind == "trained" and not (device.state and device.state.local):
+            return dict(state.tensors)  # its second head is all that it keeps, as after a warm-up
+        return device.model(received)
+
+    @property
+    def fits_own_heads(self) -> bool:
+        """Whether each device fits a head of its own to the model it is given."""
+        return self.own_head.kind == "fitted"
+
+    def own_strengths(self, site: Site, state: ServerState) -> dict[str, float | None]:
+        """By device the strength of the pull that its fitted head chose, None for no fit; {} without such heads.
+
+        Fits anew; not counted as cost. Devices elsewhere are left out.
+        """
+        if not self.fits_own_heads or not len(site.data.train):
+            return {}
+        everyone = (Device(site, n, state.device_versions.get(n, 0)) for n in self.personal_devices(state))
+        devices = [device for device in everyone if device.state_lost is None]
+        return self.own_head.strengths(devices, state, self.kept)
 
     # From the first state to the last
 

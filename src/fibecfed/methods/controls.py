@@ -17,7 +17,7 @@ from fibecfed.federation import Device, ServerState, Stage
 from fibecfed.methods.base import FederatedAveraging
 from fibecfed.methods.fibecfed import FibecFed
 from fibecfed.methods.stages import Finetune, Statistics
-from fibecfed.tasks import HEAD_BIAS, HEAD_WEIGHT, log_prior_ratio
+from fibecfed.tasks import HEAD_BIAS, HEAD_WEIGHT
 from fibecfed.tuning import Layout
 
 _ALL_LAYERS = {"layers": "all", "rows": "dense"}
@@ -98,27 +98,62 @@ class FedavgPrior(FederatedAveraging):
     place: ClassVar[int] = 70
     paper: ClassVar[str] = "control"
     sends: ClassVar[str] = "as fedavg-lora; label counts once"
-    own_parameters: ClassVar[tuple[str, ...]] = (HEAD_BIAS,)
+    has_prior: ClassVar[bool] = True
+
+
+class FedavgPlus(FederatedAveraging):
+    """fedavg-lora with the parts that need no local layers: corrected loss, closed-form start, fitted own heads."""
+
+    name: ClassVar[str] = "fedavg-plus"
+    place: ClassVar[int] = 72
+    paper: ClassVar[str] = "control"
+    trains: ClassVar[str] = "as fedavg-lora; each device fits a head of its own, without a round"
+    sends: ClassVar[str] = "as fedavg-lora; sums for the first head once"
+    parts: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "training": {"loss": "prior_corrected"},
+        "model": {"head_init": "class_means"},
+        "personal": {"head": "fitted"},
+    }
+
+
+class FedRod(FederatedAveraging):
+    """Fed-RoD (Chen and Chao, ICLR 2022): beside the shared head each device trains one of its own.
+
+    The shared head and LoRA learn from the prior-corrected loss, in the place of the paper's balanced ones; the
+    device's head, a residual on detached features, from plain cross-entropy, in the same forward pass. It starts at
+    zero, with log(pi_k / pi) in its bias (project decision). The global model is fedavg-lora's with that loss.
+
+    Bytes: as fedavg-lora. Trained: as fedavg-lora, and the second head.
+    """
+
+    name: ClassVar[str] = "fedrod"
+    place: ClassVar[int] = 74
+    paper: ClassVar[str] = "Chen and Chao 2022"
+    trains: ClassVar[str] = "as fedavg-lora, and a second head that stays on its device"
+    sends: ClassVar[str] = "as fedavg-lora; label counts once"
+    parts: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "training": {"loss": "prior_corrected"},
+        "personal": {"head": "trained"},
+    }
+
+
+class HeadOnly(FederatedAveraging):
+    """fedavg-plus without its rounds: what the frozen backbone and closed forms give."""
+
+    name: ClassVar[str] = "head-only"
+    place: ClassVar[int] = 65
+    paper: ClassVar[str] = "control"
+    trains: ClassVar[str] = "nothing together; the server solves the head, each device fits its own"
+    sends: ClassVar[str] = "sums, once"
+    parts: ClassVar[Mapping[str, Mapping[str, Any]]] = FedavgPlus.parts
 
     def _prepare(self) -> None:
-        _require_pooled(self.name, self.layout)
-        self.keeps_device_state = True
+        if self.config.model.head_init == "random":
+            raise InputError("method=head-only has no round, so model.head_init must be class_means or ridge.")
 
-    def sums(self) -> Mapping[str, tuple[int, ...]]:
-        """Label counts in any case."""
-        return {"label_counts": (self.head_shape()[1],), **super().sums()}
-
-    def personal_devices(self, state: ServerState) -> range:
-        """Every device has label proportions, sampled or not."""
-        return range(self.config.federation.device_count)
-
-    def personal(self, device: Device, state: ServerState) -> dict[str, Tensor]:
-        """The server's model with the ratio in the head's bias."""
-        tensors = super().personal(device, state)
-        if "label_counts" in state.memory:
-            everyone = state.memory["label_counts"].numpy()
-            tensors[HEAD_BIAS] = tensors[HEAD_BIAS] + log_prior_ratio(device.group_counts, everyone)
-        return tensors
+    def rounds(self) -> Sequence[Stage]:
+        """None."""
+        return ()
 
 
 class FedavgFinetune(FederatedAveraging):
@@ -140,10 +175,10 @@ class FedavgFinetune(FederatedAveraging):
         """Once devices have their own copies."""
         return bool(state.info.get("finetuned"))
 
-    def personal(self, device: Device, state: ServerState) -> dict[str, Tensor]:
+    def kept(self, device: Device, state: ServerState) -> dict[str, Tensor]:
         """Its own copy, once it has one."""
         local = device.state.local if device.state else {}
-        return {**super().personal(device, state), **local}
+        return {**super().kept(device, state), **local}
 
 
 class _Majority(Statistics):
@@ -167,7 +202,8 @@ class DeviceMajority(FederatedAveraging):
     paper: ClassVar[str] = "control"
     trains: ClassVar[str] = "nothing"
     sends: ClassVar[str] = "label counts, once"
-    own_parameters: ClassVar[tuple[str, ...]] = (HEAD_BIAS,)
+    own_parameters = (HEAD_BIAS,)
+    takes_own_head: ClassVar[bool] = False
 
     def _prepare(self) -> None:
         _require_pooled(self.name, self.layout)
@@ -186,7 +222,7 @@ class DeviceMajority(FederatedAveraging):
 
     def personal(self, device: Device, state: ServerState) -> dict[str, Tensor]:
         """A head that looks at nothing and says the device's most frequent label."""
-        tensors = super().personal(device, state)
+        tensors = self.kept(device, state)
         return {**tensors, **most_frequent(device.group_counts, tensors[HEAD_WEIGHT])}
 
 

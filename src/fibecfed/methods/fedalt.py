@@ -49,23 +49,23 @@ class FedAlt(FederatedAveraging):
     paper: ClassVar[str] = "Pillutla et al. 2022"
     trains: ClassVar[str] = "the upper layers' LoRA on each device for itself, then the rest"
     sends: ClassVar[str] = "LoRA of the lower layers, and the head"
-    sections: ClassVar[frozenset[str]] = frozenset({"personal"})
+    sections: ClassVar[frozenset[str]] = frozenset({"fedalt"})
     round_stage: ClassVar[type[Train]] = _PartAfterPart
 
     def _prepare(self) -> None:
         config, layout = self.config, self.layout
-        settings = config.personal
+        settings = config.fedalt
         stay = fixed_count(settings.layers, layout.layers) if settings.layers else 0
         self._shared = tuple(
             p.name for p in layout if (not settings.head if p.layer is None else p.layer < layout.layers - stay)
         )
         if not self._shared:
             raise InputError(
-                f"personal.layers={settings.layers} and personal.head={settings.head} leave nothing to share; "
-                "lower personal.layers, or take method=local-only."
+                f"fedalt.layers={settings.layers} and fedalt.head={settings.head} leave nothing to share; "
+                "lower fedalt.layers, or take method=local-only."
             )
         if settings.head and config.model.head_init != "random":
-            raise InputError("personal.head keeps the head on devices, where model.head_init would never reach it.")
+            raise InputError("fedalt.head keeps the head on devices, where model.head_init would never reach it.")
         self.keeps_device_state = self.keeps_local = len(self._shared) < len(layout)
 
     def shared(self, state: ServerState) -> tuple[str, ...]:

@@ -10,7 +10,10 @@ _REFUSED = {
     "device-majority": _CLASSES,
     "fedavg+prior": _CLASSES,
     "ridge-head": _HEAD,
+    "head-only": _HEAD,
     "fedavg+local-head": _HEAD,
+    "fedavg-plus": _HEAD,
+    "fedrod": _HEAD,
     "slw": _CUTS,
     "shortformer": _CUTS,
 }

@@ -16,6 +16,7 @@ class LocalOnly(FederatedAveraging):
     trains: ClassVar[str] = "LoRA of every layer, and the head, on each device alone"
     sends: ClassVar[str] = "nothing"
     global_is_mean_of_devices: ClassVar[bool] = True
+    takes_own_head: ClassVar[bool] = False
 
     def _prepare(self) -> None:
         self.keeps_device_state = self.keeps_local = True

@@ -23,6 +23,7 @@ from fibecfed.results import (
     peak_memory_bytes,
     summarize,
 )
+from fibecfed.runs.delivery import DELIVERED, delivery_costs
 from fibecfed.runs.going_on import check_found, go_on_with, remember, settings_to_go_on_with, warn
 from fibecfed.runs.writing import write_results
 from fibecfed.runtime import Evaluation, Experiment, assemble
@@ -218,6 +219,7 @@ def _go_on(
             directory.write_metrics(progress.records)
         if stopping is None or not stopping.exhausted:  # a run that was stopped stays so when it is resumed
             state = _train(experiment, state, progress, directory, watching)
+            state = _delivered(experiment, state, progress, directory)
         elif state.round < experiment.config.federation.rounds:
             report(f"Stopped after round {state.round} by evaluation.patience={patience}; null there lets it go on.")
     finally:
@@ -261,6 +263,27 @@ def _train(
             break
     if not progress.records or progress.records[-1]["round"] != state.round:  # stopped by a callback
         progress.evaluated(state, experiment.evaluate(state), None)
+    return state
+
+
+def _delivered(
+    experiment: Experiment, state: ServerState, progress: _Progress, directory: RunDirectory | None
+) -> ServerState:
+    """Book what it costs the devices, once a run, to fit heads of their own to the final model; no message is sent.
+
+    Devices on other machines bear it too, but do not tell.
+    """
+    spent = delivery_costs(experiment, state)
+    if spent is None:
+        return state
+    state = state.replace(info={**state.info, DELIVERED: True}, costs=state.costs + spent)
+    progress.stages[DELIVERED] = dataclasses.asdict(spent)
+    progress.records[-1] |= {
+        name: value for name, value in dataclasses.asdict(state.costs).items() if name in progress.records[-1]
+    }
+    if directory is not None:
+        directory.save_checkpoint(state, progress.extra())
+        directory.write_metrics(progress.records)
     return state
 
 

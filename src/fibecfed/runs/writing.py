@@ -1,5 +1,6 @@
 """What a run leaves when it ends: adapters, what the method decided, picture, card and summary."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,18 @@ below is the mean over the devices' models.
 _OWN_PARAMETERS = """
 A device's own model is the one in `adapter/` with {names} of its own, which `{file}`
 holds for every device; `fibecfed predict DIR --device NUMBER` puts them in.
+"""
+
+_OWN_PRIOR = """
+A device's own model has the log of its {group} proportions over everybody's in the bias of its head; the model in
+`adapter/` has not.
+"""
+_TRAINED = """
+Devices that trained have a second head of their own, already added to the head of their own model.
+"""
+_FITTED = """
+Each device fitted a head of its own on its training examples, after the rounds. Devices by the strength of the pull
+towards the shared head that they chose ({chosen}).
 """
 
 
@@ -46,7 +59,8 @@ def write_results(
             mean = _write_adapters(experiment, state, numbers, directory)
             if mean is not None:
                 tensors, note = mean, _NO_GLOBAL_MODEL
-    decided = method.decisions(experiment.site, state)
+    decided = dict(method.decisions(experiment.site, state))
+    note += _own_heads(experiment, state, decided, summary)
     if decided:
         directory.write_json("method.json", decided)
         if "prefix" in decided:
@@ -56,6 +70,23 @@ def write_results(
     directory.write_bytes("curves.png", curves_png(records, f"{experiment.config.method} on {summary['dataset']}"))
     directory.write_text("README.md", model_card(experiment.config, summary, experiment.description(), note))
     directory.write_json("summary.json", summary)
+
+
+def _own_heads(experiment: Experiment, state: ServerState, decided: dict[str, Any], summary: dict[str, Any]) -> str:
+    """What the card says of the devices' own heads; which strengths fitted ones chose goes into the other two."""
+    method, said = experiment.method, ""
+    if method.own_head.has_prior:
+        said += _OWN_PRIOR.format(group=experiment.data.task.group)
+    if method.own_head.kind == "trained":
+        said += _TRAINED
+    strengths = method.own_strengths(experiment.site, state)
+    if strengths:
+        decided["own_head_strength"] = strengths
+        counted = Counter("no fit" if s is None else f"{s:g}" for s in strengths.values())
+        summary["own_heads"] = dict(sorted(counted.items()))
+        chosen = ", ".join(f"{name}: {count}" for name, count in summary["own_heads"].items())
+        said += _FITTED.format(chosen=chosen)
+    return said
 
 
 def _write_adapters(

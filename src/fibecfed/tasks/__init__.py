@@ -1,6 +1,18 @@
 """What a model is trained for."""
 
-from fibecfed.tasks.base import HEAD_BIAS, HEAD_WEIGHT, IGNORED, Batch, Counts, Encoded, Form, Task, TextRows
+from fibecfed.tasks.base import (
+    HEAD_BIAS,
+    HEAD_WEIGHT,
+    IGNORED,
+    Batch,
+    Counts,
+    Encoded,
+    FittedHead,
+    Form,
+    Sums,
+    Task,
+    TextRows,
+)
 from fibecfed.tasks.causal_lm import CausalLanguageModel, Conversation
 from fibecfed.tasks.classification import (
     Classification,
@@ -22,8 +34,10 @@ __all__ = [
     "Conversation",
     "Counts",
     "Encoded",
+    "FittedHead",
     "Form",
     "Prediction",
+    "Sums",
     "Task",
     "TextRows",
     "log_prior_ratio",

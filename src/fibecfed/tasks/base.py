@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -80,6 +80,14 @@ class Encoded:
     targets: Sequence[np.ndarray]  # (n,) int32, what is learned at each token, or ``IGNORED``
     truncated: int  # examples
     tokens_cut: int
+
+
+class FittedHead(NamedTuple):
+    """A device's own head: ``weight`` (outputs, d), ``bias`` (outputs,), and how strong the pull was; None: no fit."""
+
+    weight: Tensor
+    bias: Tensor
+    strength: float | None
 
 
 Form = Mapping[str, tuple[tuple[int, ...], torch.dtype]]  # shape and type of tensors, by name
@@ -316,3 +324,28 @@ class Task(ABC):
     def output_offset(info: Mapping[str, Any], own: np.ndarray) -> Tensor | None:
         """(outputs,) added to the outputs in training; ``info`` of the request, ``own``: the device's group counts."""
         return None
+
+    # A device's own model, in its head
+
+    @classmethod
+    def prior_sums(cls, outputs: int) -> Sums:
+        """The sums from which ``prior_offset`` knows everybody's targets. Raises InputError where there are none."""
+        raise InputError(
+            f"task.kind={cls.kind} has no proportions that a device's own model could be corrected by; leave "
+            "training.loss as it is and set personal.head=none."
+        )
+
+    @staticmethod
+    def prior_offset(memory: Mapping[str, Tensor], own: np.ndarray) -> Tensor | None:
+        """(outputs,) added to the outputs of a device's own model; None while ``memory`` lacks the sums."""
+        return None
+
+    @staticmethod
+    def fit_own_head(
+        vectors: Tensor, targets: Tensor, weight: Tensor, bias: Tensor, offset: Tensor | None, rng: np.random.Generator
+    ) -> FittedHead:
+        """A head of the device's own from its (n, d) vectors and the shared head; ``offset`` as ``prior_offset``.
+
+        Only asked of tasks that have ``prior_sums``.
+        """
+        raise NotImplementedError

@@ -37,8 +37,9 @@ from fibecfed.training.job import (
     TrainJob,
 )
 from fibecfed.training.judging import TrainingCounts
-from fibecfed.training.local import batch_sizes, train
+from fibecfed.training.local import batch_sizes, make_optimizer, train
 from fibecfed.training.operations import OperationCounter
+from fibecfed.training.second_head import OPERATIONS, SecondHead
 from fibecfed.tuning import Layout, put_tensors
 
 _LIPSCHITZ_SAMPLES = 1  # each costs 20 Hessian-vector products
@@ -94,7 +95,8 @@ class SequentialExecutor:
     def _train(self, job: TrainJob) -> LocalResult:
         if job.before is not None:
             first = self._train(job.before)
-            return self._train(replace(job, before=None, tensors={**job.tensors, **first.tensors})).after(first)
+            then = replace(job, before=None, tensors={**job.tensors, **first.tensors})
+            return self._train(replace(then, own_head=first.own_head) if first.own_head else then).after(first)
         put_tensors(self.model, job.tensors)
         self._require_gradients(job.trained)
         lengths = self.data.lengths_within(job.max_tokens)
@@ -106,8 +108,11 @@ class SequentialExecutor:
                 self._counted(job) as seen,
                 self._refreshed(job, batches) as followed,
                 self._cached(job, sizes) as saved,
+                self._second_head(job) as second,
             ):
-                total, optimizer_state = train(self.model, self.task, job, followed.batches, self.config.training)
+                total, optimizer_state = train(
+                    self.model, self.task, job, followed.batches, self.config.training, second
+                )
             # Here and not later: recomputed activations count, and what records gradients does not.
             operations = self.operations.training(sizes) - saved
         parameters = dict(self.model.named_parameters())
@@ -117,11 +122,12 @@ class SequentialExecutor:
             tensors={name: parameters[name].detach().cpu().clone() for name in job.trained},
             loss=total / max(1, examples),
             examples=examples,
-            operations=operations,
+            operations=operations + (0.0 if second is None else OPERATIONS * second.weight.numel() * examples),
             optimizer_state=optimizer_state,
             difficulty=None if followed.running is None else followed.running.values,
             observed={} if job.observer is None else job.observer.result(),
             seen=None if seen is None else TrainingSeen(seen.examples, seen.counts),
+            own_head={} if second is None else second.result(),
             tokens=tokens,
             tokens_cut=sum(int(self.data.lengths[batch].sum()) for batch in job.batches) - tokens,
         )
@@ -131,6 +137,18 @@ class SequentialExecutor:
         if not job.counted or not job.batches:
             return nullcontext()
         return TrainingCounts(self.model, self.task, list(job.batches))
+
+    @contextmanager
+    def _second_head(self, job: TrainJob) -> Iterator[SecondHead | None]:
+        """A head of the device's own beside the model, if the job has one."""
+        if job.own_head is None:
+            yield None
+            return
+        settings = self.config.training
+        make = partial(make_optimizer, learning_rate=job.learning_rate, settings=settings)
+        second = SecondHead(job.own_head, self.device, make, settings.max_grad_norm)
+        with second.beside(self.model):
+            yield second
 
     @contextmanager
     def _cached(self, job: TrainJob, sizes: list[tuple[int, int]]) -> Iterator[float]:
@@ -216,7 +234,12 @@ class SequentialExecutor:
                     found = torch.empty(len(indices), vectors.shape[1])
                 found[torch.from_numpy(position[chosen])] = vectors
         assert found is not None  # a device holds at least one example
-        return FeaturesResult(found, self.operations.prediction(batch_sizes(batches, self.data.lengths)))
+        return FeaturesResult(found, self.features_operations(indices))
+
+    def features_operations(self, indices: np.ndarray) -> float:
+        """What a ``FeaturesJob`` over these examples takes."""
+        batches = evaluation_batches(indices, self.data.lengths[indices], self.config.evaluation.batch_size)
+        return self.operations.prediction(batch_sizes(list(batches), self.data.lengths))
 
     def _count(self, job: CountJob) -> CountResult:
         lengths = job.data.lengths[job.indices]

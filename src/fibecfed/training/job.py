@@ -54,6 +54,7 @@ class TrainJob:
     penalty: Penalty | None = None  # added to each step's mean loss, not to the loss that is reported
     observer: Observer | None = None
     counted: bool = False  # what the task counts of the outputs is wanted
+    own_head: Mapping[str, Tensor] | None = None  # a second head's weight and bias at the start; None: there is none
     before: "TrainJob | None" = None  # runs first; this job starts from what it leaves
 
     @property
@@ -82,6 +83,7 @@ class LocalResult:
     difficulty: np.ndarray | None = None  # refreshed scores, in the order of the job's
     observed: Mapping[str, Tensor] = field(default_factory=dict)  # of the job's observer
     seen: TrainingSeen | None = None  # if the job wants it counted
+    own_head: Mapping[str, Tensor] = field(default_factory=dict)  # the second head's, as the job's
     tokens: int = 0  # trained, padding left out, repeats counted
     tokens_cut: int = 0  # beside them, because of max_tokens
 
@@ -97,6 +99,7 @@ class LocalResult:
             difficulty=first.difficulty if self.difficulty is None else self.difficulty,
             observed={**first.observed, **self.observed},
             seen=first.seen if self.seen is None else self.seen,
+            own_head=self.own_head or first.own_head,
             tokens=first.tokens + self.tokens,
             tokens_cut=first.tokens_cut + self.tokens_cut,
         )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fibecfed.config import TrainingConfig
 from fibecfed.tasks import Batch, Task
 from fibecfed.training.job import DeviceFailed, TrainJob
+from fibecfed.training.second_head import SecondHead
 
 
 class MovingRows:
@@ -55,8 +56,11 @@ def train(
     job: TrainJob,
     batches: Iterator[Batch],
     settings: TrainingConfig,
+    second: SecondHead | None = None,
 ) -> tuple[float, dict[str, Tensor]]:
     """Run the job's steps on a model that already holds its tensors; returns the summed loss and optimizer state.
+
+    A ``second`` head is beside the model already, and learns from the same passes.
 
     Raises DeviceFailed when the loss is NaN or infinite.
     """
@@ -71,7 +75,7 @@ def train(
         for name in moving:
             parameters[name].grad = None
         weights = None if job.weights is None else torch.tensor([job.weights[int(i)] for i in chosen])
-        total += _accumulate(forward, task, batch, weights, settings.micro_batch_size, job, step)
+        total += _accumulate(forward, task, batch, weights, settings.micro_batch_size, job, step, second)
         if job.penalty is not None:
             job.penalty(parameters).backward()
         if job.observer is not None:
@@ -81,24 +85,37 @@ def train(
         if settings.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(compact, settings.max_grad_norm)
         optimizer.step()
+        if second is not None:
+            second.step()
         for part in moving.values():
             part.write_back()
     return total, save_optimizer_state(optimizer, moving) if settings.keep_optimizer else {}
 
 
 def _accumulate(
-    model: nn.Module, task: Task, batch: Batch, weights: Tensor | None, micro: int | None, job: TrainJob, step: int
+    model: nn.Module,
+    task: Task,
+    batch: Batch,
+    weights: Tensor | None,
+    micro: int | None,
+    job: TrainJob,
+    step: int,
+    second: SecondHead | None,
 ) -> float:
     """Gradient of the batch's (weighted) mean loss, in micro-batches if asked; returns the summed loss."""
     total, size, scale = 0.0, len(batch), task.training_scale(batch)
     for start in range(0, size, micro or size):
-        losses = task.losses(model, batch.rows(start, start + micro) if micro else batch)
-        if weights is not None:
-            losses = losses * weights[start : start + (micro or size)].to(losses)
+        part = batch.rows(start, start + micro) if micro else batch
+        losses = task.losses(model, part)
+        weight = None if weights is None else weights[start : start + (micro or size)]
+        if weight is not None:
+            losses = losses * weight.to(losses)
         if scale is not None:
             losses = losses * scale
         loss = losses.sum() / size
         loss.backward()
+        if second is not None:
+            second.learn(task, part, weight, size)
         total += float(loss.detach()) * size
     if not math.isfinite(total):
         raise DeviceFailed(

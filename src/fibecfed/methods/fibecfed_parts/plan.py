@@ -138,9 +138,9 @@ class Plan:
 
     def lacks_layers(self, device: Device, request: Request) -> bool:
         """Whether a device has lost the local layers that it should start from, and was not sent them again."""
-        if self.most_warm_up == 0 or not self.chooses_layers:
+        if self.most_warm_up == 0 or not self.chooses_layers or device.state_lost is None:
             return False
-        own = set(self.local(request.info["layers"])) - (device.state.local.keys() if device.state else set())
+        own = set(self.local(request.info["layers"]))
         return any(p.name in own and p.name not in request.tensors for p in self.layout if p.layer is not None)
 
     def trained(self, state: ServerState, devices: Collection[int]) -> ServerState:

@@ -14,7 +14,7 @@ from fibecfed.federation import (
     ServerState,
     TensorSpec,
 )
-from fibecfed.methods.stages.train import Train
+from fibecfed.methods.stages.train import Train, kept_memory
 from fibecfed.training import LocalResult, TrainJob
 
 
@@ -52,4 +52,4 @@ class Finetune(Train):
 
     def conclude(self, device: Device, request: Request, result: LocalResult) -> tuple[Reply, DeviceState | None]:
         """All that was trained stays."""
-        return Reply(request.address, {}, self.costs(device, result)), DeviceState(local=result.tensors)
+        return Reply(request.address, {}, self.costs(device, result)), DeviceState(result.tensors, kept_memory(result))

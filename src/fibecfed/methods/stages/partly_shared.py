@@ -2,7 +2,7 @@
 
 from fibecfed.federation import Device, DeviceState, Reply, Request, ServerState
 from fibecfed.methods.fibecfed_parts.plan import Layers, Plan
-from fibecfed.methods.stages.train import OPTIMIZER, Train, kept_optimizer
+from fibecfed.methods.stages.train import OPTIMIZER, Train, kept_memory
 from fibecfed.training import LocalResult
 
 
@@ -27,7 +27,7 @@ class PartlyShared(Train):
         after = {**device.model(request.tensors), **result.tensors}
         local = {name: after[name] for name in self.plan.local(layers)}
         memory = dict(device.state.memory) if device.state else {}
-        memory = {name: t for name, t in memory.items() if not name.startswith(OPTIMIZER)} | kept_optimizer(result)
+        memory = {name: t for name, t in memory.items() if not name.startswith(OPTIMIZER)} | kept_memory(result)
         state = DeviceState(local=local, memory=memory) if local or memory else None
         shared = {name: after[name] for name in self.plan.travelling(layers)}
         return Reply(request.address, shared, self.costs(device, result)), state

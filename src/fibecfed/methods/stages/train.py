@@ -20,6 +20,7 @@ from fibecfed.federation import (
     Work,
 )
 from fibecfed.methods.stages.exchange import Exchange
+from fibecfed.methods.stages.second_head import OWN_HEAD, first_head, kept_head
 from fibecfed.seeding import torch_seed
 from fibecfed.tasks import task_kind
 from fibecfed.training import LocalResult, TrainJob, scheduled_rate
@@ -48,7 +49,7 @@ class Train(Exchange):
     @property
     def keeps_state(self) -> bool:
         """What does not travel, and the optimizer where it is kept."""
-        return self._keeps_local or self.config.training.keep_optimizer
+        return self._keeps_local or self.config.training.keep_optimizer or self.config.personal.head == "trained"
 
     # Server half
 
@@ -108,6 +109,7 @@ class Train(Exchange):
         config, number = self.config, request.address.round
         if "batches" not in changes:
             changes["batches"] = self.batches(device, request, device.indices if indices is None else indices)
+        offset = device.site.data.task.output_offset(request.info, device.group_counts)
         fields: dict[str, Any] = {
             "device": device.number,
             "round": number,
@@ -117,9 +119,16 @@ class Train(Exchange):
             "seed": torch_seed(config.seed, "dropout", number, device.number),
             "optimizer_state": self.optimizer_state(device),
             "held": device.indices,
-            "output_offset": device.site.data.task.output_offset(request.info, device.group_counts),
+            "output_offset": offset,
+            "own_head": self.own_head(device, offset),
         }
         return TrainJob(**fields | changes)
+
+    def own_head(self, device: Device, offset: Tensor | None) -> dict[str, Tensor] | None:
+        """With personal.head=trained what the device kept, or at first one that says its proportions."""
+        if self.config.personal.head != "trained":
+            return None
+        return kept_head(device.state) or first_head(device.site.initial, offset)
 
     def optimizer_state(self, device: Device) -> Mapping[str, Tensor]:
         """What the device kept of its optimizer, if training.keep_optimizer."""
@@ -130,7 +139,7 @@ class Train(Exchange):
         """Return what was received and trained; keep the rest of what was trained."""
         shared = {name: result.tensors[name] for name in request.tensors if name in result.tensors}
         local = {name: tensor for name, tensor in result.tensors.items() if name not in shared}
-        memory = kept_optimizer(result)
+        memory = kept_memory(result)
         state = DeviceState(local=local, memory=memory) if local or memory else None
         return Reply(request.address, shared, self.costs(device, result)), state
 
@@ -142,6 +151,7 @@ class TrainWhatTravels(Train):
         return self.layout.only(request.tensors).names
 
 
-def kept_optimizer(result: LocalResult) -> dict[str, Tensor]:
-    """The optimizer's state, named as a device's state holds it."""
-    return {f"{OPTIMIZER}{name}": t for name, t in result.optimizer_state.items()}
+def kept_memory(result: LocalResult) -> dict[str, Tensor]:
+    """The optimizer's state and the device's own head, named as a device's state holds them."""
+    optimizer = {f"{OPTIMIZER}{name}": t for name, t in result.optimizer_state.items()}
+    return optimizer | {f"{OWN_HEAD}{name}": t for name, t in result.own_head.items()}

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fibecfed.config import Config
-from fibecfed.tasks.base import Batch, Counts, Form, Sums, Task, TextRows
+from fibecfed.tasks.base import Batch, Counts, FittedHead, Form, Sums, Task, TextRows
 from fibecfed.tasks.classification import closed_form
+from fibecfed.tasks.classification.own_head import fit_own_head
 from fibecfed.tasks.classification.prediction import Prediction
 from fibecfed.tasks.classification.prior import log_prior_ratio
 
@@ -174,6 +175,22 @@ class Classification(Task):
     def prior_info(config: Config, memory: Mapping[str, Tensor]) -> dict[str, Any]:
         """With the prior-corrected loss, how many examples of each label there are."""
         return {_COUNTS: memory[_COUNTS].tolist()} if config.training.loss == "prior_corrected" else {}
+
+    @classmethod
+    def prior_sums(cls, outputs: int) -> dict[str, tuple[int, ...]]:
+        """Label counts."""
+        return {_COUNTS: (outputs,)}
+
+    @staticmethod
+    def prior_offset(memory: Mapping[str, Tensor], own: np.ndarray) -> Tensor | None:
+        """log(pi_k / pi)."""
+        return log_prior_ratio(own, memory[_COUNTS].numpy()) if _COUNTS in memory else None
+
+    @staticmethod
+    def fit_own_head(
+        vectors: Tensor, targets: Tensor, weight: Tensor, bias: Tensor, offset: Tensor | None, rng: np.random.Generator
+    ) -> FittedHead:
+        return fit_own_head(vectors, targets, weight, bias, offset, rng)
 
     @staticmethod
     def output_offset(info: Mapping[str, Any], own: np.ndarray) -> Tensor | None:

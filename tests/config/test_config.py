@@ -59,7 +59,7 @@ def test_every_field_is_listed_once_with_default_and_meaning() -> None:
 def test_choices_are_listed_also_where_none_or_a_number_is_allowed() -> None:
     choices = {k.name: k.choices for k in keys()}
     assert choices["data.partition.kind"] == "dirichlet | dirichlet-hsu | iid | shards | quantity | column"
-    assert choices["sharing.count"] == "functional | lossless | plateau"
+    assert choices["sharing.count"] == "functional | lossless | plateau | sites"
     assert choices["sharing.rows"] == "fisher | random | dense | none"
     assert choices["seed"] == ""
 

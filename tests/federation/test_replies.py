@@ -240,13 +240,14 @@ def test_too_many_malformed_replies_stop_the_round_with_the_reason() -> None:
         one_round(Bytes(answers), minimum=4)
 
 
-@pytest.mark.parametrize("wrong", ["counts", "half", "negative", "asymmetric", "other", "singular"])
+@pytest.mark.parametrize("wrong", ["counts", "half", "negative", "product", "sums", "other", "singular"])
 def test_sums_that_contradict_themselves_are_left_out(wrong: str) -> None:
     def sums(device: int) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(device)
         features = torch.cat([torch.randn(6, 2, generator=generator), torch.ones(6, 1)], dim=1).double()
         labels = torch.nn.functional.one_hot(torch.arange(6) % 3, 3).double()
-        found = {"label_counts": labels.sum(0), "gram": features.T @ features, "moment": features.T @ labels}
+        triangle = (features.T @ features)[*torch.triu_indices(3, 3)].float()  # 00 01 02 11 12 22
+        found = {"label_counts": labels.sum(0), "triangle": triangle, "moment": (features.T @ labels).float()}
         if device != 1:
             return found
         if wrong == "counts":
@@ -254,13 +255,15 @@ def test_sums_that_contradict_themselves_are_left_out(wrong: str) -> None:
         elif wrong == "half":
             found["label_counts"] = torch.tensor([2.5, 1.5, 2.0], dtype=torch.float64)
         elif wrong == "negative":
-            found["gram"][0, 0] = -1e9
-        elif wrong == "asymmetric":
-            found["gram"][0, 1] += 5
+            found["triangle"][0] = -1e9
+        elif wrong == "product":
+            found["triangle"][1] += 100  # more than the two squares allow
+        elif wrong == "sums":
+            found["moment"][0, 0] += 1
         elif wrong == "other":
             found["moment"][-1] = 0
         else:
-            found["gram"] = torch.zeros(3, 3, dtype=torch.float64)
+            found["triangle"] = torch.zeros(6)
         return found
 
     def answers(request: Request) -> Sequence[bytes]:

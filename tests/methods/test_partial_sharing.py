@@ -78,6 +78,18 @@ def test_fedalt_takes_as_many_steps_as_fedavg_for_fewer_operations(small: Config
     assert split.summary["operations"] < plain.summary["operations"]  # no gradients of what is fixed
 
 
+def test_with_full_passes_each_part_trains_on_every_batch(small: Config) -> None:
+    config = changed(small, ONE_DEVICE, method="fedalt", fedalt={"passes": "full"})
+    run = watched(config)
+    ((request, _),) = run.of("train")
+    job = run.job(Device(run.experiment.site, 0, 0), request)
+    batches = batches_of(run.experiment, 0, 1)
+    assert job.before is not None and not job.trained.keys() & job.before.trained.keys()
+    for part in (job, job.before):
+        assert [b.tolist() for b in part.batches] == [b.tolist() for b in batches]
+    assert run.result.summary["examples_trained"] == 2 * len(run.experiment.data.train)
+
+
 @pytest.mark.parametrize("training", [{}, {"keep_optimizer": True}])
 def test_nothing_personal_is_fedavg(small: Config, training: dict[str, Any]) -> None:
     base = changed(small, federation={"rounds": 3}, training=training)

@@ -1,6 +1,7 @@
 """The six prompt and prefix baselines as federated methods."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from fibecfed import Config, InputError
 from fibecfed.config import build_config, merge, to_dict
 from fibecfed.runs.estimate import estimate
 from fibecfed.runtime import assemble
+from fibecfed.tuning.attentive_prompt import Mixture
 
 P, W, D, C, L = 4, 5, 16, 3, 2
 TEXTS = [*SHORT, "the parcel never arrived " * 60]  # the last is longer than the model has positions
@@ -206,3 +208,21 @@ def test_settings_without_effect_are_refused(small: Config, method: str) -> None
         assemble(of(small, method, curriculum={"score": "fisher"}))
     with pytest.raises(InputError, match="cannot have tuning=lora"):
         assemble(of(small, method, tuning="lora"))
+
+
+@pytest.mark.parametrize("scale", [0.02, 1.0, 20.0])
+def test_attention_over_prompts_lives_whatever_the_scale_of_the_embeddings(scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    table = scale * torch.randn(200, 32, generator=generator)
+    sources = table[torch.randint(200, (6, 5), generator=generator)]
+    torch.manual_seed(0)
+    mixture = Mixture(sources, table[:5].clone(), 8)
+    texts, mask = table[torch.randint(200, (4, 7), generator=generator)], torch.ones(4, 7)
+    weights = mixture.weights(texts, mask)
+    entropy = -(weights * weights.log()).sum(dim=1)
+    assert (entropy > 0.3).all() and (entropy < 0.97 * math.log(7)).all()  # neither one prompt nor all alike
+    assert (weights.amax(dim=0) - weights.amin(dim=0)).max() > 0.01  # it depends on the text
+    weights[:, 0].sum().backward()
+    gradient = mixture.up.weight.grad
+    assert gradient is not None and mixture.norm.weight.grad is not None
+    assert mixture.norm.weight.grad.norm() > 0.01 and gradient.norm() > 0

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 import fibecfed
-from fibecfed import Config
+from fibecfed import Config, load_config
 from fibecfed.config import build_config, merge, to_dict
+from fibecfed.methods.stages.statistics import fold_of
 from fibecfed.runtime import Experiment, assemble
 from fibecfed.tasks import log_prior_ratio
-from fibecfed.tasks.classification.closed_form import RIDGE_SCALE
+from fibecfed.tasks.classification.closed_form import PENALTIES, RIDGE_SCALE, device_sums, problem, solve_head
 from fibecfed.training.local import ShiftedOutputs
 
 
@@ -51,17 +52,97 @@ def test_the_ridge_head_is_the_one_solved_on_all_data(small: Config) -> None:
     np.testing.assert_allclose(state.tensors["head.bias"].numpy(), RIDGE_SCALE * bias, rtol=1e-3, atol=1e-4)
 
 
+def folds(experiment: Experiment) -> np.ndarray:
+    """(n,) the fold of each example's device."""
+    devices = experiment.config.federation.device_count
+    return np.array([fold_of(0, int(d), devices) for d in experiment.data.devices.owner()])
+
+
+def test_the_penalty_is_the_one_with_the_lowest_error_on_folds_of_devices(small: Config) -> None:
+    experiment, state = first_stage(changed(small, model={"head_init": "ridge"}))
+    features, onehot = everything(experiment)
+    fold = folds(experiment)
+    assert len(np.unique(fold)) == 5
+    errors = []
+    for penalty in PENALTIES:
+        error = 0.0
+        for number in range(5):
+            x, y = features[fold != number], onehot[fold != number]
+            scale = penalty * (x**2).sum() / x.shape[1]
+            centred = x - x.mean(0)
+            weight = np.linalg.solve(centred.T @ centred + scale * np.eye(x.shape[1]), centred.T @ (y - y.mean(0)))
+            held = (features[fold == number] - x.mean(0)) @ weight + y.mean(0)
+            error += ((held - onehot[fold == number]) ** 2).sum()
+        errors.append(error)
+    best = PENALTIES[int(np.argmin(errors))]
+    fixed, at_best = first_stage(changed(small, model={"head_init": "ridge", "ridge_penalty": best}))
+    assert torch.equal(state.tensors["head.weight"], at_best.tensors["head.weight"])
+    assert f"penalty {best:.3g}, chosen by" in state.info["head_reason"]
+    assert f"{min(errors) / len(features):.3f}" in state.info["head_reason"]
+    assert "as set" in at_best.info["head_reason"]
+    assert fixed.config.model.ridge_penalty == best
+
+
+def test_one_device_cannot_choose_a_penalty_and_says_so(small: Config) -> None:
+    alone = changed(small, federation={"devices": 1, "sampled": 1}, data={"partition": {"kind": "iid"}})
+    _, state = first_stage(changed(alone, model={"head_init": "ridge"}))
+    assert "penalty 1, not chosen" in state.info["head_reason"]
+    _, state = first_stage(changed(alone, model={"head_init": "class_means"}))
+    assert "no class is in two folds" in state.info["head_reason"]
+
+
+def test_more_features_than_examples_are_said(small: Config) -> None:
+    few = changed(small, data={"train_examples": 12}, model={"head_init": "ridge"})
+    assert "17 features outnumber the 12 examples" in first_stage(few)[1].info["head_reason"]
+
+
 def test_the_class_means_head_scores_by_distance_to_the_means(small: Config) -> None:
+    """Distances in units of the variance that folds of devices show along the directions between the means."""
     experiment, state = first_stage(changed(small, model={"head_init": "class_means"}))
     features, onehot = everything(experiment)
-    means = (onehot.T @ features) / onehot.sum(0)[:, None]
+    fold, counts = folds(experiment), onehot.sum(0)
+    means = (onehot.T @ features) / counts[:, None]
+    apart, share = means - features.mean(0), counts / counts.sum()
+    spread = (share * (apart**2).sum(1)).sum()
+    deviations, freedom = 0.0, 0
+    for c in range(3):
+        present = [n for n in range(5) if ((fold == n) & (onehot[:, c] == 1)).any()]
+        freedom += len(present) - 1
+        for number in present:
+            mine = features[(fold == number) & (onehot[:, c] == 1)]
+            deviations += len(mine) * (share * (apart @ (mine.mean(0) - means[c])) ** 2).sum()
+    variance = deviations / freedom / spread
     within = ((features - onehot @ means) ** 2).sum() / len(features)
-    share = (onehot.sum(0) + 1) / (onehot.sum(0) + 1).sum()
+    scale = max(0.0, 1 - within * 2 / len(features) / spread) / variance
+    smoothed = (counts + 1) / (counts + 1).sum()
     weight = state.tensors["head.weight"].double().numpy()
     bias = state.tensors["head.bias"].double().numpy()
-    expected = -((features[:, None] - means) ** 2).sum(-1) / (2 * within) + np.log(share)
-    expected += (features**2).sum(1, keepdims=True) / (2 * within)  # the same for every class
+    expected = scale * (features @ means.T - (means**2).sum(1) / 2) + np.log(smoothed)
+    assert scale > 0
     np.testing.assert_allclose(features @ weight.T + bias, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_scale_of_class_means_is_that_of_the_classes_own_spread() -> None:
+    """Classes at +-1 on one axis with standard deviation 1/2 there and much more beside it: kappa is 1 / 0.25."""
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for _ in range(40):
+        labels = torch.arange(400) % 2
+        vectors = torch.randn(400, 20, generator=generator) * 2
+        vectors[:, 0] = torch.randn(400, generator=generator) / 2 + 2 * labels - 1
+        parts.append(device_sums(labels, vectors, {"label_counts": (2,), "class_sums": (20, 2), "square_norm": (1,)}))
+    config = load_config(model={"head_init": "class_means"})
+    head, _ = solve_head(config, parts, {"head.weight": torch.zeros(2, 20)})
+    between = head["head.weight"][1] - head["head.weight"][0]  # kappa (mu_1 - mu_0)
+    assert float(between[0]) == pytest.approx(2 / 0.25, rel=0.3)
+
+
+def test_features_too_small_for_their_squares_are_no_contradiction() -> None:
+    vectors = torch.tensor([[1e-25, 2.0], [4e-25, -1.0], [2e-25, 0.5]])
+    shapes = {"label_counts": (2,), "triangle": (6,), "moment": (3, 2)}
+    sums = device_sums(torch.tensor([0, 1, 1]), vectors, shapes)
+    assert sums["triangle"][0] == 0 and sums["triangle"][1] != 0  # float32 has no 1e-49
+    assert problem(sums, 3) is None
 
 
 def test_statistics_are_counted_and_sent_once(small: Config) -> None:
@@ -70,7 +151,7 @@ def test_statistics_are_counted_and_sent_once(small: Config) -> None:
     stages = result.summary["stages"]
     assert set(stages) == {"statistics", "train"}
     width, classes = 16, 3
-    sums = 8 * ((width + 1) ** 2 + (width + 1) * classes + classes)
+    sums = 4 * ((width + 1) * (width + 2) // 2 + (width + 1) * classes) + 8 * classes
     devices = small.federation.devices
     assert sums * devices < stages["statistics"]["bytes_up"] < (sums + 1000) * devices
     assert sum(p["bytes_up"] for p in stages.values()) == result.summary["bytes"]["up"]

@@ -19,6 +19,7 @@ CASES: dict[str, dict[str, Any]] = {
     "a warm-up that may end sooner": {"method": "fibecfed", "warm_up": {"accuracy": 1.0}},
     "the merge at the end": {"method": "fibecfed", "sharing": {"average_local": True}, "warm_up": {"accuracy": 1.0}},
     "a closed-form head": {"model": {"head_init": "ridge"}},
+    "layers by sites": {"method": "fibecfed", "sharing": {"count": "sites"}},
     "label counts": {"training": {"loss": "prior_corrected"}},
     "every device at the end": {"method": "fedavg+finetune"},
     "two stages": {"method": "slora"},

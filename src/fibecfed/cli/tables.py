@@ -164,6 +164,8 @@ def _scores(whose: str, metric: str, numbers: Mapping[str, Any], method: str) ->
 def decision_lines(decided: dict[str, Any]) -> list[str]:
     """What a method decided, in sentences."""
     lines = []
+    if decided.get("head_reason"):
+        lines.append(f"Head at the start: {decided['head_reason']}.")
     if decided.get("warm_up_rounds"):
         lines.append(f"Warm-up: {decided['warm_up_rounds']} rounds.")
     if decided.get("layers") is not None:

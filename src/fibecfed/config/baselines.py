@@ -1,6 +1,6 @@
 """The settings of single baselines. A section that a method does not use may not be set with it."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -30,6 +30,13 @@ class FedAltConfig:
     head: Annotated[bool, Field(description="Whether the head stays; the global model's head is then untrained.")] = (
         False
     )
+    passes: Annotated[
+        Literal["split", "full"],
+        Field(
+            description="split: the two parts share the steps of a round; full: each part gets all of them, as in the "
+            "paper, at about twice the cost."
+        ),
+    ] = "split"
 
 
 @dataclass(config=_STRICT_KEYS, frozen=True)

@@ -102,11 +102,15 @@ class SharingConfig:
         ),
     ] = None
     count: Annotated[
-        int | float | Literal["functional", "lossless", "plateau"],
+        int | float | Literal["functional", "lossless", "plateau", "sites"],
         Field(
             description="How many layers: a number, a fraction (with a decimal point), functional (the fewest that "
-            "keep the held-out loss within 1 %), lossless or plateau (from the Hessian's spectrum)."
+            "keep the held-out loss within 1 %), lossless or plateau (from the Hessian's spectrum), sites (all where "
+            "devices hold the same mix of labels, down to sharing.least where each holds one; label counts are sent)."
         ),
+    ] = 0.5
+    least: Annotated[
+        _OpenFraction, Field(description="count=sites only: part of the layers shared where sites differ most [D].")
     ] = 0.5
     noise: Annotated[
         Literal["gaussian", "worst_case"],
@@ -135,6 +139,20 @@ class SharingConfig:
     average_local: Annotated[
         bool, Field(description="At the end, average the devices' local layers into the global model once [D].")
     ] = False
+    anchored: Annotated[
+        bool,
+        Field(
+            description="In half of the training batches, drawn by the seed, the local layers have their shared value "
+            "and are left as they are, so that the shared layers also work without them [D]."
+        ),
+    ] = False
+    local_rate: Annotated[
+        Literal["round", "participation"],
+        Field(
+            description="What the learning rate of local layers falls with by training.schedule: the round, as that of "
+            "the shared ones, or how often the device has taken part, of the times that it can expect [D]."
+        ),
+    ] = "round"
     lanczos_steps: Annotated[int, Field(ge=2, description="Lanczos steps of count=lossless and plateau [D].")] = 30
     lanczos_examples: Annotated[
         int, Field(ge=1, description="Examples of a device that its spectrum is taken from [D].")

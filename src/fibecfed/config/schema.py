@@ -60,8 +60,12 @@ class ModelConfig:
         ),
     ] = None
     ridge_penalty: Annotated[
-        float, Field(gt=0, description="Penalty of head_init=ridge, relative to the features' mean square.")
-    ] = 0.01
+        Annotated[float, Field(gt=0)] | Literal["auto"],
+        Field(
+            description="Penalty of head_init=ridge, relative to the features' mean square. auto: the one of a grid "
+            "with the lowest squared error on folds of devices that are held out, all from the sums [D]."
+        ),
+    ] = "auto"
     pooling: Annotated[
         Literal["auto", "mean", "cls", "last"],
         Field(description="How token vectors become one (pooled head). auto: mean for encoders, last for decoders."),
@@ -284,6 +288,8 @@ class Config:
                 "curriculum.pacing=competence draws single examples by itself; leave curriculum.fresh, importance and "
                 "unit as they are."
             )
+        if self.sharing.count != "sites" and self.sharing.least != SharingConfig().least:
+            raise InputError("sharing.least only applies to sharing.count=sites.")
         if (self.curriculum.refresh or self.curriculum.importance) and self.curriculum.score not in (None, "fisher"):
             raise InputError("curriculum.refresh and curriculum.importance need curriculum.score=fisher.")
         if self.evaluation.split == "validation" and not self.data.validation_fraction:

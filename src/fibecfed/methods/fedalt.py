@@ -20,7 +20,9 @@ class _PartAfterPart(Train):
         own = [name for name in self.layout.names if name not in request.tensors]
         if not own:
             return job
-        first = (len(job.batches) + number % 2) // 2
+        full = self.config.fedalt.passes == "full"
+        first = len(job.batches) if full else (len(job.batches) + number % 2) // 2
+        rest = job.batches if full else job.batches[first:]
         shared = [name for name in self.layout.names if name in request.tensors]
         personal = dataclasses.replace(
             job,
@@ -28,7 +30,7 @@ class _PartAfterPart(Train):
             batches=job.batches[:first],
             seed=torch_seed(self.config.seed, "dropout of the personal part", number, device.number),
         )
-        return dataclasses.replace(job, trained=dict.fromkeys(shared), batches=job.batches[first:], before=personal)
+        return dataclasses.replace(job, trained=dict.fromkeys(shared), batches=rest, before=personal)
 
 
 class FedAlt(FederatedAveraging):
@@ -36,10 +38,10 @@ class FedAlt(FederatedAveraging):
 
     Pillutla et al. 2022 (LocalAlt on every device). The two stages split the steps of fedavg-lora, so that the total
     is the same: half each, an odd step going to the personal part in odd rounds and to the shared one in even rounds.
-    A device with one batch trains the parts in turn. Personal by default is the LoRA of the upper half of the layers,
-    in the spirit of the paper's personal adapters and output layers; the head is shared, since the global model would
-    otherwise have an untrained one (project decisions). In the global model the personal part is as at the start.
-    With nothing personal it is fedavg-lora.
+    A device with one batch trains the parts in turn. ``passes: full`` gives each part all steps instead. Personal by
+    default is the LoRA of the upper half of the layers, in the spirit of the paper's personal adapters and output
+    layers; the head is shared, since the global model would otherwise have an untrained one (project decisions). In
+    the global model the personal part is as at the start. With nothing personal it is fedavg-lora.
 
     Trained: as fedavg-lora. Bytes a round and device, each way: 4 x the entries of the shared part.
     """

@@ -3,12 +3,23 @@
 from typing import ClassVar
 
 from fibecfed.errors import InputError
-from fibecfed.federation import ServerState
+from fibecfed.federation import Members, ServerState
 from fibecfed.methods.base import FederatedAveraging
+from fibecfed.methods.stages import Train
+
+
+class _EveryDevice(Train):
+    """A round of all devices: where nothing is sent, none has to wait for its turn."""
+
+    def members(self, state: ServerState) -> Members:
+        return Members(self.config.federation.device_count)
 
 
 class LocalOnly(FederatedAveraging):
-    """Nothing travels. Its global score is the mean over the trained devices' models (docs/baselines.md)."""
+    """Nothing travels, so every device trains in every round, sampled or not.
+
+    Its global score is the mean over the devices' models (docs/baselines.md).
+    """
 
     name: ClassVar[str] = "local-only"
     place: ClassVar[int] = 40
@@ -17,6 +28,7 @@ class LocalOnly(FederatedAveraging):
     sends: ClassVar[str] = "nothing"
     global_is_mean_of_devices: ClassVar[bool] = True
     takes_own_head: ClassVar[bool] = False
+    round_stage: ClassVar[type[Train]] = _EveryDevice
 
     def _prepare(self) -> None:
         self.keeps_device_state = self.keeps_local = True

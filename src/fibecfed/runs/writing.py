@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fibecfed.federation import AGGREGATORS, ServerState
 from fibecfed.methods import tuning
+from fibecfed.methods.stages.statistics import HEAD_REASON
 from fibecfed.results import OWN_MODELS_FILE, OwnModels, RunDirectory, curves_png, decisions_png, model_card
 from fibecfed.runtime import Experiment
 from fibecfed.tuning import put_tensors, save_adapter
@@ -61,6 +62,8 @@ def write_results(
                 tensors, note = mean, _NO_GLOBAL_MODEL
     decided = dict(method.decisions(experiment.site, state))
     note += _own_heads(experiment, state, decided, summary)
+    if HEAD_REASON in state.info:
+        decided[HEAD_REASON] = state.info[HEAD_REASON]
     if decided:
         directory.write_json("method.json", decided)
         if "prefix" in decided:

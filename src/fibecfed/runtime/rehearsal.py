@@ -28,6 +28,7 @@ from fibecfed.federation import (
 )
 from fibecfed.methods import FederatedAveraging, method_class
 from fibecfed.methods.stages import JUDGED
+from fibecfed.methods.stages.count_layers import GROUP_COUNTS
 from fibecfed.runtime.experiment import Experiment
 from fibecfed.sharing import fixed_count
 from fibecfed.tasks import Task
@@ -102,6 +103,8 @@ def _made_up(
     known = task.expected_sum(name, group_counts)
     if known is not None:
         return known.to(dtype)
+    if name == GROUP_COUNTS:
+        return torch.from_numpy(group_counts).to(dtype)
     if name == "losses":
         losses = torch.ones(shape, dtype=dtype)
         losses[: fixed_count(0.5, len(losses)) - 1] = 2

@@ -17,6 +17,7 @@ from fibecfed.sharing.curvature import (
 from fibecfed.sharing.neurons import MomentumFisher, RowChooser, RowMask, choose_rows
 from fibecfed.sharing.reset import keep_layers
 from fibecfed.sharing.sensitivity import ConsensusSum, LayerChange, layer_sensitivity
+from fibecfed.sharing.sites import divergence, site_count
 from fibecfed.sharing.spectrum import Ritz, lanczos, lipschitz, plateau_count, ritz_gap_count
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "RowChooser",
     "RowMask",
     "choose_rows",
+    "divergence",
     "fixed_count",
     "functional_count",
     "keep_layers",
@@ -43,4 +45,5 @@ __all__ = [
     "plateau_share",
     "rank_layers",
     "ritz_gap_count",
+    "site_count",
 ]

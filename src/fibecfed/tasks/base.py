@@ -14,7 +14,7 @@ from fibecfed.errors import InputError
 
 HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"  # of a pooled head, among what trains
 IGNORED = -100  # the target of a token that is not learned, as torch and transformers have it
-Sums = Mapping[str, tuple[int, ...]]  # the shapes of sums over examples, all float64, by name
+Sums = Mapping[str, tuple[int, ...]]  # the shapes of sums over examples, by name
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,7 @@ class Task(ABC):
 
     @classmethod
     def sum_shapes(cls, config: Config, hidden: int, outputs: int) -> dict[str, tuple[int, ...]]:
-        """The sums that a device sends, all float64; {} if none are needed.
+        """The sums that a device sends; {} if none are needed.
 
         Raises InputError for settings that the task has no sums for.
         """
@@ -282,6 +282,11 @@ class Task(ABC):
         if config.model.head_init != "random":
             raise InputError(f"task.kind={cls.kind} has no closed-form head; set model.head_init=random.")
         return {}
+
+    @staticmethod
+    def sum_dtype(name: str) -> torch.dtype:
+        """In which a sum travels; the server adds them in float64."""
+        return torch.float64
 
     @staticmethod
     def needs_features(wanted: Sums) -> bool:
@@ -299,9 +304,11 @@ class Task(ABC):
         return None
 
     @staticmethod
-    def solve_head(config: Config, totals: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Head tensors from the summed statistics."""
-        return {}
+    def solve_head(
+        config: Config, folds: Sequence[Mapping[str, Tensor]], start: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], str]:
+        """Head tensors from the sums of each fold of devices, and how they came about, in a sentence."""
+        return {}, ""
 
     @staticmethod
     def kept_sums(totals: Mapping[str, Tensor]) -> dict[str, Tensor]:

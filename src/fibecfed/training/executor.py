@@ -114,7 +114,7 @@ class SequentialExecutor:
                     self.model, self.task, job, followed.batches, self.config.training, second
                 )
             # Here and not later: recomputed activations count, and what records gradients does not.
-            operations = self.operations.training(sizes) - saved
+            operations = self._operations(job, sizes) - saved
         parameters = dict(self.model.named_parameters())
         examples = sum(map(len, job.batches))
         tokens = sum(int(lengths[batch].sum()) for batch in job.batches)
@@ -149,6 +149,16 @@ class SequentialExecutor:
         second = SecondHead(job.own_head, self.device, make, settings.max_grad_norm)
         with second.beside(self.model):
             yield second
+
+    def _operations(self, job: TrainJob, sizes: list[tuple[int, int]]) -> float:
+        """Of training; a backward pass that ends above fixed layers is counted as that."""
+        if not job.anchored:
+            return self.operations.training(sizes)
+        whole = [size for step, size in enumerate(sizes) if step not in job.anchored]
+        rest = [sizes[step] for step in sorted(job.anchored)]
+        operations = self.operations.training(whole)
+        self._require_gradients({name: rows for name, rows in job.trained.items() if name not in job.anchor})
+        return operations + self.operations.training(rest)
 
     @contextmanager
     def _cached(self, job: TrainJob, sizes: list[tuple[int, int]]) -> Iterator[float]:

@@ -55,6 +55,9 @@ class TrainJob:
     observer: Observer | None = None
     counted: bool = False  # what the task counts of the outputs is wanted
     own_head: Mapping[str, Tensor] | None = None  # a second head's weight and bias at the start; None: there is none
+    rates: Mapping[str, float] = field(default_factory=dict)  # learning rates of those of ``trained`` with another one
+    anchor: Mapping[str, Tensor] = field(default_factory=dict)  # values that some of ``trained`` have while fixed
+    anchored: frozenset[int] = frozenset()  # positions in ``batches`` at which they are
     before: "TrainJob | None" = None  # runs first; this job starts from what it leaves
 
     @property

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -68,6 +69,8 @@ def train(
     moving = {name: MovingRows(parameters[name], rows) for name, rows in job.trained.items()}
     compact = [m.compact for m in moving.values()]
     optimizer = make_optimizer(compact, job.learning_rate, settings)
+    for name, rate in job.rates.items():
+        _set_apart(optimizer, moving[name].compact, rate)
     load_optimizer_state(optimizer, moving, job.optimizer_state)
     forward = model if job.output_offset is None else ShiftedOutputs(model, job.output_offset)
     total = 0.0
@@ -75,9 +78,10 @@ def train(
         for name in moving:
             parameters[name].grad = None
         weights = None if job.weights is None else torch.tensor([job.weights[int(i)] for i in chosen])
-        total += _accumulate(forward, task, batch, weights, settings.micro_batch_size, job, step, second)
-        if job.penalty is not None:
-            job.penalty(parameters).backward()
+        with anchored(parameters, job.anchor if step in job.anchored else {}):
+            total += _accumulate(forward, task, batch, weights, settings.micro_batch_size, job, step, second)
+            if job.penalty is not None:
+                job.penalty(parameters).backward()
         if job.observer is not None:
             job.observer.observe(parameters)
         for part in moving.values():
@@ -90,6 +94,27 @@ def train(
         for part in moving.values():
             part.write_back()
     return total, save_optimizer_state(optimizer, moving) if settings.keep_optimizer else {}
+
+
+@contextmanager
+def anchored(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> Iterator[None]:
+    """These parameters have these values and get no gradient, so that an optimizer leaves them and its memory of them.
+
+    Afterwards they are as they were.
+    """
+    own = {name: parameters[name].detach().clone() for name in values}
+    _put(parameters, values, trains=False)
+    try:
+        yield
+    finally:
+        _put(parameters, own, trains=True)
+
+
+def _put(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor], trains: bool) -> None:
+    with torch.no_grad():
+        for name, value in values.items():
+            parameters[name].copy_(value)
+            parameters[name].requires_grad_(trains)
 
 
 def _accumulate(
@@ -140,8 +165,16 @@ def make_optimizer(
     return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=settings.weight_decay, foreach=True)
 
 
-def scheduled_rate(settings: TrainingConfig, round: int, rounds: int) -> float:
-    """The learning rate of a 1-based round; linear and cosine end at a tenth of the peak."""
+def _set_apart(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, rate: float) -> None:
+    """Give a parameter of the first group a group of its own with another learning rate."""
+    first = optimizer.param_groups[0]
+    first["params"] = [p for p in first["params"] if p is not parameter]
+    same = {key: value for key, value in first.items() if key not in ("params", "lr")}
+    optimizer.add_param_group({**same, "params": [parameter], "lr": rate})
+
+
+def scheduled_rate(settings: TrainingConfig, round: float, rounds: int) -> float:
+    """The learning rate of a 1-based round, or of a point between two; linear and cosine end at a tenth of the peak."""
     progress = (round - 1) / max(1, rounds - 1)
     if settings.schedule == "linear":
         factor = 1 - 0.9 * progress

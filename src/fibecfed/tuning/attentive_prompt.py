@@ -23,8 +23,10 @@ class Mixture(nn.Module):
     """P_target + sum_j a_j P_j over the t sources and the target itself, a = softmax(h . max(P_j) / T).
 
     h = LayerNorm(W_up silu(W_down x)), x (B, e) the text's word embeddings max-pooled over its tokens, max(P_j) the
-    prompt max-pooled over its P vectors, T = e exp(1) for embeddings of width e. Source: Asai et al. 2022,
-    section 3.2. Trained: P e + 2 e w + 2 e parameters; the sources are frozen.
+    prompt max-pooled over its P vectors. Source: Asai et al. 2022, section 3.2. Trained: P e + 2 e w + 2 e parameters;
+    the sources are frozen. T is the root mean square over the sources of ||max(P_j) - its mean entry||, so that logits
+    are about 1 whatever the embeddings' scale (project decision). The paper's T = e exp(1) suits T5's large
+    embeddings; with those of BERT all weights would be equal and their network without gradient.
     """
 
     sources: Tensor  # (t, P, e)
@@ -37,7 +39,12 @@ class Mixture(nn.Module):
         self.down = nn.Linear(size, width, bias=False)
         self.up = nn.Linear(width, size, bias=False)
         self.norm = nn.LayerNorm(size)
-        self.temperature = size * torch.e
+
+    @property
+    def temperature(self) -> Tensor:
+        """T, a scalar; h has entries of mean 0 and variance 1 at the start."""
+        pooled = self.sources.amax(dim=1)
+        return (pooled - pooled.mean(dim=1, keepdim=True)).square().sum(dim=1).mean().sqrt().clamp_min(1e-12)
 
     def weights(self, embedded: Tensor, mask: Tensor) -> Tensor:
         """a, (B, t + 1), of texts with word embeddings (B, T, e) and mask (B, T); the target's own is last."""

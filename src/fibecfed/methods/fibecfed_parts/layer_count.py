@@ -3,6 +3,7 @@
 from collections.abc import Generator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from fibecfed.config import Config
 from fibecfed.federation import Device, Request
 from fibecfed.methods.fibecfed_parts.initialization import held_out_losses
 from fibecfed.seeding import stream
-from fibecfed.sharing import fixed_count, functional_count, lossless_count
+from fibecfed.sharing import divergence, fixed_count, functional_count, lossless_count, site_count
 from fibecfed.training import CurvatureJob, CurvatureResult, Job
 from fibecfed.tuning import Layout
 
@@ -47,6 +48,13 @@ def found_count(
     if counted.count is None:
         return fixed_count(0.5, layers), f"{counted.reason} Half of the layers instead"
     return counted.count, counted.reason.rstrip(".")
+
+
+def count_by_sites(config: Config, layers: int, groups: Mapping[int, np.ndarray]) -> tuple[int, str]:
+    """N from how much the devices' mixes of groups differ, and the reason as a sentence."""
+    differ = divergence(groups)
+    count = site_count(differ, layers, fixed_count(config.sharing.least, layers))
+    return count, f"the sites' mixes differ by {differ:.2f} on a scale from 0 to 1"
 
 
 def device_answer(

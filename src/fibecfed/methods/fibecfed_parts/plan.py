@@ -51,6 +51,19 @@ class Plan:
         if sharing.count == "lossless" and sharing.radius is None and self.most_warm_up == 0:
             raise InputError("sharing.count=lossless without a warm-up needs sharing.radius.")
 
+        if sharing.anchored and not (self.chooses_layers and sharing.rows != "none"):
+            raise InputError(
+                "sharing.anchored needs layers that train on their device; set sharing.layers to something but all and "
+                "sharing.rows to something but none, or leave it off."
+            )
+        if sharing.local_rate == "participation" and not (self.chooses_layers and sharing.rows != "none"):
+            raise InputError(
+                "sharing.local_rate is the learning rate of layers that train on their device; set sharing.layers to "
+                "something but all and sharing.rows to something but none, or leave it off."
+            )
+        if sharing.anchored and config.curriculum.refresh:
+            raise InputError("curriculum.refresh needs the gradients that sharing.anchored leaves out; choose one.")
+
     # The warm-up
 
     @property

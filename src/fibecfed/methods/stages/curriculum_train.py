@@ -1,7 +1,7 @@
 """FibecFed's round: the GAL densely, a device's own rows sparsely, on the easy part of its examples."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,11 @@ from fibecfed.methods.fibecfed_parts.first_training import before_first_training
 from fibecfed.methods.fibecfed_parts.initialization import DIFFICULTY, FIRST_DIFFICULTY, ROWS, kept_rows_of
 from fibecfed.methods.stages.partly_shared import PartlyShared
 from fibecfed.methods.stages.score_layers import initialized
-from fibecfed.training import DeviceFailed, LocalResult, TrainJob
+from fibecfed.seeding import stream
+from fibecfed.training import DeviceFailed, LocalResult, TrainJob, scheduled_rate
+
+TIMES = "times trained"  # how often a device's local layers trained, in its memory
+ANCHOR = "anchor/"  # the shared value of what is local, in a device's memory
 
 
 @dataclass
@@ -83,6 +87,7 @@ class CurriculumTrain(PartlyShared):
                 return (yield from self._first_training(device, request))
             found = yield from initialized(self.plan, device, request, with_layer_scores=False)
             device.state = found.state
+        self._keep_anchor(device, request)
         result: LocalResult = yield self._curriculum_job(device, request)
         return device.keep(*self.conclude(device, request, result))
 
@@ -112,11 +117,44 @@ class CurriculumTrain(PartlyShared):
     def conclude(self, device: Device, request: Request, result: LocalResult) -> tuple[Reply, DeviceState | None]:
         """Step 8; scores that followed the training are kept beside the first ones."""
         reply, state = super().conclude(device, request, result)
+        if state is not None and self.config.sharing.local_rate == "participation":
+            times = torch.tensor(_times(device) + 1)
+            state = dataclasses.replace(state, memory={**state.memory, TIMES: times})
         if result.difficulty is None or state is None:
             return reply, state
         memory = {**state.memory, DIFFICULTY: torch.from_numpy(result.difficulty)}
         memory.setdefault(FIRST_DIFFICULTY, memory[DIFFICULTY])
         return reply, dataclasses.replace(state, memory=memory)
+
+    def _local_rates(self, device: Device, request: Request, trained: Iterable[str]) -> dict[str, float]:
+        """Learning rates of local layers that differ, by the part that is over of what the device can expect."""
+        config = self.config
+        if config.sharing.local_rate == "round":
+            return {}
+        federation = config.federation
+        expected = request.info["steps"] * federation.cohort_size / federation.device_count
+        progress = min(1.0, _times(device) / (expected - 1)) if expected > 1 else 0.0
+        rate = scheduled_rate(config.training, 1 + progress * (federation.rounds - 1), federation.rounds)
+        local = self.layout.only(self.plan.local(request.info["layers"]))
+        return {p.name: rate for p in local if p.layer is not None and p.name in set(trained)}
+
+    def _keep_anchor(self, device: Device, request: Request) -> None:
+        """The shared value of the local layers: the warm-up's, which they have before the device first trains them."""
+        if not self.config.sharing.anchored or device.state is None or _anchor_of(device):
+            return
+        model, layers = device.model(request.tensors), request.info["layers"]
+        local = self.layout.only(self.plan.local(layers))
+        anchor = {f"{ANCHOR}{p.name}": model[p.name] for p in local if p.layer is not None}
+        device.state = dataclasses.replace(device.state, memory={**device.state.memory, **anchor})
+
+    def _anchored(self, device: Device, request: Request, job: TrainJob) -> TrainJob:
+        """The job with half of its batches, drawn by the seed, on the shared value of the local layers."""
+        anchor = {name: value for name, value in _anchor_of(device).items() if name in job.trained}
+        rng = stream(self.config.seed, "anchored batches", request.address.round, device.number)
+        count = (len(job.batches) + int(rng.integers(2))) // 2
+        steps = frozenset(rng.permutation(len(job.batches))[:count].tolist())
+        # Without a row that trains a layer has its shared value anyway.
+        return dataclasses.replace(job, anchor=anchor, anchored=steps) if anchor else job
 
     def _needs_initialization(self, device: Device) -> bool:
         plan, memory = self.plan, device.state.memory if device.state else {}
@@ -147,8 +185,10 @@ class CurriculumTrain(PartlyShared):
         trained = self._rows(device, request.info["layers"])
         steps = self.steps(device) if self.config.curriculum.steps == "match" else None
         batches = self.batches(device, request, indices, steps)
-        fields = {"batches": batches, "trained": trained, "weights": weights, "difficulty": refreshed}
-        return self.job(device, request, **fields | changes)
+        rates = self._local_rates(device, request, trained)
+        fields = {"batches": batches, "trained": trained, "weights": weights, "difficulty": refreshed, "rates": rates}
+        job = self.job(device, request, **fields | changes)
+        return self._anchored(device, request, job) if self.config.sharing.anchored else job
 
     def _rows(self, device: Device, layers: Sequence[int] | None) -> dict[str, Tensor | None]:
         """Parameter to the rows that move, None for all: the GAL and the head whole, the device's own rows."""
@@ -161,3 +201,15 @@ class CurriculumTrain(PartlyShared):
             elif layers is not None and p.layer not in layers and len(rows[p.name]):
                 trained[p.name] = None if len(rows[p.name]) == p.shape[0] else rows[p.name]
         return trained
+
+
+def _anchor_of(device: Device) -> dict[str, Tensor]:
+    """Parameter to shared value, of what is local; {} before the device first trained."""
+    memory = device.state.memory if device.state else {}
+    return {name.removeprefix(ANCHOR): tensor for name, tensor in memory.items() if name.startswith(ANCHOR)}
+
+
+def _times(device: Device) -> int:
+    """How often the device's local layers trained before."""
+    memory = device.state.memory if device.state else {}
+    return int(memory[TIMES]) if TIMES in memory else 0

@@ -147,6 +147,10 @@ class Classification(Task):
         return closed_form.sum_shapes(config, hidden, outputs)
 
     @staticmethod
+    def sum_dtype(name: str) -> torch.dtype:
+        return closed_form.sum_dtype(name)
+
+    @staticmethod
     def needs_features(wanted: Sums) -> bool:
         return closed_form.needs_features(wanted)
 
@@ -159,8 +163,10 @@ class Classification(Task):
         return closed_form.problem(found, examples)
 
     @staticmethod
-    def solve_head(config: Config, totals: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return closed_form.solve_head(config, totals, start)
+    def solve_head(
+        config: Config, folds: Sequence[Mapping[str, Tensor]], start: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], str]:
+        return closed_form.solve_head(config, folds, start)
 
     @staticmethod
     def kept_sums(totals: Mapping[str, Tensor]) -> dict[str, Tensor]:

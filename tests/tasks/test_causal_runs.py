@@ -217,6 +217,7 @@ def test_the_others_run(method: str, file: Path, tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "fisher-model": ({"curriculum": {"score": "fisher-model"}}, "takes the mean over all labels"),
     "refresh": ({"curriculum": {"refresh": True}}, "curriculum.refresh is not there for"),
+    "sites": ({"sharing": {"count": "sites"}}, "compares mixes of labels"),
     "own head": ({"personal": {"head": "fitted"}}, "personal.head is about a trained head"),
     "local head": ({"sharing": {"head": "local"}}, "the head of a language model is frozen"),
     "pooling": ({"model": {"pooling": "mean"}}, "a language model has its own head"),
@@ -299,3 +300,22 @@ def test_the_card_runs_without_fibecfed(finished: RunResult) -> None:
         own = model.model.backbone(input_ids=torch.tensor(ids)).logits[0, -1]
     assert logits == pytest.approx(own.tolist(), abs=1e-5)
     assert (finished.directory / "adapter" / "chat_template.jinja").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "others",
+    [
+        *({"sharing": {"layers": layers}} for layers in ("gain", "consensus", "reset_loss", "random")),
+        *({"sharing": {"count": count}} for count in ("functional", "lossless", "plateau")),
+        *({"curriculum": {"score": score}} for score in ("loss", "length", "rarity")),
+        {"sharing": {"noise": "gaussian"}},
+        {"sharing": {"anchored": True}},
+        {"curriculum": {"importance": True}},
+        {"curriculum": {"per_token": True}},
+    ],
+    ids=str,
+)
+def test_parts_of_the_method_run(others: dict[str, Any], file: Path) -> None:
+    result = fibecfed.run(settings(file, method="fibecfed", **others))
+    assert np.isfinite(result.metrics[-1]["loss_global"])

@@ -113,6 +113,8 @@ def check_task(config: "Config") -> None:
         raise InputError(
             "training.loss=prior_corrected needs labels; a language model has training.loss=cross_entropy."
         )
+    if config.sharing.count == "sites":
+        raise InputError("sharing.count=sites compares mixes of labels; for task.kind=causal-lm take another count.")
     if config.personal.head not in (None, "none"):
         raise InputError("personal.head is about a trained head, and that of a language model is frozen; leave it out.")
     if config.sharing.head == "local":

@@ -50,25 +50,28 @@ class CurriculumConfig:
     competence: Annotated[
         _OpenFraction, Field(description="pacing=competence only: c0, the part drawn from in the first round.")
     ] = 0.01
-    start: Annotated[_OpenFraction, Field(description="Part of the data in the first round [D].")] = 0.6
+    start: Annotated[
+        _OpenFraction | None, Field(description="Part of the data in the first round [D]. None: the method decides.")
+    ] = None
     full_at: Annotated[_OpenFraction, Field(description="Part of the rounds after which all data is used [D].")] = 0.8
     unit: Annotated[
         Literal["example", "batch"], Field(description="What is ordered: single examples or fixed batches [D].")
     ] = "example"
     cap: Annotated[
-        _OpenFraction | Literal["auto"],
+        _OpenFraction | Literal["auto"] | None,
         Field(
             description="Most of the data ever used; below 1 the hardest is dropped for good. auto: each device drops "
-            "the part that its difficulties say is mislabelled, and nothing where they show none [D]."
+            "the part that its difficulties say is mislabelled, and nothing where they show none [D]. None: the method "
+            "decides."
         ),
-    ] = 1.0
+    ] = None
     steps: Annotated[
-        Literal["pace", "match"],
+        Literal["pace", "match"] | None,
         Field(
             description="Optimizer steps of a round. pace: one pass over the part in use; match: as many as over all "
-            "data, the part in use being shuffled and passed again [D]."
+            "data, the part in use being shuffled and passed again [D]. None: the method decides."
         ),
-    ] = "pace"
+    ] = None
     fresh: Annotated[
         bool | None,
         Field(
@@ -102,13 +105,14 @@ class SharingConfig:
         ),
     ] = None
     count: Annotated[
-        int | float | Literal["functional", "lossless", "plateau", "sites"],
+        int | float | Literal["functional", "lossless", "plateau", "sites"] | None,
         Field(
             description="How many layers: a number, a fraction (with a decimal point), functional (the fewest that "
             "keep the held-out loss within 1 %), lossless or plateau (from the Hessian's spectrum), sites (all where "
-            "devices hold the same mix of labels, down to sharing.least where each holds one; label counts are sent)."
+            "devices hold the same mix of labels, down to sharing.least where each holds one; label counts are sent). "
+            "None: the method decides."
         ),
-    ] = 0.5
+    ] = None
     least: Annotated[
         _OpenFraction, Field(description="count=sites only: part of the layers shared where sites differ most [D].")
     ] = 0.5

@@ -5,7 +5,7 @@ import numpy as np
 from fibecfed.config import CurriculumConfig
 from fibecfed.curriculum.clean_part import clean_part
 from fibecfed.curriculum.order import Selection, batches_easy_first, draw, easy_first, importance_sample, random_subset
-from fibecfed.curriculum.pacing import capped_size, prefix_fraction, prefix_size
+from fibecfed.curriculum.pacing import START, capped_size, prefix_fraction, prefix_size
 from fibecfed.seeding import stream
 
 
@@ -13,12 +13,12 @@ def part_in_use(config: CurriculumConfig, step: int, steps: int) -> float:
     """c(t): the part of its data that a device trains on, or draws from, before any cap."""
     if config.pacing == "competence":
         return prefix_fraction("sqrt", step, steps, config.competence, config.full_at)
-    return prefix_fraction(config.pacing or "linear", step, steps, config.start, config.full_at)
+    return prefix_fraction(config.pacing or "linear", step, steps, config.start or START, config.full_at)
 
 
 def cap_of(config: CurriculumConfig, difficulty: np.ndarray) -> float:
     """The most of a device's data ever used; ``difficulty`` (n,) of its examples decides where the cap is auto."""
-    return clean_part(difficulty) if config.cap == "auto" else config.cap
+    return clean_part(difficulty) if config.cap == "auto" else config.cap or 1.0
 
 
 def select(
@@ -42,7 +42,7 @@ def select(
     count = prefix_size(fraction, examples)
     if config.pacing == "competence":
         pool = easy_first(difficulty, groups, stratified).prefix(count, cap)
-        count = prefix_size(prefix_fraction("linear", step, steps, config.start, config.full_at), examples)
+        count = prefix_size(prefix_fraction("linear", step, steps, config.start or START, config.full_at), examples)
         return draw(pool.positions, count, stream(seed, "competence", step, device))
     if config.fresh:
         count = min(count, capped_size(cap, examples))

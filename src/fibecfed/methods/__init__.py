@@ -49,8 +49,17 @@ def usable_methods() -> tuple[dict[str, type[FederatedAveraging]], list[str]]:
 
 
 _OFF: dict[str, dict[str, Any]] = {
-    "curriculum": {"score": "none", "fresh": False, "stratified": True, "pacing": "linear"},
-    "sharing": {"layers": "all", "rows": "dense", "head": "shared"},
+    "curriculum": {
+        "score": "none",
+        "fresh": False,
+        "stratified": True,
+        "pacing": "linear",
+        "initialization": "pass",
+        "start": 0.6,
+        "cap": 1.0,
+        "steps": "pace",
+    },
+    "sharing": {"layers": "all", "count": 0.5, "rows": "dense", "head": "shared"},
     "training": {"optimizer": "adamw", "momentum": 0.0, "loss": "cross_entropy"},
     "model": {"head_init": "random"},
     "personal": {"head": "none"},

@@ -88,7 +88,7 @@ class FibecFed(FederatedAveraging):
         if not plan.chooses_layers:
             return state
         count = self.config.sharing.count
-        number = fixed_count(0.5 if isinstance(count, str) else count, self.layout.layers)
+        number = fixed_count(0.5 if count is None or isinstance(count, str) else count, self.layout.layers)
         return noted(state, layers=list(range(self.layout.layers))[-number:])
 
     def decisions(self, site: Site, state: ServerState) -> Mapping[str, Any]:

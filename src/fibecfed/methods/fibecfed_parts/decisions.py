@@ -67,7 +67,7 @@ def _prefix(config: Config, warm_up: int) -> list[float]:
     if curriculum.score in (None, "none"):
         return [1.0] * rounds
     steps = max(1, rounds - warm_up)
-    cap = 1.0 if curriculum.cap == "auto" else curriculum.cap  # each device's own is in "caps"
+    cap = 1.0 if curriculum.cap in (None, "auto") else float(curriculum.cap)  # each device's own is in "caps"
     paced = [min(cap, part_in_use(curriculum, t, steps)) for t in range(steps)]
     return ([1.0] * warm_up + paced)[:rounds]
 

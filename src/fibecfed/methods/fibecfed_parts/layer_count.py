@@ -31,6 +31,7 @@ def set_count(config: Config, layers: int) -> tuple[int, str]:
     """N where the setting gives it, and the reason as a sentence."""
     count = config.sharing.count
     assert not isinstance(count, str)
+    assert count is not None  # resolved
     return fixed_count(count, layers), f"sharing.count={count}"
 
 

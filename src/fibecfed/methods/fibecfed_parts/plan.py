@@ -33,6 +33,7 @@ class Plan:
         self.has_local_parts = self.chooses_layers or sharing.head == "local"
         self.is_off = not (self.has_local_parts or self.has_curriculum or sharing.freeze_a)
         if self.chooses_layers and not isinstance(sharing.count, str):
+            assert sharing.count is not None  # resolved
             fixed_count(sharing.count, layout.layers)  # raises now, not after the warm-up
         if self.chooses_layers and sharing.layers == "consensus" and self.most_warm_up == 0:
             raise InputError("sharing.layers=consensus looks at the warm-up's updates; set warm_up.rounds above 0.")

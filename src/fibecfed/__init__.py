@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from fibecfed.callbacks import Callback, EarlyStopping, TensorBoard, Trackio
     from fibecfed.config import Config, load_config
     from fibecfed.errors import FibecFedError, InputError, RunFailed
+    from fibecfed.runs.answering import LanguageModel, load_language_model
     from fibecfed.runs.evaluate_run import evaluate_run
     from fibecfed.runs.prediction import Classifier, Prediction, load
     from fibecfed.runs.run import RunResult, resume, run
@@ -20,6 +21,7 @@ __all__ = [
     "EarlyStopping",
     "FibecFedError",
     "InputError",
+    "LanguageModel",
     "Prediction",
     "RunFailed",
     "RunResult",
@@ -29,6 +31,7 @@ __all__ = [
     "evaluate_run",
     "load",
     "load_config",
+    "load_language_model",
     "resume",
     "run",
 ]
@@ -39,6 +42,7 @@ _WHERE = {
     **dict.fromkeys(("Callback", "EarlyStopping", "TensorBoard", "Trackio"), "callbacks"),
     **dict.fromkeys(("FibecFedError", "InputError", "RunFailed"), "errors"),
     "evaluate_run": "runs.evaluate_run",
+    **dict.fromkeys(("LanguageModel", "load_language_model"), "runs.answering"),
     **dict.fromkeys(("RunResult", "resume", "run"), "runs.run"),
     **dict.fromkeys(("Classifier", "Prediction", "load"), "runs.prediction"),
 }

@@ -75,6 +75,8 @@ def test_every_listed_choice_is_accepted_and_no_other() -> None:
 
 
 def needed_by(name: str, word: str) -> dict[str, Any]:
+    if (name, word) == ("data.train_on", "all"):
+        return {"task": {"kind": "causal-lm"}, "data": {"name": "gsm8k"}}
     return {"data": {"validation_fraction": 0.1}} if (name, word) == ("evaluation.split", "validation") else {}
 
 

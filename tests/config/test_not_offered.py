@@ -6,7 +6,11 @@ from fibecfed.config import build_config, keys, load_config, not_offered
 from fibecfed.errors import InputError
 from fibecfed.methods import METHODS, method_class
 
-PRIVACY, SECURE, GENERATION = "adds no differential privacy", "has no secure aggregation", "it does not generate"
+PRIVACY, SECURE, GENERATION = (
+    "adds no differential privacy",
+    "has no secure aggregation",
+    "tunes causal language models",
+)
 ASKED = {
     "privacy.epsilon=3": PRIVACY,
     "epsilon=3": PRIVACY,
@@ -19,8 +23,6 @@ ASKED = {
     "encryption=homomorphic": SECURE,
     "task=generation": GENERATION,
     "model.task=causal-lm": GENERATION,
-    "data.prompt=question": GENERATION,
-    "data.response=answer": GENERATION,
     "max_new_tokens=64": GENERATION,
     "model.head=causal-lm": GENERATION,
     "model.head=lm": GENERATION,

@@ -15,6 +15,7 @@ import fibecfed
 from fibecfed.cli.app import app
 from fibecfed.cli.tables import partition_table, spread
 from fibecfed.data import DATASETS, Habits, Partition
+from fibecfed.data.instructions import SETS
 from fibecfed.results.partition_plot import partition_png
 
 
@@ -51,7 +52,8 @@ def test_every_data_set_is_listed_with_its_facts(tmp_path: Path) -> None:
     code, lines = command("datasets", f"data.dir={tmp_path}", width=300)
     assert code == 0
     rows = {row[0]: row for row in map(cells, lines) if len(row) == 6}
-    assert set(rows) == {"name", "support", *DATASETS}
+    assert set(rows) == {"name", "support", *DATASETS, *SETS}
+    assert rows["gsm8k"][1:5] == ["7,473", "1,319", "-", "no"]
     assert rows["support"][1:5] == ["1,140", "240", "8", "yes"]
     assert rows["trec"][1:5] == ["5,452", "500", "6", "no"]
     assert rows["mr"][1:5] == ["10,662", "-", "2", "no"]

@@ -173,13 +173,15 @@ def many(path: Path, labels: list[str]) -> tuple[str, ...]:
 def test_answers_to_prompts_are_noticed(tmp_path: Path) -> None:
     (note,) = many(tmp_path / "x.csv", [f"answer {min(i, 892)}" for i in range(1000)])
     assert note == (
-        "1000 rows have 893 distinct labels, 892 of them in one row only, like answers to prompts; fibecfed only "
-        "classifies (it chooses among the labels it was trained on) and does not generate text yet."
+        "1000 rows have 893 distinct labels, 892 of them in one row only, like answers; to learn answers to "
+        "prompts, name their column as data.response (task.kind=causal-lm)."
     )
     assert many(tmp_path / "y.csv", [f"answer {i // 2}" for i in range(99)])  # 50 labels, hardly two rows each
     assert many(tmp_path / "z.csv", [f"class {i % 150}" for i in range(450)]) == ()
     assert many(tmp_path / "few.csv", [f"class {i % 10}" for i in range(12)]) == ()
-    with pytest.raises(InputError, match=r"1001 distinct labels .* \(data.label\)\? fibecfed only classifies .* 1,000"):
+    with pytest.raises(
+        InputError, match=r"1001 distinct labels .* \(data.label\)\? If so, .* 1,000 .* To learn answers"
+    ):
         many(tmp_path / "v.csv", [f"{i % 1001}" for i in range(3000)])
 
 

@@ -117,7 +117,7 @@ def test_targets_are_the_tasks_own() -> None:
             {"training": {"loss": "prior_corrected"}},
             "text-length has no proportions .* leave training.loss as it is",
         ),
-        ({"task": {"kind": "causal-lm"}}, "Unknown task 'causal-lm' .* it does not generate"),
+        ({"task": {"kind": "masked-lm"}}, "Unknown task 'masked-lm' .* no masked"),
         ({"task": {"kind": "text-lenght"}}, "Unknown task 'text-lenght' .* 'text-length'"),
     ],
 )

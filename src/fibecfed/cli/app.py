@@ -119,16 +119,32 @@ def predict(
     device: Annotated[
         str | None, typer.Option(metavar="NAME", help="Use the own model of this device (its name or number).")
     ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Language models: tokens of an answer at most. Default: 200.", show_default=False),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, help="Language models: 0, the default, takes the most probable token.", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Language models: of draws with --temperature.", show_default=False)
+    ] = None,
 ) -> None:
-    """Label texts (arguments, a file, or standard input) with a run's model: one JSON object a line.
+    """Label texts (arguments, a file, or standard input) with a run's model, or answer them: one JSON object a line.
 
-    A text that begins with "-" goes behind "--". A file with labels also gives the accuracy and a confusion table.
+    A text that begins with "-" goes behind "--". A file with labels also gives the accuracy and a confusion table. A
+    language model's answer to one argument comes as plain text, bit by bit.
     """
     with explained():
+        from fibecfed.cli.answering_command import Generation
         from fibecfed.cli.predict_command import Request
         from fibecfed.cli.predict_command import predict as carry_out
 
-        carry_out(Request(directory, texts or [], file, device, out, force), console, errors)
+        generation = Generation(max_new_tokens, temperature, seed)
+        carry_out(Request(directory, texts or [], file, device, out, force, generation), console, errors)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from fibecfed.cli.data_notes import say_notes
 from fibecfed.cli.tables import partition_table, spread
 from fibecfed.config import Config, settle
 from fibecfed.data import DATASETS, SUPPORT, Partition, deal, find_dataset, load_splits
+from fibecfed.data.instructions import SETS
 from fibecfed.errors import InputError
 from fibecfed.federation import write_atomically
 from fibecfed.methods import method_class
@@ -37,6 +38,17 @@ def datasets_table(folder: str) -> Table:
             f"{spec.sizes[spec.test]:,}" if spec.test else "-",
             str(len(spec.labels)),
             "yes" if find_dataset(spec.name, folder) else "no",
+            Text(". ".join(part.rstrip(".") for part in about if part) + "."),
+        )
+    for found in SETS.values():
+        there = (Path(folder) / found.name / "train.parquet").is_file()
+        about = [found.source, f"Licence: {found.licence}", "Prompts and responses (task.kind=causal-lm)", found.note]
+        table.add_row(
+            found.name,
+            f"{found.sizes['train']:,}",
+            f"{found.sizes[found.test]:,}" if found.test else "-",
+            "-",
+            "yes" if there else "no",
             Text(". ".join(part.rstrip(".") for part in about if part) + "."),
         )
     return table

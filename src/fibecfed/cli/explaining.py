@@ -9,6 +9,7 @@ import typer
 
 from fibecfed.commands import at_a_shell, command_line
 from fibecfed.config import Config, load_config, split_arguments
+from fibecfed.data.told import told_by_columns
 from fibecfed.errors import FibecFedError, InputError, in_sentences
 from fibecfed.interruption import interruptible
 from fibecfed.screen import flush_output, plain_console, say, show_any_character
@@ -54,4 +55,4 @@ def read_arguments(arguments: list[str]) -> Config:
         raise InputError(
             f"Only one configuration file can be given, not {', '.join(files)}; overrides have the form KEY=VALUE."
         )
-    return load_config(files[0] if files else None, settings)
+    return told_by_columns(load_config(files[0] if files else None, settings))

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fibecfed.cli.answering_command import Generation, answer
 from fibecfed.data import Asked, Columns, columns_of, from_arguments, from_file, from_lines
 from fibecfed.errors import InputError
 from fibecfed.federation import write_atomically
@@ -40,6 +41,7 @@ class Request:
     device: str | None
     out: Path | None
     force: bool
+    generation: Generation
 
 
 def predict(request: Request, shown: Console, aside: Console) -> None:
@@ -49,6 +51,10 @@ def predict(request: Request, shown: Console, aside: Console) -> None:
     """
     _check_out(request)
     config = RunDirectory.open(request.directory).config()
+    if task_kind(config).generates:
+        answer(request.directory, config, request.texts, request.file, request.out, request.device, request.generation)
+        return
+    request.generation.check_unused()
     columns = columns_of(config)
     asked = _asked(request, columns)
     if not len(asked):

@@ -43,7 +43,7 @@ class Introduction(Callback):
                 highlight=False,
             )
         if experiment.devices.here:
-            names = data.task.output_names
+            names = data.task.group_names
             self.console.print(partition_table(data.devices, data.train.groups, names, data.habits))
         else:
             self.console.print(f"{found['train_examples']} training examples on the devices.", highlight=False)

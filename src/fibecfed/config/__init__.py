@@ -14,6 +14,7 @@ from fibecfed.config.data import DataConfig, PartitionConfig
 from fibecfed.config.device import DeviceConfig, load_device_config, shared_settings
 from fibecfed.config.earlier import as_meant, dotted_as_meant
 from fibecfed.config.federation import FederationConfig
+from fibecfed.config.instructions import CAUSAL_LM, INSTRUCTION_SETS, task_name
 from fibecfed.config.loading import (
     Key,
     build_config,
@@ -53,6 +54,8 @@ from fibecfed.config.tunings import (
 )
 
 __all__ = [
+    "CAUSAL_LM",
+    "INSTRUCTION_SETS",
     "ROUNDS",
     "WHERE",
     "AdaLoraConfig",
@@ -106,6 +109,7 @@ __all__ = [
     "settle",
     "shared_settings",
     "split_arguments",
+    "task_name",
     "to_dict",
     "to_yaml",
 ]

@@ -17,6 +17,7 @@ WHERE = (
     "data.text",
     "data.text_pair",
     "data.label",
+    *(f"data.{key}" for key in ("prompt", "response", "context", "system", "messages")),
     "data.separator",
     "data.device",
     "data.allow_download",

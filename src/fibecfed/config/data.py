@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from fibecfed.config.instructions import InstructionColumns
 from fibecfed.config.paths import HOME, from_home
 from fibecfed.errors import InputError
 
@@ -69,7 +70,7 @@ class PartitionConfig:
 
 
 @dataclass(config=_STRICT_KEYS, frozen=True)
-class DataConfig:
+class DataConfig(InstructionColumns):
     """The text, its labels, and how it is split over devices."""
 
     name: Annotated[

@@ -3,8 +3,9 @@
 import re
 
 _GENERATION = (
-    "fibecfed classifies texts and pairs of texts; it does not generate: no next-token loss, no prompts with answers, "
-    "no causal, masked or sequence-to-sequence language modelling, no regression and no labels of single tokens."
+    "fibecfed classifies texts, and tunes causal language models on instructions (task.kind=causal-lm with data.prompt "
+    "and data.response, or data.messages): no masked or sequence-to-sequence language modelling, no learning from "
+    "preferences, no regression and no labels of single tokens."
 )
 _PRIVACY = (
     "fibecfed adds no differential privacy: there is no epsilon, no noise and no clipping of single examples, and no "
@@ -22,16 +23,13 @@ _FULL = (
     "weights nor a quantized model. runtime.precision and training.gradient_checkpointing save memory."
 )
 # The whole of a key or value, or a part of it between hyphens, dots and the like; the first that fits is said.
-_WHOLE = (
-    (_PRIVACY, r"delta"),
-    (_GENERATION, r"prompts?"),
-)
+_WHOLE = ((_PRIVACY, r"delta"),)
 _PARTS = (
     (_SECURE, r"secure|secagg|secagg_?plus|encrypt(ed|ion)?|homomorphic|mpc|ckks|paillier"),
     (_PRIVACY, r"privacy|private|dp|ldp|cdp|epsilon|eps|dpsgd|noise_?multiplier|opacus|rdp|accountant|"
                r"differential(ly)?"),
     (_GENERATION, r"tasks?|task_?type|generat(e|ion|ive)|causal|causal_?lm|clm|mlm|lm|seq2seq|seq_2_seq_lm|"
-                  r"language_?model(l?ing)?|max_?new_?tokens|prompt_?template|instructions?|responses?|"
+                  r"language_?model(l?ing)?|max_?new_?tokens|prompt_?template|instructions?|"
                   r"completions?|answers?|chat(_?template)?|sft|dpo|rlhf|ppo|summarization|translation|regression|ner|"
                   r"token_?classification|question_?answering"),
     (_ASYNCHRONOUS, r"async(hronous)?|staleness|buffer_?size|fedbuff|fedasync"),

@@ -79,6 +79,10 @@ class CurriculumConfig:
             "None: the method decides."
         ),
     ] = None
+    per_token: Annotated[
+        bool,
+        Field(description="Divide Fisher scores and losses by an example's learned tokens, with which they grow [D]."),
+    ] = False
     refresh: Annotated[
         bool, Field(description="Keep Fisher scores up to date from the training steps' own gradients [D].")
     ] = False
@@ -204,4 +208,8 @@ class WarmUpConfig:
             "0.75 for two labels and 0.58 for six.",
         ),
     ] = 0.5
+    fall: Annotated[
+        float,
+        Field(gt=0, lt=1, description="causal-lm: part of its first loss by which the training loss falls to end it."),
+    ] = 0.1
     most: Annotated[_OpenFraction, Field(description="Part of all rounds it may take, at least one round.")] = 0.2

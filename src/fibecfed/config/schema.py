@@ -21,6 +21,7 @@ from fibecfed.config.baselines import (
 )
 from fibecfed.config.data import DataConfig
 from fibecfed.config.federation import FederationConfig
+from fibecfed.config.instructions import check_task
 from fibecfed.config.parts import CurriculumConfig, PersonalConfig, SharingConfig, WarmUpConfig
 from fibecfed.config.paths import HOME
 from fibecfed.config.tunings import (
@@ -205,9 +206,14 @@ class RuntimeConfig:
 class TaskConfig:
     """What the model is trained for."""
 
-    kind: Annotated[str, Field(description="The task. classification: one label out of a fixed set.")] = (
-        "classification"
-    )
+    kind: Annotated[
+        str | None,
+        Field(
+            description="classification: one label out of a fixed set; causal-lm: a language model learns responses to "
+            "prompts. None: causal-lm where data.prompt, response or messages is set, or where data.file has such "
+            "columns and none for a classifier; else classification."
+        ),
+    ] = None
 
 
 @dataclass(config=_STRICT_KEYS, frozen=True)
@@ -288,6 +294,7 @@ class Config:
             raise InputError("curriculum.refresh and curriculum.importance need curriculum.score=fisher.")
         if self.evaluation.split == "validation" and not self.data.validation_fraction:
             raise InputError("evaluation.split=validation needs data.validation_fraction above 0.")
+        check_task(self)
 
     @property
     def dataset(self) -> str:

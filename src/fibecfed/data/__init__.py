@@ -22,7 +22,7 @@ from fibecfed.data.named import DATASETS, SUPPORT, NamedDataset, dataset_names, 
 from fibecfed.data.partition import Partition
 from fibecfed.data.rows import Rows, hold_out
 from fibecfed.data.splits import Splits, load_splits
-from fibecfed.data.unlabelled import Asked, columns_of, from_arguments, from_file, from_lines
+from fibecfed.data.unlabelled import Asked, columns_of, from_arguments, from_file, from_lines, text_columns
 
 if TYPE_CHECKING:
     from fibecfed.data.federated import FederatedData, build_data
@@ -65,6 +65,7 @@ __all__ = [
     "steps_of_epoch",
     "target_difference",
     "target_names",
+    "text_columns",
     "tokenize",
     "training_batches",
 ]

@@ -2,7 +2,7 @@
 
 import difflib
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +49,19 @@ class Columns:
         return {key: name for key, name in names.items() if name}
 
 
-def check_header(path: Path, present: Sequence[str], columns: Columns, optional: Collection[str] = ()) -> None:
+@dataclass(frozen=True)
+class FewColumns:
+    """Columns by configuration key, for what is no labelled text; the rest as in ``Columns``."""
+
+    keys: Mapping[str, str]
+    separator: str = ","
+    advice: str | None = None
+
+
+AnyColumns = Columns | FewColumns
+
+
+def check_header(path: Path, present: Sequence[str], columns: AnyColumns, optional: Collection[str] = ()) -> None:
     """Raise InputError if a column is missing or there twice; it says which settings would fit the file.
 
     ``optional`` holds configuration keys whose columns may be missing.
@@ -64,8 +76,22 @@ def check_header(path: Path, present: Sequence[str], columns: Columns, optional:
     named = ", ".join(f"'{name}' (data.{key})" for key, name in missing.items())
     raise InputError(
         f"'{path}' has {what} {named}; its columns are: {_listed(present)}."
-        + (columns.advice or _other_separator(path, present, columns) or _renamed(path, present, missing))
+        + (
+            columns.advice
+            or _other_task(present, columns)
+            or _other_separator(path, present, columns)
+            or _renamed(path, present, missing)
+        )
     )
+
+
+def _other_task(present: Sequence[str], columns: AnyColumns) -> str:
+    """The settings for a file of prompts and responses, or conversations, that was read as another; else empty."""
+    if "messages" in present and "messages" not in columns.keys:
+        return f" Its column 'messages' seems to hold conversations: set {_as_settings({'messages': 'messages'})}"
+    if {"prompt", "response"} <= set(present) and isinstance(columns, Columns):
+        return f" It seems to hold prompts and responses: set {_as_settings({'prompt': 'prompt'})}"
+    return ""
 
 
 def setting(key: str, value: str) -> str:
@@ -89,7 +115,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(shown) + (f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else "")
 
 
-def _other_separator(path: Path, present: Sequence[str], columns: Columns) -> str:
+def _other_separator(path: Path, present: Sequence[str], columns: AnyColumns) -> str:
     """The settings for a file whose whole header was read as one column; empty if it is not one."""
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".tsv") or len(present) != 1:
@@ -113,7 +139,7 @@ def _renamed(path: Path, present: Sequence[str], missing: dict[str, str]) -> str
     return f" Say which of them{first_line} to use: {which}"
 
 
-def _matches(wanted: dict[str, str], present: Sequence[str]) -> dict[str, str]:
+def _matches(wanted: Mapping[str, str], present: Sequence[str]) -> dict[str, str]:
     """The column that each key probably means; none is given twice."""
     found: dict[str, str] = {}
     for key, name in wanted.items():

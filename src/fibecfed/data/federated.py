@@ -68,7 +68,15 @@ def build_data(
     evaluated_on = config.evaluation.split
     dealt = deal(config, splits, pooled)
     kind, length = task_kind(config), config.data.max_length
-    as_tokens = partial(tokenize, tokenizer=tokenizer, max_length=length, vocabulary=vocabulary, task=kind)
+    as_tokens = partial(
+        tokenize,
+        tokenizer=tokenizer,
+        max_length=length,
+        vocabulary=vocabulary,
+        task=kind,
+        encoder=kind.encoder(config),
+    )
+    said = kind.note(tokenizer)
     held_out, own = as_tokens(dealt.held_out), None
     if dealt.own is not None:
         own = replace(held_out, targets=kind.targets(dealt.own), groups=kind.groups(dealt.own))
@@ -83,7 +91,7 @@ def build_data(
         evaluated_on=evaluated_on,
         tokenize=as_tokens,
         shared=splits.shared.get(evaluated_on, 0),
-        notes=splits.notes,
+        notes=splits.notes if said is None else (*splits.notes, said),
         fingerprint=data_print(splits.source, dealt.train, splits.validation, splits.test, dealt.devices),
         own=own,
         habits=dealt.habits,

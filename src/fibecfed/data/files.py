@@ -16,9 +16,7 @@ from fibecfed.errors import InputError, half_character
 
 _MOST_LABELS = 1000
 FEW_ROWS = 20  # below this many, every row may well have a label of its own
-NO_GENERATION = (
-    "fibecfed only classifies (it chooses among the labels it was trained on) and does not generate text yet"
-)
+ANSWERS = "to learn answers to prompts, name their column as data.response (task.kind=causal-lm)"
 
 
 def read_rows(
@@ -35,10 +33,10 @@ def read_rows(
     optional = ("device",) if label_names is not None else ()
     found = find_files(location)
     tables = [read_table(path, columns, optional) for path in found.paths]
-    texts = [text for table in tables for text in _column(table, columns.text)]
-    pairs = [text for table in tables for text in _column(table, columns.text_pair)] if columns.text_pair else None
-    labels = [_names(table, columns.label) for table in tables]
-    devices = _devices(tables, columns.device, found.devices)
+    texts = [text for table in tables for text in text_cells(table, columns.text)]
+    pairs = [text for table in tables for text in text_cells(table, columns.text_pair)] if columns.text_pair else None
+    labels = [names_of(table, columns.label) for table in tables]
+    devices = devices_of(tables, columns.device, found.devices)
     if label_names is None:
         _check_agreement(tables, labels, devices)
         label_names = _sorted_labels({label for part in labels for label in part})
@@ -65,22 +63,22 @@ def label_list(names: Sequence[str]) -> tuple[str, ...]:
     return listed
 
 
-def _devices(tables: Sequence[FileTable], column: str | None, names: Sequence[str] | None) -> np.ndarray | None:
+def devices_of(tables: Sequence[FileTable], column: str | None, names: Sequence[str] | None) -> np.ndarray | None:
     """The device of each row: from its column, else from its file, else unknown."""
     having = [column is not None and column in table.cells for table in tables]
     if column is not None and any(having):
         if not all(having):
             lacking = tables[having.index(False)].path
             raise InputError(f"'{lacking}' has no column '{column}' (data.device), which the other files have.")
-        return np.array([name for table in tables for name in _names(table, column)])
+        return np.array([name for table in tables for name in names_of(table, column)])
     if names is None:
         return None
     return np.repeat(np.array(names), [len(table) for table in tables])
 
 
-def _names(table: FileTable, column: str) -> list[str]:
+def names_of(table: FileTable, column: str) -> list[str]:
     """The cells of a column as names of labels or devices."""
-    cells = _column(table, column)
+    cells = text_cells(table, column)
     names = {cell: label_name(cell) for cell in set(cells)}
     unseen = next((row for row, cell in enumerate(cells) if not names[cell]), None)
     if unseen is not None:
@@ -88,7 +86,7 @@ def _names(table: FileTable, column: str) -> list[str]:
     return [names[cell] for cell in cells]
 
 
-def _column(table: FileTable, column: str) -> list[str]:
+def text_cells(table: FileTable, column: str) -> list[str]:
     """The cells of a column as text. Raises InputError naming the first that is empty or no text."""
     cells = table.cells[column]
     empty = [row for row, value in enumerate(cells) if is_empty(value)]
@@ -155,7 +153,7 @@ def _check_label_names(location: str, column: str, names: Sequence[str], rows: i
             )
         raise InputError(
             f"'{location}' has {len(names)} distinct labels in {rows} rows in column '{column}'; "
-            f"is it the label column (data.label)? {NO_GENERATION}.{way_out}"
+            f"is it the label column (data.label)?{way_out} {ANSWERS[0].upper()}{ANSWERS[1:]}."
         )
 
 

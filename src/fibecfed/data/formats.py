@@ -15,7 +15,7 @@ import pyarrow
 import pyarrow.parquet
 
 from fibecfed.commands import extra_install
-from fibecfed.data.columns import Columns, check_header
+from fibecfed.data.columns import AnyColumns, check_header
 from fibecfed.data.labels import visible
 from fibecfed.errors import InputError
 
@@ -57,7 +57,7 @@ def _place(path: Path, row: int, line: int | None) -> str:
     return f"'{path}' row {row + 1}" + (f" (line {line})" if line is not None and line != row + 1 else "")
 
 
-def read_table(path: Path, columns: Columns, optional: Collection[str] = ()) -> FileTable:
+def read_table(path: Path, columns: AnyColumns, optional: Collection[str] = ()) -> FileTable:
     """The needed columns of one file; columns of ``optional`` keys only where the file has them.
 
     Raises InputError for an unknown ending, a file that cannot be read as what its ending says, text that is not
@@ -119,11 +119,11 @@ def _header_within(place: str) -> InputError:
     return InputError(f"{place} repeats the header, as where files were put together; remove that row.")
 
 
-def _wanted(present: Collection[str], columns: Columns) -> list[str]:
+def _wanted(present: Collection[str], columns: AnyColumns) -> list[str]:
     return list(dict.fromkeys(name for name in columns.keys.values() if name in present))
 
 
-def _read_csv(path: Path, columns: Columns, optional: Collection[str]) -> FileTable:
+def _read_csv(path: Path, columns: AnyColumns, optional: Collection[str]) -> FileTable:
     with path.open(encoding="utf-8-sig", newline="") as file:
         head, separator = _head(file)
         columns = dataclasses.replace(columns, separator=separator or columns.separator)
@@ -133,7 +133,7 @@ def _read_csv(path: Path, columns: Columns, optional: Collection[str]) -> FileTa
         return _delimited(path, _records(path, chain(head, file), columns.separator), columns, optional)
 
 
-def _read_tsv(path: Path, columns: Columns, optional: Collection[str]) -> FileTable:
+def _read_tsv(path: Path, columns: AnyColumns, optional: Collection[str]) -> FileTable:
     """Tab-separated text with or without quoting.
 
     Where every line has the header's number of tabs each line is a row, so that a stray quotation mark
@@ -163,7 +163,7 @@ def _head(lines: Iterator[str]) -> tuple[list[str], str | None]:
 
 
 def _delimited(
-    path: Path, records: Iterator[tuple[int, list[str]]], columns: Columns, optional: Collection[str]
+    path: Path, records: Iterator[tuple[int, list[str]]], columns: AnyColumns, optional: Collection[str]
 ) -> FileTable:
     first = next(records, None)
     if first is None:
@@ -246,7 +246,7 @@ def _once_each(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def _read_jsonl(path: Path, columns: Columns, optional: Collection[str]) -> FileTable:
+def _read_jsonl(path: Path, columns: AnyColumns, optional: Collection[str]) -> FileTable:
     records: list[dict[str, object]] = []
     lines: list[int] = []
     with path.open(encoding="utf-8-sig") as file:
@@ -272,7 +272,7 @@ def _read_jsonl(path: Path, columns: Columns, optional: Collection[str]) -> File
     return FileTable(path, {name: [r.get(name) for r in records] for name in _wanted(present, columns)}, lines)
 
 
-def _read_parquet(path: Path, columns: Columns, optional: Collection[str]) -> FileTable:
+def _read_parquet(path: Path, columns: AnyColumns, optional: Collection[str]) -> FileTable:
     present = pyarrow.parquet.read_schema(path).names
     check_header(path, present, columns, optional)
     wanted = _wanted(present, columns)
@@ -281,7 +281,7 @@ def _read_parquet(path: Path, columns: Columns, optional: Collection[str]) -> Fi
     return FileTable(path, {name: table[name].to_pylist() for name in wanted})
 
 
-def _read_datasets_folder(path: Path, columns: Columns, optional: Collection[str]) -> FileTable:
+def _read_datasets_folder(path: Path, columns: AnyColumns, optional: Collection[str]) -> FileTable:
     try:
         import datasets
     except ImportError:
@@ -304,7 +304,7 @@ def _read_datasets_folder(path: Path, columns: Columns, optional: Collection[str
     return FileTable(path, cells)
 
 
-_READERS: dict[str, Callable[[Path, Columns, Collection[str]], FileTable]] = {
+_READERS: dict[str, Callable[[Path, AnyColumns, Collection[str]], FileTable]] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
     ".jsonl": _read_jsonl,

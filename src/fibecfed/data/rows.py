@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ class Rows:
     labels: np.ndarray  # (N,) int64, indices into label_names
     label_names: tuple[str, ...]
     devices: np.ndarray | None = None  # (N,) str
+    examples: Sequence[Any] | None = None  # what a task reads of each row beside its texts
     domains: np.ndarray | None = None  # (N,) str
 
     def __len__(self) -> int:
@@ -46,6 +48,7 @@ class Rows:
             pairs=None if self.pairs is None else [self.pairs[i] for i in indices],
             labels=self.labels[indices],
             devices=None if self.devices is None else self.devices[indices],
+            examples=None if self.examples is None else [self.examples[i] for i in indices],
             domains=None if self.domains is None else self.domains[indices],
         )
 

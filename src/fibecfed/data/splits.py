@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from fibecfed.config import Config, settle
+from fibecfed.config import CAUSAL_LM, Config, settle, task_name
 from fibecfed.data.apart import check_files_apart, check_rows_apart, shared_examples
 from fibecfed.data.columns import Columns
 from fibecfed.data.domains import named_sets, read_sets, without_test
-from fibecfed.data.files import FEW_ROWS, NO_GENERATION, read_rows
+from fibecfed.data.files import ANSWERS, FEW_ROWS, read_rows
 from fibecfed.data.fingerprint import rows_print
+from fibecfed.data.instructions import read_instructions
 from fibecfed.data.labels import spelled_alike
 from fibecfed.data.locations import find_files, skipped_sentence
 from fibecfed.data.named import NamedDataset
@@ -51,7 +52,12 @@ def load_splits(config: Config) -> Splits:
     extra: tuple[str, ...] = ()
     sets: tuple[NamedDataset, ...] = ()
     notes: list[str] = []
-    if data.file:
+    if task_name(config) == CAUSAL_LM:
+        train, test, origin = _read_instructions(config)
+        learned = "all tokens" if data.train_on == "all" else "tokens of responses"
+        notes = [f"A language model is tuned (task.kind=causal-lm), with its loss on {learned}."]
+        notes += _notes_on_sites(config, train)
+    elif data.file:
         train, test, origin = _read_files(config)
         notes = _notes_on_files(config, train)
     elif data.labels is not None:
@@ -119,8 +125,18 @@ def _read_files(config: Config) -> tuple[Rows, Rows | None, str]:
     return train, test, f"{data.file}; tested on {data.test_file}"
 
 
-def _notes_on_files(config: Config, train: Rows) -> list[str]:
-    """What a user should know of their own files: what was not read, whose devices are used, what cannot be learned."""
+def _read_instructions(config: Config) -> tuple[Rows, Rows | None, str]:
+    data = config.data
+    if data.file is not None and data.test_file is not None:
+        check_files_apart(data.file, data.test_file)
+    train, test, origin = read_instructions(config)
+    if data.file is not None and data.test_file is not None and test is not None:
+        check_rows_apart(train, test, data.file, data.test_file)
+    return train, test, origin
+
+
+def _notes_on_sites(config: Config, train: Rows) -> list[str]:
+    """What a user should know of their own files: what was not read, and whose devices are used."""
     data = config.data
     found = [skipped_sentence(path, find_files(path)) for path in (data.file, data.test_file) if path is not None]
     sites, settled = train.sites, settle(config, train.sites)
@@ -130,6 +146,12 @@ def _notes_on_files(config: Config, train: Rows) -> list[str]:
             f"The data names {'one device' if sites == 1 else f'{sites} devices'}, but its rows are dealt anew to "
             f"{settled.federation.devices} (data.partition.kind={kind}); data.partition.kind=column keeps them."
         )
+    return [sentence for sentence in found if sentence is not None]
+
+
+def _notes_on_files(config: Config, train: Rows) -> list[str]:
+    """What a user should know of their own labelled files, beside that: what cannot be learned."""
+    data, found = config.data, _notes_on_sites(config, train)
     found += [
         f"The labels '{one}' and '{other}' are two: write them alike if they should be one."
         for one, other in spelled_alike(train.label_names if data.labels is None else ())
@@ -138,7 +160,6 @@ def _notes_on_files(config: Config, train: Rows) -> list[str]:
     labels, once = int((counts > 0).sum()), int((counts == 1).sum())
     if labels > FEW_ROWS and (2 * once > labels or 2 * labels > len(train)):
         found.append(
-            f"{len(train)} rows have {labels} distinct labels, {once} of them in one row only, like answers to "
-            f"prompts; {NO_GENERATION}."
+            f"{len(train)} rows have {labels} distinct labels, {once} of them in one row only, like answers; {ANSWERS}."
         )
-    return [sentence for sentence in found if sentence is not None]
+    return found

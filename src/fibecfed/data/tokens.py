@@ -1,15 +1,15 @@
 """Texts as token ids: tokenised once, stored flat, padded per batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from fibecfed.data.rows import Rows
 from fibecfed.errors import InputError, half_character
-from fibecfed.tasks import Batch, Classification, Task
+from fibecfed.tasks import IGNORED, Batch, Classification, Encoded, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -18,6 +18,7 @@ WITHOUT_EMBEDDING = (
     "resize the model where it was made (model.resize_token_embeddings(len(tokenizer)), then save_pretrained), or take "
     "the token out of its tokenizer"
 )
+Encoder = Callable[[Any, Any, int, int | None], Encoded]  # see ``Task.encoder``
 _CHUNK = 4096  # texts handed to the tokenizer at once
 
 
@@ -35,6 +36,7 @@ class TokenizedSet:
     special: tuple[int, int, int] | None = (0, 0, 0)  # tokens added before, between, behind; None: not known
     truncated: int = 0  # examples cut to the maximum length
     tokens_cut: int = 0
+    by_token: np.ndarray | None = None  # (sum of lengths,) int32, what is learned at each token, in place of targets
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -47,6 +49,12 @@ class TokenizedSet:
     def lengths_within(self, limit: int | None) -> np.ndarray:
         """(N,) tokens of each example once cut to ``limit``; None cuts nothing."""
         return self.lengths if limit is None else np.minimum(self.lengths, limit)
+
+    def units(self, task: Task, indices: np.ndarray) -> np.ndarray:
+        """(n,) how many single predictions the targets of these examples hold."""
+        if self.by_token is None:
+            return np.ones(len(indices))
+        return np.array([task.units(self.by_token[self.offsets[i] : self.offsets[i + 1]]) for i in indices], np.float64)
 
     @property
     def shortest_cut(self) -> int:
@@ -80,10 +88,13 @@ class TokenizedSet:
         types = None
         if self.types is not None:
             types = torch.from_numpy(np.where(real, self.types[places], 0).astype(np.int64))
+        targets = self.targets[indices]
+        if self.by_token is not None:
+            targets = np.where(real, self.by_token[places], IGNORED).astype(np.int64)
         return Batch(
             input_ids=torch.from_numpy(ids.astype(np.int64)),
             attention_mask=torch.from_numpy(real.astype(np.int64)),
-            targets=torch.from_numpy(self.targets[indices]),
+            targets=torch.from_numpy(targets),
             token_type_ids=types,
         )
 
@@ -137,9 +148,11 @@ def tokenize(
     max_length: int,
     vocabulary: int | None = None,
     task: type[Task] = Classification,
+    encoder: Encoder | None = None,
 ) -> TokenizedSet:
     """Every row as token ids, cut to ``max_length`` (the longer text of a pair first), with what was cut counted.
 
+    ``encoder``: what makes rows into tokens in the tokenizer's place (``Task.encoder``).
     Raises InputError, naming its position, if a text has no token at all, half a character, or a token that is not
     below ``vocabulary``, the number of the model's embeddings.
     """
@@ -149,6 +162,8 @@ def tokenize(
     truncated = cut = 0
     with_types = rows.pairs is not None and "token_type_ids" in tokenizer.model_input_names
     limit = min(max_length, _model_limit(tokenizer))
+    if encoder is not None:
+        return _encoded(encoder(rows, tokenizer, limit, vocabulary), rows, tokenizer, task)
     for start in range(0, len(rows), _CHUNK):
         texts = list(rows.texts[start : start + _CHUNK])
         pairs = None if rows.pairs is None else list(rows.pairs[start : start + _CHUNK])
@@ -189,6 +204,21 @@ def tokenize(
         special=_special(tokenizer, rows.pairs is not None),
         truncated=truncated,
         tokens_cut=cut,
+    )
+
+
+def _encoded(found: Encoded, rows: Rows, tokenizer: "PreTrainedTokenizerBase", task: type[Task]) -> TokenizedSet:
+    """What a task made into tokens; they cannot be cut again, since only the task knows where."""
+    return TokenizedSet(
+        ids=_joined(found.ids, np.int32),
+        offsets=np.concatenate([[0], np.cumsum([len(i) for i in found.ids])]).astype(np.int64),
+        targets=task.targets(rows),
+        groups=task.groups(rows),
+        pad_id=int(tokenizer.pad_token_id or 0),
+        special=None,
+        truncated=found.truncated,
+        tokens_cut=found.tokens_cut,
+        by_token=_joined(found.targets, np.int32),
     )
 
 

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fibecfed.config import Config
+from fibecfed.config import CAUSAL_LM, Config, task_name
 from fibecfed.data.columns import Columns
 from fibecfed.data.domains import named_sets
 from fibecfed.data.files import cell_text, is_empty
 from fibecfed.data.formats import SUFFIXES, FileTable, read_table
+from fibecfed.data.instructions import instruction_columns
 from fibecfed.data.labels import label_name
 from fibecfed.errors import InputError
 
@@ -38,6 +39,14 @@ def columns_of(config: Config) -> Columns:
         return Columns(data.text, data.text_pair, data.label, None, data.separator)
     first, *second = named_sets(data.name)[0].columns
     return Columns(first, second[0] if second else None, "label")
+
+
+def text_columns(config: Config) -> tuple[str, ...]:
+    """The columns with the texts of a run: one, a pair, or those of prompts and responses."""
+    if task_name(config) == CAUSAL_LM:
+        return tuple(instruction_columns(config).values())
+    columns = columns_of(config)
+    return tuple(name for name in (columns.text, columns.text_pair) if name)
 
 
 def from_arguments(texts: Sequence[str], columns: Columns) -> Asked:

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fibecfed.commands import command_line
-from fibecfed.config import Config, DeviceConfig, load_config, settle
+from fibecfed.config import CAUSAL_LM, Config, DeviceConfig, load_config, settle, task_name
 from fibecfed.data import Columns, read_rows
+from fibecfed.data.instructions import read_site
 from fibecfed.data.locations import find_files, skipped_sentence
+from fibecfed.data.told import told_by_columns
 from fibecfed.doctor.finding import Finding
 from fibecfed.doctor.network import INSIDE, certificate_problem, check_certificate, check_secret, check_tls
 from fibecfed.doctor.run import check_model, check_output
@@ -63,14 +65,24 @@ def check_device(own: DeviceConfig, keys: Path, servers: list[str]) -> Iterator[
     for path in (data.file, data.test_file):
         if path is None:
             continue
+        told = told_by_columns(
+            load_config(data={"file": path, "text": data.text, "label": data.label, "separator": data.separator})
+        )
+        answers = task_name(told) == CAUSAL_LM
         try:
-            rows = read_rows(path, columns, fewest_labels=1)  # other sites may have the others
+            # Of labels other sites may have others.
+            rows = read_site(told)[0] if answers else read_rows(path, columns, fewest_labels=1)
         except InputError as error:
             yield Finding("data", f"'{path}' cannot be used", str(error))
             continue
         skipped = skipped_sentence(path, find_files(path))
         if skipped is not None:
             yield Finding("data", skipped)
+        if answers:
+            yield Finding(
+                "data", f"'{path}': {len(rows)} prompts with responses, for a server with task.kind=causal-lm"
+            )
+            continue
         counts = Counter(rows.labels.tolist())
         listed = ", ".join(f"{name} ({counts[i]})" for i, name in enumerate(rows.label_names))
         yield Finding("data", f"'{path}': {len(rows)} examples; {listed}. The server's data.labels must name them all")

@@ -18,6 +18,7 @@ from fibecfed.doctor.finding import Finding
 from fibecfed.errors import InputError
 from fibecfed.methods import resolve, tuning
 from fibecfed.models import load_pretrained, words_without_embedding
+from fibecfed.tasks import task_kind
 
 _SMALLEST_FREE = 100 * 2**20  # bytes, beside what the run itself writes: tokenizers, pictures, records
 _COPIES_OF_STATE = 6  # of what trains: two versions, and two moments of an optimizer in each
@@ -61,7 +62,13 @@ def check_model(config: Config) -> Iterator[Finding]:
     """Whether the base model is there and can be read and tuned, and its weights' sha256."""
     try:
         kind = tuning(config)
-        found = load_pretrained(config.model, 2, config.runtime.precision, reserved=kind.positions(config))
+        found = load_pretrained(
+            config.model,
+            2,
+            config.runtime.precision,
+            reserved=kind.positions(config),
+            generates=task_kind(config).generates,
+        )
         parameters = sum(p.numel() for p in found.backbone.parameters())
         kind.attach(found, 2, resolve(config), 0)
     except InputError as error:
@@ -131,7 +138,13 @@ def _bytes_of_a_run(config: Config) -> int:
     try:
         config = resolve(config)
         kind = tuning(config)
-        pretrained = load_pretrained(config.model, 2, config.runtime.precision, reserved=kind.positions(config))
+        pretrained = load_pretrained(
+            config.model,
+            2,
+            config.runtime.precision,
+            reserved=kind.positions(config),
+            generates=task_kind(config).generates,
+        )
         size = kind.layout(kind.attach(pretrained, 2, config, 0), pretrained.config).size
     except InputError:
         return _SMALLEST_FREE  # said by the other checks

@@ -8,6 +8,7 @@ import numpy as np
 from fibecfed.config import Config
 from fibecfed.data import Columns, FederatedData, Partition, Rows, data_print, hold_out, label_list, read_rows, tokenize
 from fibecfed.data.apart import check_files_apart, check_rows_apart
+from fibecfed.data.instructions import read_site, read_test_file
 from fibecfed.errors import InputError
 from fibecfed.runtime import Learner
 from fibecfed.seeding import stream
@@ -29,14 +30,13 @@ def own_data(learner: Learner, device: int) -> FederatedData:
     devices, so that numbers equal those of one process only with test files and data.validation_fraction=0.
     Raises InputError, as UnknownLabels where that is why.
     """
-    config, labels = learner.config, labels_of(learner.config)
+    config = learner.config
     data, seed = config.data, config.seed
-    columns = Columns(data.text, data.text_pair, data.label, None, data.separator)
     assert data.file is not None
-    train = _rows(data.file, columns, labels)
     if data.test_file is not None:
         check_files_apart(data.file, data.test_file)
-        test = _rows(data.test_file, columns, labels)
+    train, test = _read(config)
+    if data.test_file is not None and test is not None:
         check_rows_apart(train, test, data.file, data.test_file)
     else:
         test, train = hold_out(train, round(data.test_fraction * len(train)), stream(seed, "test split", device))
@@ -47,6 +47,16 @@ def own_data(learner: Learner, device: int) -> FederatedData:
         raise InputError(f"'{data.file}' leaves {len(train)} training examples; {data.partition.minimum} are needed.")
     held_out = validation if config.evaluation.split == "validation" else test
     return _data(learner, train, held_out, validation, device, data.file)
+
+
+def _read(config: Config) -> tuple[Rows, Rows | None]:
+    if task_kind(config).generates:
+        return read_site(config)
+    data, labels = config.data, labels_of(config)
+    columns = Columns(data.text, data.text_pair, data.label, None, data.separator)
+    assert data.file is not None
+    train = _rows(data.file, columns, labels)
+    return train, None if data.test_file is None else _rows(data.test_file, columns, labels)
 
 
 def _rows(location: str, columns: Columns, labels: Sequence[str]) -> Rows:
@@ -69,7 +79,9 @@ def server_data(learner: Learner) -> FederatedData:
     data = config.data
     nothing = Rows([], None, np.empty(0, np.int64), labels)
     held_out = nothing
-    if data.test_file is not None:
+    if task_kind(config).generates:
+        held_out = read_test_file(config) or nothing
+    elif data.test_file is not None:
         held_out = read_rows(
             data.test_file, Columns(data.text, data.text_pair, data.label, None, data.separator), labels
         )
@@ -77,7 +89,9 @@ def server_data(learner: Learner) -> FederatedData:
 
 
 def labels_of(config: Config) -> tuple[str, ...]:
-    """The labels of a run over machines. Raises InputError if the configuration does not name them."""
+    """The labels of a run over machines, none of a language model. Raises InputError if none are named."""
+    if task_kind(config).generates:
+        return ()
     if config.data.labels is None:
         raise InputError("Over machines no one sees all labels: name them, as data.labels=[billing,delivery,praise].")
     return label_list(config.data.labels)
@@ -94,9 +108,10 @@ def _data(
         max_length=config.data.max_length,
         vocabulary=pretrained.vocabulary,
         task=task_kind(config),
+        encoder=task_kind(config).encoder(config),
     )
     return FederatedData(
-        task=task_kind(config).of(train.label_names),
+        task=task_kind(config).of(train.label_names or held_out.label_names),
         train=as_tokens(train),
         devices=devices,
         held_out=as_tokens(held_out),

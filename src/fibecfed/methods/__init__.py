@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from fibecfed.config import Config, build_config, merge, nearest_hint, not_offered, to_dict
+from fibecfed.config import Config, build_config, merge, nearest_hint, not_offered, task_name, to_dict
 from fibecfed.errors import InputError
 from fibecfed.methods.base import FederatedAveraging
+from fibecfed.methods.for_task import check_method
 from fibecfed.methods.inside import inside
 from fibecfed.methods.outside import load, outside_names, package_of, package_versions
 from fibecfed.methods.own_settings import own_settings
@@ -79,7 +80,8 @@ def resolve(config: Config) -> Config:
     content: dict[str, Any] = to_dict(config)
     _refuse_unused(config.method, content)
     own = own_settings(config, method)
-    changes: dict[str, Any] = {"tuning": tuning_of(config, method)}
+    changes: dict[str, Any] = {"tuning": tuning_of(config, method), "task": {"kind": task_name(config)}}
+    check_method(config, changes["tuning"])
     if own is not None:
         changes["settings"] = dataclasses.asdict(own)
     for section, keys in merge(_OFF, method.parts).items():

@@ -1,5 +1,6 @@
 """Backbones, pooling and heads."""
 
+from fibecfed.models.causal import CausalModel, language_model_of
 from fibecfed.models.entering import Entering, entering, starting_at
 from fibecfed.models.loading import Pretrained, is_decoder, load_pretrained, resolve, weights_sha256
 from fibecfed.models.pooled import NativeClassifier, PooledClassifier, model_inputs, pool
@@ -7,6 +8,7 @@ from fibecfed.models.structure import blocks, blocks_path, layer_of
 from fibecfed.models.vocabulary import embedding_rows, words_without_embedding
 
 __all__ = [
+    "CausalModel",
     "Entering",
     "NativeClassifier",
     "PooledClassifier",
@@ -16,6 +18,7 @@ __all__ = [
     "embedding_rows",
     "entering",
     "is_decoder",
+    "language_model_of",
     "layer_of",
     "load_pretrained",
     "model_inputs",

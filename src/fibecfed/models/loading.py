@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from fibecfed.commands import extra_install
 from fibecfed.config import ModelConfig
 from fibecfed.errors import InputError
+from fibecfed.models.causal import check_head
 from fibecfed.models.padding import check_padding
 from fibecfed.models.vocabulary import embedding_rows
 
@@ -40,6 +41,7 @@ class Pretrained:
     decoder: bool
     head_modules: tuple[str, ...] = ()  # a native head: the modules that are trained and saved whole
     package: str | None = None  # an installed package that holds the same weights in its folder ``model``
+    generates: bool = False  # a causal language model with its own head
     settings: Mapping[str, str] = field(default_factory=dict)  # what of the checkpoint's configuration was overruled
 
     @property
@@ -81,11 +83,17 @@ def resolve(config: ModelConfig) -> tuple[str, str]:
 
 
 def load_pretrained(
-    config: ModelConfig, outputs: int, precision: str = "fp32", head_seed: int = 0, reserved: int = 0
+    config: ModelConfig,
+    outputs: int,
+    precision: str = "fp32",
+    head_seed: int = 0,
+    reserved: int = 0,
+    generates: bool = False,
 ) -> Pretrained:
     """The backbone with frozen weights in evaluation mode, and its tokenizer with a pad token.
 
     ``outputs`` is the width of a native head; ``head_seed`` initialises what of it the checkpoint lacks.
+    ``generates``: the model is loaded as a causal language model, with the head it was pretrained with.
     ``reserved`` positions are kept for vectors other than the text's (a prompt): texts are cut by as many.
     Raises InputError if the model cannot be found or read, is no encoder or decoder, or answers otherwise for padded
     texts. So it does if the checkpoint lacks weights of the backbone, which transformers alone would draw at random.
@@ -99,10 +107,16 @@ def load_pretrained(
             hf_config = AutoConfig.from_pretrained(location, **source)
             decoder = is_decoder(hf_config)
             tokenizer = AutoTokenizer.from_pretrained(location, **source)
+            if generates and not decoder:
+                raise InputError(
+                    f"Model '{config.name}' ({hf_config.model_type}) is an encoder, which cannot answer a prompt; "
+                    "task.kind=causal-lm needs a decoder such as Llama or Qwen."
+                )
             if native:
                 hf_config.num_labels = outputs
             overruled = _settings(hf_config)
-            backbone, report = (AutoModelForSequenceClassification if native else AutoModel).from_pretrained(
+            auto = AutoModelForCausalLM if generates else AutoModelForSequenceClassification if native else AutoModel
+            backbone, report = auto.from_pretrained(
                 location,
                 config=hf_config,
                 dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
@@ -114,7 +128,7 @@ def load_pretrained(
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise InputError(_explain(config, location, error)) from None
     fresh = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
-    _check_complete(config, backbone, fresh)
+    _check_complete(config, backbone, fresh, whole=generates)
     _prepare_tokenizer(config, backbone, tokenizer, reserved)
     if native and decoder:
         _check_last_token(config, tokenizer)
@@ -123,14 +137,17 @@ def load_pretrained(
     backbone.requires_grad_(False)
     backbone.eval()
     check_padding(config.name, backbone, tokenizer, native)
+    if generates:
+        check_head(config.name, backbone)
     return Pretrained(
         backbone,
         tokenizer,
         name,
-        weights_sha256(backbone, fresh),
+        weights_sha256(backbone, fresh, whole=generates),
         decoder,
         head_modules=_native_head(backbone, fresh) if native else (),
         package=MINILM_PACKAGE if config.name == "minilm" else None,
+        generates=generates,
         settings=overruled,
     )
 
@@ -146,9 +163,9 @@ def _settings(hf_config: Any) -> dict[str, str]:
     return {"attention_type": "original_full"}
 
 
-def _check_complete(config: ModelConfig, backbone: Any, fresh: Collection[str]) -> None:
-    """Refuse random weights in the backbone; a pooler may be missing, since only native heads read it."""
-    base = _base_prefix(backbone)
+def _check_complete(config: ModelConfig, backbone: Any, fresh: Collection[str], whole: bool) -> None:
+    """Refuse random weights in the backbone, or in a ``whole`` model; a pooler may be missing: native heads read it."""
+    base = "" if whole else _base_prefix(backbone)
     lacking = sorted(key for key in fresh if key.startswith(base) and "pooler" not in key.split("."))
     if lacking:
         raise InputError(
@@ -236,14 +253,14 @@ def is_decoder(config: Any) -> bool:
     return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 
-def weights_sha256(model: Any, leave_out: Collection[str] = ()) -> str:
+def weights_sha256(model: Any, leave_out: Collection[str] = (), whole: bool = False) -> str:
     """One digest over the base model's tensors, in name order: names, shapes and values.
 
     Floating-point values are rounded to bfloat16, so that a checkpoint has one digest at every precision.
-    ``leave_out`` names tensors that did not come from the checkpoint.
+    ``leave_out`` names tensors that did not come from the checkpoint; ``whole``: with the head, too.
     """
     digest = hashlib.sha256()
-    base = _base_prefix(model)
+    base = "" if whole else _base_prefix(model)
     for name, tensor in sorted(model.state_dict().items()):
         if name.startswith(base) and name not in leave_out:
             digest.update(f"{name}{tuple(tensor.shape)}".encode())

@@ -1,10 +1,11 @@
 """The model card of a run, with the lines that load its adapter: without this package, if PEFT holds the kind."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from fibecfed.config import Config
 from fibecfed.methods import method_class, method_names
+from fibecfed.results.language_model_card import language_model_code, language_model_input
 from fibecfed.tasks import TASKS
 
 _POOLING = {
@@ -92,6 +93,8 @@ def loading_code(description: Mapping[str, Any]) -> str:
     """Python that loads ``adapter/``: with transformers, peft and safetensors only, for kinds that PEFT holds."""
     kind, pair = description["tuning"], len(description["texts"]) > 1
     task = TASKS[description["task"]]
+    if task.generates:
+        return language_model_code(description, kind in _IN_PEFT)
     if kind not in _IN_PEFT:
         return _OWN.format(texts='["a text"], ["its second text"]' if pair else '["a text"]', answer=task.answer)
     # For one text no token types go in, as in the run; some models take them for more than "all the same".
@@ -129,7 +132,7 @@ Fine-tuned with fibecfed over {config.federation.devices} devices,
 {_numbers(config, summary)}
 
 `summary.json` has the rest, `config.yaml` repeats the run.
-{TASKS[description["task"]].card_sentence(description["labels"])}{_input(description["texts"])}
+{TASKS[description["task"]].card_sentence(description["labels"])}{_input(description)}
 
 ## Load it
 
@@ -138,7 +141,10 @@ Fine-tuned with fibecfed over {config.federation.devices} devices,
 """
 
 
-def _input(texts: Sequence[str]) -> str:
+def _input(description: Mapping[str, Any]) -> str:
+    texts = description["texts"]
+    if TASKS[description["task"]].generates:
+        return language_model_input(texts)
     if len(texts) == 1:
         return f"It reads one text (column `{texts[0]}`)."
     return (

@@ -116,8 +116,17 @@ def _problem(place: str, parts: Sequence[Any]) -> str | None:
 def load(directory: Path | str, device: int | str | None = None) -> Classifier:
     """The global model of a finished run, or one device's own; ``device`` is its number, or the name that tables show.
 
-    Raises InputError if the run has not ended, has no such device's adapter, or the base weights differ.
+    Raises InputError if the run has not ended, has no such device's adapter, or the base weights differ; and for a
+    language model.
     """
+    found = loaded(directory, device)
+    if found.task.generates:
+        raise InputError(f"'{directory}' is a language model, which answers; use fibecfed.load_language_model.")
+    return found
+
+
+def loaded(directory: Path | str, device: int | str | None) -> Classifier:
+    """As ``load``, for every kind of task."""
     run = RunDirectory.open(Path(directory))
     config = resolve(run.checked_config())
     number = None if device is None else _number(run, device)
@@ -140,7 +149,14 @@ def load(directory: Path | str, device: int | str | None = None) -> Classifier:
     trained_from = Path(description["base_model"])
     if trained_from.is_absolute() and trained_from.is_dir():  # model.name may be relative to another folder than this
         model_config = dataclasses.replace(model_config, name=str(trained_from))
-    pretrained = load_pretrained(model_config, task.outputs, config.runtime.precision, reserved=kind.positions(config))
+    pretrained = load_pretrained(
+        model_config,
+        task.outputs,
+        config.runtime.precision,
+        reserved=kind.positions(config),
+        generates=task.generates,
+    )
+    task.prepare(pretrained.tokenizer)
     if pretrained.sha256 != description["base_sha256"]:
         raise InputError(
             f"The weights of '{model_config.name}' are not those that '{directory}' was trained on (sha256 differs)."

@@ -10,6 +10,7 @@ from typing import Any
 from fibecfed.callbacks import Callback, EarlyStopping, RunProgress
 from fibecfed.commands import command_line
 from fibecfed.config import ROUNDS, Change, Config, expanded, to_yaml
+from fibecfed.data.told import told_by_columns
 from fibecfed.errors import InputError
 from fibecfed.federation import Costs, DeviceStore, MemoryStore, ServerState, StageDone, next_stage
 from fibecfed.results import (
@@ -114,6 +115,7 @@ def run(
     path = None if out is None else expanded(out)
     if path is not None:
         RunDirectory.check(path, force)  # before anything that takes long
+    config = told_by_columns(config)
     in_memory = path is None or config.runtime.device_states == "memory"
     store = MemoryStore() if path is None or in_memory else device_states(path, to_yaml(config))
     experiment = assemble(config, store)

@@ -74,7 +74,11 @@ def learner_of(config: Config, outputs: int) -> Learner:
     """Backbone, tuning, head and method of a resolved configuration. Raises InputError; sets torch's threads."""
     torch.set_num_threads(config.runtime.threads)
     seed, kind = torch_seed(config.seed, "model"), tuning(config)
-    pretrained = load_pretrained(config.model, outputs, config.runtime.precision, seed, kind.positions(config))
+    generates = task_kind(config).generates
+    pretrained = load_pretrained(
+        config.model, outputs, config.runtime.precision, seed, kind.positions(config), generates=generates
+    )
+    task_kind(config).prepare(pretrained.tokenizer)
     model = kind.attach(pretrained, outputs, config, seed)
     layout = dataclasses.replace(kind.layout(model, pretrained.config), outputs=outputs)
     method = method_class(config.method)(config, layout)

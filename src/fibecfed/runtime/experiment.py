@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from fibecfed.config import Config
-from fibecfed.data import FederatedData, columns_of
+from fibecfed.data import FederatedData, text_columns
 from fibecfed.federation import Device, Server, ServerState, Site
 from fibecfed.methods import FederatedAveraging
 from fibecfed.models import Pretrained
@@ -75,12 +75,12 @@ class Experiment:
 
 def describe_adapter(config: Config, pretrained: Pretrained, task: Task) -> dict[str, Any]:
     """What task.json says beside an adapter."""
-    head, columns = config.model.head, columns_of(config)
+    head = None if task.generates else config.model.head
     return {
         "task": task.kind,
         **task.named(),
         "outputs": task.outputs,
-        "texts": [name for name in (columns.text, columns.text_pair) if name],  # the columns: one text, or a pair
+        "texts": list(text_columns(config)),  # of a classifier: one text, or a pair
         "tuning": config.tuning,
         "head": head,
         "pooling": pooling_of(config, pretrained.decoder) if head == "pooled" else None,

@@ -79,7 +79,7 @@ def common_settings(config: Config) -> dict[str, Any]:
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:
-    """A digest over all that decides how text becomes token ids: the tokenizer, its pad token, its longest text.
+    """A digest over all that decides how text becomes token ids: the tokenizer, its template, pad token, longest text.
 
     How it pads and cuts from call to call does not count.
     """
@@ -87,6 +87,7 @@ def tokenizer_sha256(tokenizer: Any) -> str:
     content = {"vocabulary": tokenizer.get_vocab()} if core is None else json.loads(core.to_str())
     content.pop("padding", None)
     content.pop("truncation", None)
+    content["chat_template"] = getattr(tokenizer, "chat_template", None)
     content |= {"pad_token": tokenizer.pad_token, "model_max_length": int(tokenizer.model_max_length)}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

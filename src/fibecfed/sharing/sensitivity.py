@@ -92,8 +92,8 @@ def layer_sensitivity(
 
     ``blocks`` are the transformer layers, lowest first; each returns (B, T, d) or a tuple that begins with
     it, taken before any final norm. The noise is ``perturbation``. The input of a layer is the output of
-    the one below. Two forward passes in evaluation mode, no backward; norms in float64, over non-padding
-    tokens. An example that gets no noise is left out of the sums and of ``examples``.
+    the one below. Two forward passes in evaluation mode, no backward; norms in float64, over the positions
+    that the loss reads (``Batch.read``). An example that gets no noise is left out of the sums and of ``examples``.
     Source: docs/method.md section 5: the idea [P], noise, score and gain [D]. Raises InputError as ``perturbation``.
     """
     stack = list(blocks)
@@ -101,8 +101,7 @@ def layer_sensitivity(
         clean = _hidden_states(model, stack, batch, None)
         noise = perturbation(clean[0], batch.attention_mask, noise_direction, sigma)
         noisy = _hidden_states(model, stack, batch, noise)
-    real = batch.attention_mask.bool()
-    relative = torch.stack([_relative_change(*pair, real) for pair in zip(noisy, clean, strict=True)])  # (L+1, B)
+    relative = torch.stack([_relative_change(*pair, batch.read) for pair in zip(noisy, clean, strict=True)])  # (L+1, B)
     relative = relative[:, relative[0] > 0]
     change, gain = relative[1:].sum(dim=1), (relative[1:] / relative[:-1]).sum(dim=1)
     return LayerChange(change.double().cpu().numpy(), gain.double().cpu().numpy(), relative.shape[1])

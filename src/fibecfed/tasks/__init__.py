@@ -1,6 +1,19 @@
 """What a model is trained for."""
 
-from fibecfed.tasks.base import HEAD_BIAS, HEAD_WEIGHT, Batch, Counts, FittedHead, Form, Sums, Task, TextRows
+from fibecfed.tasks.base import (
+    HEAD_BIAS,
+    HEAD_WEIGHT,
+    IGNORED,
+    Batch,
+    Counts,
+    Encoded,
+    FittedHead,
+    Form,
+    Sums,
+    Task,
+    TextRows,
+)
+from fibecfed.tasks.causal_lm import CausalLanguageModel, Conversation
 from fibecfed.tasks.classification import (
     Classification,
     Prediction,
@@ -13,10 +26,14 @@ from fibecfed.tasks.kinds import TASKS, task_kind
 __all__ = [
     "HEAD_BIAS",
     "HEAD_WEIGHT",
+    "IGNORED",
     "TASKS",
     "Batch",
+    "CausalLanguageModel",
     "Classification",
+    "Conversation",
     "Counts",
+    "Encoded",
     "FittedHead",
     "Form",
     "Prediction",

@@ -1,7 +1,7 @@
 """What a model is trained for: the interface, and the two things every task passes around."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -13,6 +13,7 @@ from fibecfed.config import Config
 from fibecfed.errors import InputError
 
 HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"  # of a pooled head, among what trains
+IGNORED = -100  # the target of a token that is not learned, as torch and transformers have it
 Sums = Mapping[str, tuple[int, ...]]  # the shapes of sums over examples, by name
 
 
@@ -22,7 +23,7 @@ class Batch:
 
     input_ids: Tensor  # (B, T) int64
     attention_mask: Tensor  # (B, T) int64, 1 for a real token
-    targets: Tensor  # (B, ...) what the task learns of each example; a label is (B,) int64
+    targets: Tensor  # (B, ...) what the task learns of each example; a label is (B,) int64, tokens are (B, T) int64
     token_type_ids: Tensor | None = None  # (B, T) int64
 
     def __len__(self) -> int:
@@ -32,6 +33,14 @@ class Batch:
         """The batch on a torch device."""
         types = None if self.token_type_ids is None else self.token_type_ids.to(device)
         return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.targets.to(device), types)
+
+    @property
+    def read(self) -> Tensor:
+        """(B, T) bool, the positions whose vectors the loss reads: before each learned token; else every real one."""
+        if self.targets.shape != self.input_ids.shape:
+            return self.attention_mask.bool()
+        learned = self.targets[:, 1:] != IGNORED
+        return torch.cat([learned, torch.zeros_like(learned[:, :1])], dim=1)
 
     def rows(self, start: int, stop: int) -> "Batch":
         """A slice of the examples, with the same padding."""
@@ -61,6 +70,16 @@ class Counts:
         """The examples of several counts, one after another."""
         names = parts[0].values if parts else ()
         return Counts({name: np.concatenate([part.values[name] for part in parts]) for name in names})
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """N examples that a task made into tokens itself, and what was cut of them."""
+
+    ids: Sequence[np.ndarray]  # of each example (n,) int32
+    targets: Sequence[np.ndarray]  # (n,) int32, what is learned at each token, or ``IGNORED``
+    truncated: int  # examples
+    tokens_cut: int
 
 
 class FittedHead(NamedTuple):
@@ -99,6 +118,8 @@ class Task(ABC):
 
     kind: ClassVar[str]  # its name in the configuration, task.kind
     metric: ClassVar[str]  # the main metric, a score: the higher, the better
+    judged_by: ClassVar[str] = ""  # what ``judgement`` is called; empty: as the metric
+    generates: ClassVar[bool] = False  # its model is a causal language model with the head that it came with
     group: ClassVar[str] = "group"  # what users call the group of an example
 
     @classmethod
@@ -137,11 +158,49 @@ class Task(ABC):
         """How many groups there can be."""
         return 1
 
+    @staticmethod
+    def encoder(config: Config) -> "Callable[[Any, Any, int, int | None], Encoded] | None":
+        """What makes rows into tokens, from rows, tokenizer, most tokens, and how many token ids the model knows.
+
+        None: the tokenizer alone does, one text or pair a row.
+        """
+        return None
+
+    @staticmethod
+    def prepare(tokenizer: Any) -> None:
+        """Give a tokenizer what the task needs of it. Raises InputError where it cannot have it."""
+        return
+
+    @staticmethod
+    def note(tokenizer: Any) -> str | None:
+        """A sentence on what a prepared tokenizer got; None: nothing."""
+        return None
+
+    @staticmethod
+    def trial_targets(ids: Tensor) -> Tensor:
+        """Targets of a made-up batch (1, T), for counting operations."""
+        return torch.zeros(len(ids), dtype=torch.int64, device=ids.device)
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """What the groups stand for, where they have names."""
+        return self.output_names
+
     # Loss and judgement
 
     @abstractmethod
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """The loss of each example, -log p of its target up to a constant, shape (B,), differentiable."""
+
+    @staticmethod
+    def training_scale(batch: Batch) -> float | None:
+        """What the mean of a batch's losses is multiplied by in training; None: by nothing."""
+        return None
+
+    @staticmethod
+    def units(targets: np.ndarray) -> int:
+        """How many single predictions the targets of one example hold."""
+        return 1
 
     @abstractmethod
     def counts(self, outputs: Tensor, batch: Batch) -> Counts:
@@ -183,6 +242,11 @@ class Task(ABC):
     def enough(config: Config, outputs: int) -> float:
         """The judgement that ends a warm-up, under a head of so many ``outputs``; here chance is taken for 0."""
         return config.warm_up.accuracy
+
+    @classmethod
+    def is_warm(cls, config: Config, judged: Sequence[float], outputs: int) -> bool:
+        """Whether a warm-up may end; ``judged``: the judgement of each of its rounds so far."""
+        return judged[-1] >= cls.enough(config, outputs)
 
     # What a user sees of a finished run
 

@@ -214,6 +214,9 @@ class SequentialExecutor:
             rng=job.order,
         )
         self._require_gradients(dict.fromkeys(matrices.names))
+        if self.config.curriculum.per_token:
+            units = self.data.units(self.task, job.indices)
+            scores = replace(scores, difficulty=scores.difficulty / units)
         sizes = list(scores.sizes)
         operations = forward = self.operations.prediction(sizes)
         if job.kind != "loss" or fisher is not None or noise is not None:

@@ -128,13 +128,15 @@ def _accumulate(
     second: SecondHead | None,
 ) -> float:
     """Gradient of the batch's (weighted) mean loss, in micro-batches if asked; returns the summed loss."""
-    total, size = 0.0, len(batch)
+    total, size, scale = 0.0, len(batch), task.training_scale(batch)
     for start in range(0, size, micro or size):
         part = batch.rows(start, start + micro) if micro else batch
         losses = task.losses(model, part)
         weight = None if weights is None else weights[start : start + (micro or size)]
         if weight is not None:
             losses = losses * weight.to(losses)
+        if scale is not None:
+            losses = losses * scale
         loss = losses.sum() / size
         loss.backward()
         if second is not None:

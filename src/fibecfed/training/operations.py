@@ -67,7 +67,7 @@ class OperationCounter:
 
     def _count(self, width: int, passes: Callable[[Batch], None]) -> int:
         ones = torch.ones(1, width, dtype=torch.int64, device=self._device)
-        batch = Batch(ones, ones, torch.zeros(1, dtype=torch.int64, device=self._device))
+        batch = Batch(ones, ones, self._task.trial_targets(ones))
         kept = {name: p.grad for name, p in self._model.named_parameters()}
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             passes(batch)

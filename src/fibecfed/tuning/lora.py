@@ -9,7 +9,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from fibecfed.config import Config
-from fibecfed.models import NativeClassifier, PooledClassifier, Pretrained
+from fibecfed.models import CausalModel, NativeClassifier, PooledClassifier, Pretrained
 from fibecfed.tuning.kind import Tuning, in_fp32, pooling_of, seeded, train_in_fp32, with_peft
 from fibecfed.tuning.targets import linear_maps, lora_targets, named_by, outside_layers
 
@@ -41,13 +41,15 @@ class LoraTuning(Tuning):
                 isinstance(module, Conv1D) and named_by(name, targets) for name, module in linear_maps(backbone).items()
             ),
             modules_to_save=[name for name in pretrained.head_modules if name not in _SAVED_BY_PEFT] or None,
-            task_type=peft.TaskType.SEQ_CLS if native else peft.TaskType.FEATURE_EXTRACTION,
+            task_type=_task_type(pretrained, native),
             base_model_name_or_path=pretrained.name,
         )
         with seeded(seed):
             wrapped = with_peft(pretrained, peft_config)
             model: nn.Module
-            if native:
+            if pretrained.generates:
+                model = CausalModel(wrapped)
+            elif native:
                 model = NativeClassifier(wrapped)
             else:
                 pooling = pooling_of(config, pretrained.decoder)
@@ -60,6 +62,12 @@ class LoraTuning(Tuning):
 
     def role(self, name: str, layer: int | None) -> str:
         return next((role for role in ("lora_A", "lora_B", "lora_E") if f".{role}." in name), "head")
+
+
+def _task_type(pretrained: Pretrained, native: bool) -> peft.TaskType:
+    if pretrained.generates:
+        return peft.TaskType.CAUSAL_LM
+    return peft.TaskType.SEQ_CLS if native else peft.TaskType.FEATURE_EXTRACTION
 
 
 class SavedLora(LoraTuning):

@@ -131,4 +131,5 @@ def kept_rows_of(state: DeviceState) -> RowMask:
 
 def judgements_key(config: Config) -> str:
     """Under which name the server and method.json hold how well the model judged in each warm-up round."""
-    return f"warm_up_{task_kind(config).metric}"
+    kind = task_kind(config)
+    return f"warm_up_{kind.judged_by or kind.metric}"

@@ -1,0 +1,34 @@
+"""Which methods have no meaning, or no form yet, for a language model."""
+
+from fibecfed.config import CAUSAL_LM, Config, task_name
+from fibecfed.errors import InputError
+
+_CLASSES = "needs a fixed set of answers, which responses are not"
+_HEAD = "is about a trained head, and that of a language model is frozen"
+_CUTS = "cuts texts at their end, where the response is"
+_REFUSED = {
+    "device-majority": _CLASSES,
+    "fedavg+prior": _CLASSES,
+    "ridge-head": _HEAD,
+    "head-only": _HEAD,
+    "fedavg+local-head": _HEAD,
+    "fedavg-plus": _HEAD,
+    "fedrod": _HEAD,
+    "slw": _CUTS,
+    "shortformer": _CUTS,
+}
+_TUNINGS = ("lora", "sparse-lora", "delta-lora", "svd-lora")
+
+
+def check_method(config: Config, tuning: str) -> None:
+    """Raise InputError for a method or kind of tuning that a language model cannot have."""
+    if task_name(config) != CAUSAL_LM:
+        return
+    reason = _REFUSED.get(config.method)
+    if reason is None and tuning not in _TUNINGS:
+        reason = f"has tuning={tuning}, which is built around a classifier's head"
+    if reason is not None:
+        raise InputError(
+            f"method={config.method} {reason}; for task.kind=causal-lm take a method of the LoRA family, such as "
+            "fedavg-lora or fibecfed."
+        )

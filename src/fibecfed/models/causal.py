@@ -1,0 +1,95 @@
+"""A causal language model that says how probable each learned token is, with its head at those places only."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from fibecfed.errors import InputError
+from fibecfed.models.pooled import model_inputs
+from fibecfed.tasks import IGNORED, Batch
+
+_MOST_LOGITS = 2**24  # entries of logits held at once: 64 MiB in fp32
+_PROBE = 4  # tokens
+_SAME = {torch.float32: 1e-4}  # how far rounding moves logits that are made in two ways, relative (L2)
+_SAME_OF_HALF = 0.05
+
+
+class CausalModel(nn.Module):
+    """``AutoModelForCausalLM``, perhaps inside PEFT; calling it gives (B, T, 2) in fp32.
+
+    At each learned token -log p of it and 1 where it was the most probable one; 0 at the others. The logits are made of
+    learned tokens only and in pieces of ``most`` entries, so that their memory does not grow with prompts.
+    Source: docs/method.md section 12 [D].
+    """
+
+    def __init__(self, backbone: Any, most: int = _MOST_LOGITS) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self._most = most
+
+    def forward(self, batch: Batch) -> Tensor:
+        language_model = language_model_of(self.backbone)
+        hidden = _body(language_model, batch)
+        learned = batch.targets[:, 1:] != IGNORED
+        said = self._said(
+            language_model.get_output_embeddings(), hidden[:, :-1][learned], batch.targets[:, 1:][learned]
+        )
+        result = said.new_zeros((*batch.targets.shape, 2))
+        result[:, 1:][learned] = said
+        return result
+
+    def _said(self, head: nn.Module, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """(n, 2) of n vectors (n, d) and the tokens (n,) that follow them."""
+        step = max(1, self._most // int(head.weight.shape[0]))  # type: ignore[union-attr,index]
+        if len(hidden) <= step:
+            return _of_piece(head, hidden, tokens)
+        pieces = []
+        for start in range(0, len(hidden), step):
+            part = slice(start, start + step)
+            # Recomputed in the backward pass, or all pieces' logits would be there at once.
+            pieces.append(checkpoint(_of_piece, head, hidden[part], tokens[part], use_reentrant=False))
+        return torch.cat(pieces)
+
+
+def language_model_of(backbone: Any) -> Any:
+    """The model with its head, taken out of PEFT."""
+    return backbone.get_base_model() if hasattr(backbone, "get_base_model") else backbone
+
+
+def check_head(name: str, language_model: Any) -> None:
+    """Raise InputError where logits are not the output embeddings times the last hidden states, and nothing else."""
+    head, ids = language_model.get_output_embeddings(), torch.arange(1, _PROBE + 1)[None]
+    batch = Batch(ids, torch.ones_like(ids), ids)
+    same = False
+    if head is not None and hasattr(head, "weight") and language_model.base_model is not language_model:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            own = language_model(input_ids=ids).logits.double()
+            made = head(_body(language_model, batch)).double()
+        limit = _SAME.get(next(language_model.parameters()).dtype, _SAME_OF_HALF)
+        same = made.shape == own.shape and float((made - own).norm()) <= limit * float(own.norm())
+    if not same:
+        raise InputError(
+            f"Model '{name}' ({type(language_model).__name__}) makes its logits in a way of its own (not head times "
+            "last hidden states), which task.kind=causal-lm does not take; use another model."
+        )
+
+
+def _body(language_model: Any, batch: Batch) -> Tensor:
+    """(B, T, d) last hidden states. Places are counted from the first real token, wherever the padding is."""
+    body = language_model.base_model
+    inputs = model_inputs(batch, language_model.config)
+    if "position_ids" in inspect.signature(type(body).forward).parameters:
+        inputs["position_ids"] = (batch.attention_mask.cumsum(dim=1) - 1).clamp_min(0)
+    hidden: Tensor = body(**inputs).last_hidden_state
+    return hidden
+
+
+def _of_piece(head: nn.Module, hidden: Tensor, tokens: Tensor) -> Tensor:
+    logits = head(hidden).float()
+    losses = functional.cross_entropy(logits, tokens, reduction="none")
+    right = (logits.detach().argmax(dim=-1) == tokens).to(losses.dtype)
+    return torch.stack([losses, right], dim=-1)

@@ -29,7 +29,8 @@ from fibecfed.side_by_side import WantedRun, run_side_by_side
 
 PAGE = (Path(__file__).parents[2] / "docs" / "writing-a-method.md").read_text(encoding="utf-8")
 ORDER = (
-    "fibecfed fedavg-lora centralized-lora local-only device-majority ridge-head head-only fedavg+prior fedavg-plus "
+    "fibecfed fibecfed-plus fedavg-lora centralized-lora local-only device-majority ridge-head head-only fedavg+prior "
+    "fedavg-plus "
     "fedrod fedavg+local-head fedavg+finetune random-pace random-subset loss-order momd moms-adamd fedalt ffa-lora "
     "fedsa-lora fedprox voc slw shortformer slora "
     "delta-lora adapter prompt-tuning fedprompt p-tuning-v2 lpt idpg attempt adalora"

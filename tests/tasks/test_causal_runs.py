@@ -197,8 +197,8 @@ def test_methods_for_language_models(file: Path) -> None:
             said[name] = str(error)
     assert set(said) == {
         "device-majority", "head-only", "ridge-head", "fedavg+prior", "fedavg-plus", "fedrod", "fibecfed-plus",
-        "fedavg+local-head", "slw", "shortformer", "adapter", "prompt-tuning", "fedprompt", "p-tuning-v2", "lpt", "idpg",
-        "attempt",
+        "fedavg+local-head", "slw", "shortformer", "adapter", "prompt-tuning", "fedprompt", "p-tuning-v2", "lpt",
+        "idpg", "attempt",
     }  # fmt: skip
     assert all("take a method of the LoRA family" in sentence for sentence in said.values())
 

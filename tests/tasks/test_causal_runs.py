@@ -196,8 +196,9 @@ def test_methods_for_language_models(file: Path) -> None:
         except InputError as error:
             said[name] = str(error)
     assert set(said) == {
-        "device-majority", "head-only", "ridge-head", "fedavg+prior", "fedavg-plus", "fedrod", "fedavg+local-head",
-        "slw", "shortformer", "adapter", "prompt-tuning", "fedprompt", "p-tuning-v2", "lpt", "idpg", "attempt",
+        "device-majority", "head-only", "ridge-head", "fedavg+prior", "fedavg-plus", "fedrod", "fibecfed-plus",
+        "fedavg+local-head", "slw", "shortformer", "adapter", "prompt-tuning", "fedprompt", "p-tuning-v2", "lpt",
+        "idpg", "attempt",
     }  # fmt: skip
     assert all("take a method of the LoRA family" in sentence for sentence in said.values())
 
@@ -217,6 +218,7 @@ def test_the_others_run(method: str, file: Path, tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "fisher-model": ({"curriculum": {"score": "fisher-model"}}, "takes the mean over all labels"),
     "refresh": ({"curriculum": {"refresh": True}}, "curriculum.refresh is not there for"),
+    "initialization": ({"curriculum": {"initialization": "training"}}, "initialization=training is not there for"),
     "sites": ({"sharing": {"count": "sites"}}, "compares mixes of labels"),
     "own head": ({"personal": {"head": "fitted"}}, "personal.head is about a trained head"),
     "local head": ({"sharing": {"head": "local"}}, "the head of a language model is frozen"),

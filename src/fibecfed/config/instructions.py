@@ -109,6 +109,8 @@ def check_task(config: "Config") -> None:
         raise InputError("warm_up.accuracy is for task.kind=classification; set warm_up.fall.")
     if config.curriculum.per_token and config.curriculum.score not in (None, "fisher", "loss"):
         raise InputError("curriculum.per_token divides Fisher scores and losses; set curriculum.score to one of them.")
+    if config.curriculum.initialization == "training":
+        raise InputError("curriculum.initialization=training is not there for task.kind=causal-lm yet; leave it out.")
     if config.training.loss not in (None, "cross_entropy"):
         raise InputError(
             "training.loss=prior_corrected needs labels; a language model has training.loss=cross_entropy."

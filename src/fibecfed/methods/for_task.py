@@ -14,6 +14,7 @@ _REFUSED = {
     "fedavg+local-head": _HEAD,
     "fedavg-plus": _HEAD,
     "fedrod": _HEAD,
+    "fibecfed-plus": _HEAD,
     "slw": _CUTS,
     "shortformer": _CUTS,
 }

@@ -288,8 +288,6 @@ class Config:
                 "curriculum.pacing=competence draws single examples by itself; leave curriculum.fresh, importance and "
                 "unit as they are."
             )
-        if self.sharing.count != "sites" and self.sharing.least != SharingConfig().least:
-            raise InputError("sharing.least only applies to sharing.count=sites.")
         if (self.curriculum.refresh or self.curriculum.importance) and self.curriculum.score not in (None, "fisher"):
             raise InputError("curriculum.refresh and curriculum.importance need curriculum.score=fisher.")
         if self.evaluation.split == "validation" and not self.data.validation_fraction:

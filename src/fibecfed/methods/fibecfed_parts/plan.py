@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fibecfed.config import Config
+from fibecfed.config import Config, SharingConfig
 from fibecfed.errors import InputError
 from fibecfed.federation import Device, Request, ServerState
 from fibecfed.methods.fibecfed_parts.first_training import refuse_passes
@@ -39,16 +39,19 @@ class Plan:
             raise InputError("sharing.layers=consensus looks at the warm-up's updates; set warm_up.rounds above 0.")
         if config.curriculum.initialization == "training":
             refuse_passes(config)
-        if config.curriculum.cap == "auto" and config.curriculum.score not in SCORED_BY_MODEL:
+        if self.has_curriculum and config.curriculum.cap == "auto" and config.curriculum.score not in SCORED_BY_MODEL:
             raise InputError(
                 "curriculum.cap=auto reads the scores of a model; set curriculum.score=fisher, fisher-model or loss, "
                 "or give the cap as a number."
             )
-        if config.curriculum.cap == "auto" and self.most_warm_up == 0 and config.model.head_init == "random":
+        blind = self.most_warm_up == 0 and config.model.head_init == "random"
+        if self.has_curriculum and config.curriculum.cap == "auto" and blind:
             raise InputError(
                 "curriculum.cap=auto needs a model that has learned something before it scores; set warm_up.rounds "
                 "above 0, or solve the head with model.head_init."
             )
+        if sharing.count != "sites" and sharing.least != SharingConfig().least:
+            raise InputError("sharing.least only applies to sharing.count=sites.")
         if sharing.count == "lossless" and sharing.radius is None and self.most_warm_up == 0:
             raise InputError("sharing.count=lossless without a warm-up needs sharing.radius.")
 

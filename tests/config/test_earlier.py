@@ -11,7 +11,7 @@ import fibecfed
 import tiny
 from fibecfed import InputError, load_config
 from fibecfed.comparison.records import same_settings
-from fibecfed.config import as_meant, dotted, dotted_as_meant, to_dict, to_yaml
+from fibecfed.config import WarmUpConfig, as_meant, dotted, dotted_as_meant, to_dict, to_yaml
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 SINCE = ("size_alpha", "habits")
@@ -21,6 +21,7 @@ def as_written(**data: Any) -> dict[str, Any]:
     """All settings as version 0.1 wrote them."""
     content = to_dict(load_config(data=data))
     content["data"]["partition"] = {k: v for k, v in content["data"]["partition"].items() if k not in SINCE}
+    content["warm_up"]["accuracy"] = 0.6
     return content
 
 
@@ -41,7 +42,15 @@ def test_settings_of_then(kind: Any, file: str | None, expected: str | None) -> 
     found = as_meant(written)
     assert found["data"]["partition"] == {**written["data"]["partition"], "kind": expected}
     was = {key: value for key, value in dotted(load_config(data=written["data"])).items() if key[15:] not in SINCE}
-    assert dotted_as_meant(was) == {**was, "data.partition.kind": expected}
+    assert dotted_as_meant({**was, "warm_up.accuracy": 0.6}) == {**was, "data.partition.kind": expected}
+
+
+def test_a_warm_ups_accuracy_means_something_else_now() -> None:
+    written = as_written()
+    assert as_meant(written)["warm_up"]["accuracy"] == WarmUpConfig().accuracy
+    written["warm_up"]["accuracy"] = 0.8
+    with pytest.raises(InputError, match=r"warm_up\.accuracy=0\.8 was written by version 0\.1"):
+        as_meant(written)
 
 
 @pytest.mark.parametrize("kind", [None, "dirichlet", "dirichlet-hsu"])
@@ -82,12 +91,12 @@ def test_a_run_of_then_goes_on_as_it_began_and_not_otherwise(tmp_path: Path) -> 
     settings = yaml.safe_load((begun / "config.yaml").read_text())
     for key in SINCE:
         del settings["data"]["partition"][key]
-    settings["data"]["partition"]["kind"] = "dirichlet"
+    settings["data"]["partition"]["kind"], settings["warm_up"]["accuracy"] = "dirichlet", 0.6
     (begun / "config.yaml").write_text(yaml.safe_dump(settings))
     fingerprint = json.loads((begun / "fingerprint.json").read_text())
     for key in SINCE:
         del fingerprint["settings"][f"data.partition.{key}"]
-    fingerprint["settings"]["data.partition.kind"] = "dirichlet"
+    fingerprint["settings"] |= {"data.partition.kind": "dirichlet", "warm_up.accuracy": 0.6}
     (begun / "fingerprint.json").write_text(json.dumps(fingerprint))
     with pytest.raises(InputError, match=r'partition\.kind was "dirichlet-hsu", now "dirichlet"'):
         fibecfed.resume(begun, changes={"data": {"partition": {"kind": "dirichlet"}}})

@@ -31,6 +31,10 @@ class Choice:
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         return functional.cross_entropy(model(batch), batch.targets, reduction="none")
 
+    @staticmethod
+    def training_scale(batch: Batch) -> None:
+        return None
+
     def counts(self, outputs: Tensor, batch: Batch) -> Any:
         raise NotImplementedError
 

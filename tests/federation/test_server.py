@@ -157,6 +157,7 @@ def test_every_method_has_the_cohorts_of_its_seed() -> None:
             Parameter("head.bias", (3,), None, "head"),
         ),
         1,
+        3,
     )
     start_tensors = {p.name: torch.zeros(p.shape) for p in layout}
     seen: dict[str, list[tuple[int, ...]]] = {}
@@ -171,6 +172,8 @@ def test_every_method_has_the_cohorts_of_its_seed() -> None:
             tensors = {n: torch.ones(spec.shape, dtype=spec.dtype) for n, spec in expected.items()}
             if "triangle" in tensors:
                 tensors["triangle"] *= 3  # the sums of three examples, one of each label
+            if "square_norm" in tensors:
+                tensors["square_norm"] *= 6
             return Reply(request.address, tensors, {"examples": 3, "examples_trained": 1, "loss": 1.0})
 
         one = Server(config, method, Script(answer), 20, "run")

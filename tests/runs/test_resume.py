@@ -20,7 +20,7 @@ from fibecfed.federation import StageDone
 from fibecfed.methods import METHODS
 from run_content import content
 
-ONE_EXCHANGE = ("device-majority", "ridge-head")  # nothing to be cut in the middle of
+ONE_EXCHANGE = ("device-majority", "ridge-head", "head-only")  # nothing to be cut in the middle of
 STATELESS_AND_STATEFUL = [pytest.param("fedavg-lora", marks=pytest.mark.long), "fibecfed"]
 
 

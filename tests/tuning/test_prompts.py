@@ -171,7 +171,9 @@ def test_an_attentive_prompt_by_hand() -> None:
                 mix.up.weight @ functional.silu(mix.down.weight @ x), (16,), mix.norm.weight, mix.norm.bias
             )
             prompts = [*mix.sources, mix.target]
-            scores = torch.stack([p.max(dim=0).values @ h for p in prompts]) / (16 * 2.718281828459045)
+            spreads = [m - m.mean() for m in (p.max(dim=0).values for p in mix.sources)]
+            temperature = (sum(float(s @ s) for s in spreads) / len(spreads)) ** 0.5
+            scores = torch.stack([p.max(dim=0).values @ h for p in prompts]) / temperature
             chances = scores.exp() / scores.exp().sum()
             prompt = mix.target + sum(a * p for a, p in zip(chances, prompts, strict=True))
         torch.testing.assert_close(built.logits(row), by_hand(built, prompt, row), atol=1e-5, rtol=0)

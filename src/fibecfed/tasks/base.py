@@ -277,9 +277,9 @@ class Task(ABC):
 
         Raises InputError for settings that the task has no sums for.
         """
-        if config.training.loss != "cross_entropy":
+        if config.training.loss not in (None, "cross_entropy"):
             raise InputError(f"task.kind={cls.kind} has no training.loss={config.training.loss}; leave it as it is.")
-        if config.model.head_init != "random":
+        if config.model.head_init not in (None, "random"):
             raise InputError(f"task.kind={cls.kind} has no closed-form head; set model.head_init=random.")
         return {}
 

@@ -7,6 +7,7 @@ import pytest
 
 from baselines import changed, watched
 from fibecfed import Config, InputError
+from fibecfed.runtime import assemble
 from fibecfed.sharing import divergence, site_count
 
 
@@ -51,4 +52,4 @@ def test_a_run_shares_by_what_its_sites_hold(small: Config) -> None:
 
 def test_the_least_belongs_to_sites(small: Config) -> None:
     with pytest.raises(InputError, match=r"sharing\.least only applies"):
-        changed(small, method="fibecfed", sharing={"least": 0.25})
+        assemble(changed(small, method="fibecfed", sharing={"least": 0.25}))

@@ -100,9 +100,11 @@ class WarmUp(PartlyShared):
         """The average; and the end of the warm-up, when it has come, with what it tells of the layers."""
         state = super().finish(state, accumulator.mean)
         task, known = task_kind(self.config), judgements_key(self.config)
-        rounds = [*state.info.get(known, []), task.judgement(accumulator.judged)]
-        state = noted(state, **{known: rounds})
-        enough = accumulator.judged[1].any() and task.is_warm(self.config, rounds, self.layout.outputs)
+        enough = False
+        if accumulator.judged[1].any():  # nothing is judged where the length is set
+            rounds = [*state.info.get(known, []), task.judgement(accumulator.judged)]
+            state = noted(state, **{known: rounds})
+            enough = task.is_warm(self.config, rounds, self.layout.outputs)
         if not enough and state.round < self.plan.most_warm_up:
             return state
         state = noted(state, warm_up=state.round, met=[])

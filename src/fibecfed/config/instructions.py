@@ -97,7 +97,7 @@ def check_task(config: "Config") -> None:
             raise InputError(
                 f"data.messages holds whole conversations, and data.{both} a part of one; set one of them."
             )
-    if model.head != "pooled" or model.head_init not in (None, "random") or model.pooling != "auto":
+    if model.head != "pooled" or model.solves_head or model.pooling != "auto":
         raise InputError("model.head, head_init and pooling are for classifiers; a language model has its own head.")
     if config.curriculum.score == "fisher-model":
         raise InputError(

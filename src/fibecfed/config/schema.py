@@ -77,6 +77,11 @@ class ModelConfig:
         ),
     ] = False
 
+    @property
+    def solves_head(self) -> bool:
+        """Whether the head is solved in closed form before the first round; not while the method is to decide."""
+        return self.head_init not in (None, "random")
+
 
 @dataclass(config=_STRICT_KEYS, frozen=True)
 class LoraConfig:
@@ -265,7 +270,7 @@ class Config:
         """Check what single keys cannot: raises InputError for settings that contradict each other."""
         if self.training.momentum and self.training.optimizer == "adamw":
             raise InputError("training.momentum only applies to training.optimizer=sgd; adamw has its own momentum.")
-        if self.model.head_init not in (None, "random") and self.model.head != "pooled":
+        if self.model.solves_head and self.model.head != "pooled":
             raise InputError(f"model.head_init={self.model.head_init} needs model.head=pooled.")
         if self.training.cache_mb and self.lora.dropout:
             raise InputError("training.cache_mb keeps what dropout would change; set lora.dropout=0 or cache_mb=0.")

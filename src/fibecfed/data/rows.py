@@ -1,5 +1,6 @@
 """Labelled texts in memory, before tokenising, and seeded draws from them."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -132,7 +133,7 @@ def draw(rows: Rows, total: int | None, what: str, rng: np.random.Generator, by_
 
 def _evenly(sizes: np.ndarray, total: int) -> np.ndarray:
     """``total`` units dealt one by one in turn to groups that hold at most ``sizes`` (G,); int64."""
-    level = max(n for n in range(total + 1) if np.minimum(sizes, n).sum() <= total)
+    level = bisect_right(range(total + 1), total, key=lambda most: int(np.minimum(sizes, most).sum())) - 1
     counts = np.minimum(sizes, level).astype(np.int64)
     counts[np.flatnonzero(sizes > level)[: total - counts.sum()]] += 1
     return counts

@@ -66,7 +66,7 @@ class FedAlt(FederatedAveraging):
                 f"fedalt.layers={settings.layers} and fedalt.head={settings.head} leave nothing to share; "
                 "lower fedalt.layers, or take method=local-only."
             )
-        if settings.head and config.model.head_init not in (None, "random"):
+        if settings.head and config.model.solves_head:
             raise InputError("fedalt.head keeps the head on devices, where model.head_init would never reach it.")
         self.keeps_device_state = self.keeps_local = len(self._shared) < len(layout)
 

@@ -33,7 +33,7 @@ class LocalOnly(FederatedAveraging):
     def _prepare(self) -> None:
         self.keeps_device_state = self.keeps_local = True
         config = self.config
-        if config.model.head_init not in (None, "random") or config.training.loss not in (None, "cross_entropy"):
+        if config.model.solves_head or config.training.loss not in (None, "cross_entropy"):
             raise InputError(
                 "method=local-only exchanges nothing, so model.head_init and training.loss=prior_corrected, "
                 "which need sums over all devices, cannot be had with it."

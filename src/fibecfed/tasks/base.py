@@ -279,7 +279,7 @@ class Task(ABC):
         """
         if config.training.loss not in (None, "cross_entropy"):
             raise InputError(f"task.kind={cls.kind} has no training.loss={config.training.loss}; leave it as it is.")
-        if config.model.head_init not in (None, "random"):
+        if config.model.solves_head:
             raise InputError(f"task.kind={cls.kind} has no closed-form head; set model.head_init=random.")
         return {}
 

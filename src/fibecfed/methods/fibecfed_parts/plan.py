@@ -44,7 +44,7 @@ class Plan:
                 "curriculum.cap=auto reads the scores of a model; set curriculum.score=fisher, fisher-model or loss, "
                 "or give the cap as a number."
             )
-        blind = self.most_warm_up == 0 and config.model.head_init in (None, "random")
+        blind = self.most_warm_up == 0 and not config.model.solves_head
         if self.has_curriculum and config.curriculum.cap == "auto" and blind:
             raise InputError(
                 "curriculum.cap=auto needs a model that has learned something before it scores; set warm_up.rounds "
@@ -78,7 +78,7 @@ class Plan:
             return 0
         if config.warm_up.rounds is not None:
             return min(config.warm_up.rounds, config.federation.rounds)
-        if config.model.head_init not in (None, "random") or config.federation.rounds == 1:
+        if config.model.solves_head or config.federation.rounds == 1:
             return 0
         return max(1, int(config.warm_up.most * config.federation.rounds))
 

@@ -84,7 +84,7 @@ class Statistics(Exchange):
     def finish(self, state: ServerState, accumulator: Any) -> ServerState:
         """The sums become a head."""
         tensors, info = dict(state.tensors), {**state.info, NAME: True}
-        if self.config.model.head_init not in (None, "random"):
+        if self.config.model.solves_head:
             head, info[HEAD_REASON] = self.task.solve_head(self.config, accumulator.parts(), state.tensors)
             tensors |= head
         memory = {**state.memory, **self.task.kept_sums(accumulator.result())}

@@ -22,7 +22,7 @@ _ROUNDING = 1e-3  # relative, of what float32 sums may contradict one another by
 def sum_shapes(config: Config, hidden: int, classes: int) -> dict[str, tuple[int, ...]]:
     """The sums a device sends: label counts, and for a closed-form head what it is solved from. None wanted: {}."""
     result: dict[str, tuple[int, ...]] = {}
-    if config.training.loss == "prior_corrected" or config.model.head_init not in (None, "random"):
+    if config.training.loss == "prior_corrected" or config.model.solves_head:
         result["label_counts"] = (classes,)
     if config.model.head_init == "ridge":
         result |= {"triangle": ((hidden + 1) * (hidden + 2) // 2,), "moment": (hidden + 1, classes)}

@@ -35,7 +35,7 @@ def test_decisions_are_saved_and_true(config: Config, tmp_path: Path) -> None:
 
 def test_automatic_caps_are_each_devices_own(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Tiny models show no noise, so half of whatever a device has is called noisy.
-    monkeypatch.setattr("fibecfed.curriculum.selection.clean_part", lambda difficulty: 0.5)
+    monkeypatch.setattr("fibecfed.methods.fibecfed_parts.confidence.clean_part", lambda *_: 0.5)
     values = merge(to_dict(config), {"curriculum": {"cap": "auto"}})
     result = fibecfed.run(build_config(values), tmp_path / "run")
     decided = json.loads((tmp_path / "run" / "method.json").read_text())

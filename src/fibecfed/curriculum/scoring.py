@@ -27,6 +27,7 @@ class Scores:
     difficulty: np.ndarray  # (n,) float64
     losses: np.ndarray  # (n,) float64, -log p of the examples' own targets
     sizes: tuple[tuple[int, int], ...]  # (B, T) of the batches that ran, for counting operations
+    chances: np.ndarray | None = None  # (n, G) float32, what the model says of each group, if it was asked
 
 
 def score(
@@ -42,6 +43,7 @@ def score(
     on_gradients: OnGradients | None = None,
     on_noise_gradient: OnNoiseGradient | None = None,
     rng: np.random.Generator | None = None,
+    with_chances: bool = False,
 ) -> Scores:
     """Score the examples at ``indices`` (n,) of a tokenised set with one pass over them, in evaluation mode.
 
@@ -52,7 +54,7 @@ def score(
     at the input of ``first_block``, the lowest transformer layer (for worst-case noise). Both use the true targets.
 
     Batches hold examples of like length, and run from short to long, or in an order drawn by ``rng``: give one
-    where later mini-batches weigh more. The model is left as it was.
+    where later mini-batches weigh more. The model is left as it was. ``with_chances``: of the same forward passes.
     Source: docs/method.md section 3: Fisher trace [P], the rest [D]. Raises InputError as ``FisherScorer``, and for a
     kind that does not exist; RunFailed for a score that is not finite.
     """
@@ -65,25 +67,49 @@ def score(
         batches = [batches[i] for i in rng.permutation(len(batches))]
     device = next(model.parameters()).device
     difficulty, losses = np.empty(len(indices)), np.empty(len(indices))
+    chances = np.empty((len(indices), task.group_count), np.float32) if with_chances else None
     sizes: list[tuple[int, int]] = []
     forward_only = kind == "loss" and on_gradients is None and on_noise_gradient is None
     scorer = None if forward_only else FisherScorer(model, names, first_block)
-    with _evaluating(model), scorer or nullcontext():
+    with _evaluating(model), scorer or nullcontext(), _watching(model, task, chances is not None) as said:
         for positions in batches:
+            said.clear()
             batch = data.batch(indices[positions]).to(device)
             sizes.append((len(batch), batch.input_ids.shape[1]))
             if scorer is None:
                 with torch.no_grad():
                     losses[positions] = task.losses(model, batch).double().cpu().numpy()
+                _note(chances, positions, said)
                 continue
             found = scorer.score_model(task, batch) if kind == "fisher-model" else scorer.score(task, batch)
             losses[positions] = found.losses.double().cpu().numpy()
             difficulty[positions] = found.difficulty.numpy()
+            _note(chances, positions, said)
             _report(found, batch, on_gradients, on_noise_gradient)
     if kind == "loss":
         difficulty = losses.copy()
     _require_finite(difficulty, losses, indices)
-    return Scores(difficulty, losses, tuple(sizes))
+    return Scores(difficulty, losses, tuple(sizes), chances)
+
+
+@contextmanager
+def _watching(model: nn.Module, task: Task, wanted: bool) -> Iterator[list[Tensor]]:
+    """Fills a list with the chances of each forward pass of the model."""
+    said: list[Tensor] = []
+    if not wanted:
+        yield said
+        return
+    handle = model.register_forward_hook(lambda _, __, outputs: said.append(task.chances(outputs.detach()).cpu()))
+    try:
+        yield said
+    finally:
+        handle.remove()
+
+
+def _note(chances: np.ndarray | None, positions: np.ndarray, said: Sequence[Tensor]) -> None:
+    """Put down what was said of these examples; a batch that had to be passed again, one by one, counts as that."""
+    if chances is not None:
+        chances[positions] = torch.cat(list(said))[-len(positions) :].numpy()
 
 
 def _report(

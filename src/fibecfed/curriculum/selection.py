@@ -3,8 +3,15 @@
 import numpy as np
 
 from fibecfed.config import CurriculumConfig
-from fibecfed.curriculum.clean_part import clean_part
-from fibecfed.curriculum.order import Selection, batches_easy_first, draw, easy_first, importance_sample, random_subset
+from fibecfed.curriculum.order import (
+    Selection,
+    batches_easy_first,
+    draw,
+    easiest,
+    easy_first,
+    importance_sample,
+    random_subset,
+)
 from fibecfed.curriculum.pacing import START, capped_size, prefix_fraction, prefix_size
 from fibecfed.seeding import stream
 
@@ -14,11 +21,6 @@ def part_in_use(config: CurriculumConfig, step: int, steps: int) -> float:
     if config.pacing == "competence":
         return prefix_fraction("sqrt", step, steps, config.competence, config.full_at)
     return prefix_fraction(config.pacing or "linear", step, steps, config.start or START, config.full_at)
-
-
-def cap_of(config: CurriculumConfig, difficulty: np.ndarray) -> float:
-    """The most of a device's data ever used; ``difficulty`` (n,) of its examples decides where the cap is auto."""
-    return clean_part(difficulty) if config.cap == "auto" else config.cap or 1.0
 
 
 def select(
@@ -31,29 +33,39 @@ def select(
     batch_size: int,
     seed: int,
     device: int,
+    clean: float = 1.0,
 ) -> Selection:
     """The examples of curriculum round ``step`` (from 0) of ``steps``.
 
-    ``difficulty`` and ``groups`` (n,) of the device's own examples. Source: docs/method.md section 4.
+    ``difficulty`` and ``groups`` (n,) of the device's own examples. ``clean``: the part of them that is used at most,
+    the easiest of all groups together, where the cap is auto. Source: docs/method.md section 4.
     """
-    examples, cap = len(difficulty), cap_of(config, difficulty)
+    whole, cap = len(difficulty), 1.0 if config.cap in (None, "auto") else float(config.cap or 1.0)
+    kept = easiest(difficulty, clean) if config.cap == "auto" else np.arange(whole)
+    difficulty, groups = difficulty[kept], groups[kept]
+    examples = len(difficulty)
     stratified = config.stratified is not False
     fraction = part_in_use(config, step, steps)
-    count = prefix_size(fraction, examples)
+    count = min(examples, prefix_size(fraction, whole))
     if config.pacing == "competence":
         pool = easy_first(difficulty, groups, stratified).prefix(count, cap)
-        count = prefix_size(prefix_fraction("linear", step, steps, config.start or START, config.full_at), examples)
-        return draw(pool.positions, count, stream(seed, "competence", step, device))
+        paced = prefix_fraction("linear", step, steps, config.start or START, config.full_at)
+        count = min(examples, prefix_size(paced, whole))
+        return _among(kept, draw(pool.positions, count, stream(seed, "competence", step, device)))
     if config.fresh:
         count = min(count, capped_size(cap, examples))
-        return random_subset(groups, count, stream(seed, "random subset", step, device), stratified)
+        return _among(kept, random_subset(groups, count, stream(seed, "random subset", step, device), stratified))
     if config.importance and fraction >= 1:
-        kept = capped_size(cap, examples)
-        easy = easy_first(difficulty, groups, stratified).prefix(kept).positions
-        drawn = importance_sample(difficulty[easy], kept, stream(seed, "importance", step, device))
-        return Selection(easy[drawn.positions], drawn.weights)
+        most = capped_size(cap, examples)
+        easy = easy_first(difficulty, groups, stratified).prefix(most).positions
+        drawn = importance_sample(difficulty[easy], most, stream(seed, "importance", step, device))
+        return _among(kept, Selection(easy[drawn.positions], drawn.weights))
     if config.unit == "batch":
         order = batches_easy_first(difficulty, batch_size, stream(seed, "curriculum batches", device))
     else:
         order = easy_first(difficulty, groups, stratified)
-    return order.prefix(count, cap)
+    return _among(kept, order.prefix(count, cap))
+
+
+def _among(kept: np.ndarray, found: Selection) -> Selection:
+    return Selection(kept[found.positions], found.weights)

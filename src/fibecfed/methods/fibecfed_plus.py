@@ -7,7 +7,7 @@ from fibecfed.methods.fibecfed import FibecFed
 
 
 class FibecFedPlus(FibecFed):
-    """The paper's parts, with a corrected loss, a closed-form start, own heads, and sharing that follows the sites.
+    """The paper's order by Fisher information, with a cap that finds wrong labels, and the parts of `fedavg-plus`.
 
     Every part is a setting of its own and can be set otherwise; `fedavg-plus` is the control with the parts that need
     neither curriculum nor local layers. Source: project decision (docs/method.md section 8).
@@ -16,13 +16,13 @@ class FibecFedPlus(FibecFed):
     name: ClassVar[str] = "fibecfed-plus"
     place: ClassVar[int] = 15
     paper: ClassVar[str] = "this project"
-    trains: ClassVar[str] = "as fibecfed, with as many layers shared as sites are alike; each device fits a head"
-    sends: ClassVar[str] = "as fibecfed; sums for the first head and counts of groups once"
+    trains: ClassVar[str] = "as fedavg-plus, without the hardest examples where the model says that labels are wrong"
+    sends: ClassVar[str] = "as fedavg-plus; how sure the model is of each label once"
     parts: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "curriculum": {"score": "fisher", "initialization": "training", "cap": "auto", "steps": "match"},
-        "sharing": {"layers": "consensus", "count": "sites", "rows": "fisher"},
+        "curriculum": {"score": "fisher", "initialization": "pass", "cap": "auto", "start": 1.0},
+        "sharing": {"layers": "all", "rows": "dense"},
         "training": {"loss": "prior_corrected"},
-        "model": {"head_init": "ridge"},
+        "model": {"head_init": "class_means"},
         "personal": {"head": "fitted"},
         "warm_up": {"rounds": 2},
     }

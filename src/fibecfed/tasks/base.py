@@ -181,6 +181,13 @@ class Task(ABC):
         """Targets of a made-up batch (1, T), for counting operations."""
         return torch.zeros(len(ids), dtype=torch.int64, device=ids.device)
 
+    tells_groups: ClassVar[bool] = False  # whether ``chances`` are there
+
+    @staticmethod
+    def chances(outputs: Tensor) -> Tensor:
+        """(B, G) the chance of each group that a model's ``outputs`` give each example. Only where ``tells_groups``."""
+        raise NotImplementedError
+
     @property
     def group_names(self) -> tuple[str, ...]:
         """What the groups stand for, where they have names."""

@@ -126,7 +126,7 @@ class SequentialExecutor:
             optimizer_state=optimizer_state,
             difficulty=None if followed.running is None else followed.running.values,
             observed={} if job.observer is None else job.observer.result(),
-            seen=None if seen is None else TrainingSeen(seen.examples, seen.counts),
+            seen=None if seen is None else TrainingSeen(seen.examples, seen.counts, seen.chances),
             own_head={} if second is None else second.result(),
             tokens=tokens,
             tokens_cut=sum(int(self.data.lengths[batch].sum()) for batch in job.batches) - tokens,
@@ -136,7 +136,7 @@ class SequentialExecutor:
         """Watches what the model says of the examples, if the job asks for it."""
         if not job.counted or not job.batches:
             return nullcontext()
-        return TrainingCounts(self.model, self.task, list(job.batches))
+        return TrainingCounts(self.model, self.task, list(job.batches), job.with_chances)
 
     @contextmanager
     def _second_head(self, job: TrainJob) -> Iterator[SecondHead | None]:
@@ -212,6 +212,7 @@ class SequentialExecutor:
             on_gradients=None if fisher is None else fisher.fold,
             on_noise_gradient=None if noise is None else noise.fold,
             rng=job.order,
+            with_chances=job.with_chances,
         )
         self._require_gradients(dict.fromkeys(matrices.names))
         if self.config.curriculum.per_token:

@@ -54,6 +54,7 @@ class TrainJob:
     penalty: Penalty | None = None  # added to each step's mean loss, not to the loss that is reported
     observer: Observer | None = None
     counted: bool = False  # what the task counts of the outputs is wanted
+    with_chances: bool = False  # and what they say of each group, beside it
     own_head: Mapping[str, Tensor] | None = None  # a second head's weight and bias at the start; None: there is none
     rates: Mapping[str, float] = field(default_factory=dict)  # learning rates of those of ``trained`` with another one
     anchor: Mapping[str, Tensor] = field(default_factory=dict)  # values that some of ``trained`` have while fixed
@@ -72,6 +73,7 @@ class TrainingSeen:
 
     examples: np.ndarray  # (n,) positions in the training set, each once
     counts: Counts  # in that order
+    chances: np.ndarray | None = None  # (n, G) float32 in that order, if the job wants it
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ class ScoreJob:
     order: np.random.Generator  # of the mini-batches
     momentum: float | None = None  # of the Fisher diagonal; None: it is not wanted
     noise: LayerNoise | None = None
+    with_chances: bool = False  # what the model says of each group is wanted, too
 
 
 @dataclass(frozen=True)

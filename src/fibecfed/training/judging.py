@@ -20,12 +20,13 @@ class TrainingCounts:
     Source: project decision (docs/method.md section 2).
     """
 
-    def __init__(self, model: nn.Module, task: Task, batches: list[np.ndarray]) -> None:
+    def __init__(self, model: nn.Module, task: Task, batches: list[np.ndarray], with_chances: bool = False) -> None:
         self._model, self._task = model, task
         self._examples = np.concatenate(batches)
         self._new = first_seen(self._examples)
         self._passed = 0
         self._parts: list[Counts] = []
+        self._chances: list[np.ndarray] | None = [] if with_chances else None
         self._handle: RemovableHandle | None = None
 
     def __enter__(self) -> "TrainingCounts":
@@ -48,6 +49,11 @@ class TrainingCounts:
         """Of those examples, in that order."""
         return Counts.join(self._parts)
 
+    @property
+    def chances(self) -> np.ndarray | None:
+        """(n, G) what the model said of each group, in that order; None if it was not asked."""
+        return None if self._chances is None else np.concatenate(self._chances)
+
     def _count(self, module: nn.Module, args: tuple[Any, ...], outputs: Tensor) -> None:
         batch: Batch = args[0]
         rows = slice(self._passed, self._passed + len(batch))
@@ -56,3 +62,5 @@ class TrainingCounts:
         if len(new):
             with torch.no_grad():
                 self._parts.append(self._task.counts(outputs.detach(), batch).take(new))
+                if self._chances is not None:
+                    self._chances.append(self._task.chances(outputs.detach()).cpu().numpy()[new])

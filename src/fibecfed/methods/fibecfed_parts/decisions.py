@@ -12,8 +12,9 @@ from fibecfed.curriculum import (
     log_histogram,
     rank_stability,
 )
-from fibecfed.curriculum.selection import cap_of, part_in_use
+from fibecfed.curriculum.selection import part_in_use
 from fibecfed.federation import Device, ServerState, Site
+from fibecfed.methods.fibecfed_parts.confidence import CONFIDENCE, clean_part_of
 from fibecfed.methods.fibecfed_parts.initialization import DIFFICULTY, FIRST_DIFFICULTY, judgements_key, kept_rows_of
 from fibecfed.seeding import stream
 from fibecfed.training import ScoreJob
@@ -48,8 +49,8 @@ def decisions(
     if scored:
         found["difficulty"] = _difficulty(scored, site)
         if config.curriculum.cap == "auto":
-            caps = {device.number: cap_of(config.curriculum, _kept(device, DIFFICULTY)) for device in scored}
-            found["caps"] = {str(number): cap for number, cap in caps.items()}
+            pooled = state.memory.get(CONFIDENCE)
+            found["caps"] = {str(device.number): clean_part_of(device, pooled) for device in scored}
         found["rank_stability"] = _stability(scored, site, config, state, shared)
         share = found["difficulty"]["group_share"]
         if share is not None and share > GROUP_SHARE_WARNING:

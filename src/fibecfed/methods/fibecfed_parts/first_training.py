@@ -14,6 +14,7 @@ from fibecfed.config import Config
 from fibecfed.errors import InputError
 from fibecfed.federation import Device, DeviceState
 from fibecfed.methods.fibecfed_parts.initialization import (
+    CHANCES,
     DIFFICULTY,
     FIRST_DIFFICULTY,
     ROWS,
@@ -81,8 +82,9 @@ def watched(device: Device, config: Config, matrices: Layout) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     if config.curriculum.score == "fisher":
         fields["difficulty"] = (device.indices, np.full(device.examples, np.nan))
-    if config.curriculum.score == "loss":
+    if config.curriculum.score == "loss" or config.curriculum.cap == "auto":
         fields["counted"] = True
+    fields["with_chances"] = config.curriculum.cap == "auto"
     if config.sharing.rows == "fisher" and config.sharing.layers != "all":
         fields["observer"] = StepFisher(matrices, config.sharing.momentum)
     return fields
@@ -96,6 +98,8 @@ def learned(device: Device, config: Config, matrices: Layout, result: LocalResul
         memory[DIFFICULTY] = torch.from_numpy(difficulty)
         if config.curriculum.refresh:
             memory[FIRST_DIFFICULTY] = torch.from_numpy(difficulty.copy())
+        if config.curriculum.cap == "auto":
+            memory[CHANCES] = torch.from_numpy(_chances(device, result))
     if config.sharing.rows == "fisher" and config.sharing.layers != "all":
         mask = choose_rows("fisher", matrices, config.sharing.density, result.observed)
         memory |= {f"{ROWS}{name}": rows for name, rows in mask.to_tensors().items()}
@@ -110,6 +114,16 @@ def _scores(device: Device, result: LocalResult) -> np.ndarray:
     scores = np.full(device.examples, np.nan)
     scores[np.searchsorted(device.indices, result.seen.examples)] = result.seen.counts.values["loss"]
     return scores
+
+
+def _chances(device: Device, result: LocalResult) -> np.ndarray:
+    """(n, G) in the order of the device's examples; where training did not come all groups have chance 0."""
+    seen = result.seen
+    assert seen is not None  # asked for
+    assert seen.chances is not None
+    chances = np.zeros((device.examples, seen.chances.shape[1]), np.float32)
+    chances[np.searchsorted(device.indices, seen.examples)] = seen.chances
+    return chances
 
 
 def _complete(scores: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from fibecfed.tuning import Layout
 
 DIFFICULTY = "difficulty"
 FIRST_DIFFICULTY = "first difficulty"  # kept beside refreshed scores, to tell how stable ranks are
+CHANCES = "chances"  # (n, G) what the model said of each group as it scored, where the cap is auto
 ROWS = "rows/"
 HELD_OUT = 0.2  # of a device's examples, for losses that choose or count layers [D]
 SCORED_BY_MODEL = ("fisher", "fisher-model", "loss")  # of curriculum.score
@@ -62,6 +63,7 @@ def initialize(
             stream(config.seed, "scoring order", device.number),
             momentum,
             noise,
+            curriculum.cap == "auto",
         )
         device.count_scored(device.examples, found.operations)
     difficulty = _difficulty(device, config, None if found is None else found.scores)
@@ -69,6 +71,8 @@ def initialize(
         memory[DIFFICULTY] = torch.from_numpy(difficulty)
         if curriculum.refresh:
             memory[FIRST_DIFFICULTY] = torch.from_numpy(difficulty.copy())
+    if found is not None and found.scores.chances is not None:
+        memory[CHANCES] = torch.from_numpy(found.scores.chances)
     local: dict[str, Tensor] = {}
     if sharing.layers != "all":
         rng = stream(config.seed, "random rows", device.number)

@@ -12,6 +12,7 @@ from fibecfed.methods.fibecfed_parts.first_training import refuse_passes
 from fibecfed.methods.fibecfed_parts.initialization import SCORED_BY_MODEL
 from fibecfed.methods.fibecfed_parts.layer_count import ranked_layers, set_count
 from fibecfed.sharing import fixed_count
+from fibecfed.tasks import task_kind
 from fibecfed.tuning import Layout
 
 _SCORED_LAYERS = ("sensitivity", "gain", "consensus", "reset_loss")
@@ -43,6 +44,11 @@ class Plan:
             raise InputError(
                 "curriculum.cap=auto reads the scores of a model; set curriculum.score=fisher, fisher-model or loss, "
                 "or give the cap as a number."
+            )
+        if self.has_curriculum and config.curriculum.cap == "auto" and not task_kind(config).tells_groups:
+            raise InputError(
+                f"curriculum.cap=auto compares what the model says of an example with its group, and task.kind="
+                f"{task_kind(config).kind} has no such groups; give the cap as a number."
             )
         blind = self.most_warm_up == 0 and not config.model.solves_head
         if self.has_curriculum and config.curriculum.cap == "auto" and blind:

@@ -1,7 +1,7 @@
 """FibecFed's round: the GAL densely, a device's own rows sparsely, on the easy part of its examples."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,18 +16,28 @@ from fibecfed.federation import (
     Content,
     Device,
     DeviceState,
+    InfoSpec,
     Reply,
     Request,
     ServerState,
+    TensorSpec,
     Work,
 )
+from fibecfed.methods.fibecfed_parts.confidence import CONFIDENCE, clean_part_of, confidence_of
 from fibecfed.methods.fibecfed_parts.first_training import before_first_training, learned, watched
-from fibecfed.methods.fibecfed_parts.initialization import DIFFICULTY, FIRST_DIFFICULTY, ROWS, kept_rows_of
+from fibecfed.methods.fibecfed_parts.initialization import (
+    DIFFICULTY,
+    FIRST_DIFFICULTY,
+    ROWS,
+    kept_rows_of,
+)
 from fibecfed.methods.stages.partly_shared import PartlyShared
 from fibecfed.methods.stages.score_layers import initialized
 from fibecfed.seeding import stream
+from fibecfed.tasks import task_kind
 from fibecfed.training import DeviceFailed, LocalResult, TrainJob, scheduled_rate
 
+TOLD = "confidence told"  # in a device's memory: the server knows how sure the model was of its examples
 TIMES = "times trained"  # how often a device's local layers trained, in its memory
 ANCHOR = "anchor/"  # the shared value of what is local, in a device's memory
 
@@ -37,6 +47,7 @@ class _Replies:
     mean: Aggregator
     met: list[int] = field(default_factory=list)
     lost: list[int] = field(default_factory=list)  # those of them whose state was gone
+    confidence: list[Tensor] = field(default_factory=list)
 
 
 class CurriculumTrain(PartlyShared):
@@ -57,13 +68,34 @@ class CurriculumTrain(PartlyShared):
             "layers": state.info.get("layers"),
             "step": state.round - warm_up,
             "steps": max(1, self.config.federation.rounds - warm_up),
+            **({CONFIDENCE: state.memory[CONFIDENCE].tolist()} if CONFIDENCE in state.memory else {}),
         }
+
+    def expected(self, state: ServerState) -> tuple[Mapping[str, TensorSpec], Mapping[str, InfoSpec]]:
+        """What was sent; and how sure the model was of the device's examples, where that decides the cap."""
+        tensors, info = super().expected(state)
+        groups = task_kind(self.config).judged_groups(self.layout.outputs)
+        own = {CONFIDENCE: TensorSpec((2, groups), torch.float64)} if self._finds_cap else {}
+        return {**tensors, **own}, info
+
+    def problem(self, state: ServerState, reply: Reply) -> str | None:
+        """Chances of no more examples than there are."""
+        if CONFIDENCE in reply.tensors:
+            total, counts = reply.tensors[CONFIDENCE]
+            beyond = counts * (1 + 1e-5)  # chances are float32
+            if (total < 0).any() or (total > beyond).any() or float(counts.sum()) > reply.info["examples"]:
+                return "what it says of the model's confidence contradicts itself"
+        return super().problem(state, reply)
 
     def accumulator(self, state: ServerState) -> _Replies:
         return _Replies(super().accumulator(state))
 
     def fold(self, accumulator: _Replies, reply: Reply) -> None:
-        super().fold(accumulator.mean, reply)
+        tensors = dict(reply.tensors)
+        confidence = tensors.pop(CONFIDENCE, None)
+        if confidence is not None:
+            accumulator.confidence.append(confidence)
+        super().fold(accumulator.mean, dataclasses.replace(reply, tensors=tensors))
         accumulator.met.append(reply.address.device)
         if STATE_LOST in reply.info:
             accumulator.lost.append(reply.address.device)
@@ -72,6 +104,9 @@ class CurriculumTrain(PartlyShared):
         """Step 9."""
         again = set(accumulator.lost) & set(state.info.get("met", ()))  # trained without what they had lost
         state = self.plan.trained(state, set(accumulator.met) - again)
+        if accumulator.confidence:
+            known = [*([state.memory[CONFIDENCE]] if CONFIDENCE in state.memory else []), *accumulator.confidence]
+            state = state.replace(memory={**state.memory, CONFIDENCE: torch.stack(known).sum(dim=0)})
         return super().finish(self.plan.met(state, accumulator.met, accumulator.lost), accumulator.mean)
 
     # Device half
@@ -89,7 +124,23 @@ class CurriculumTrain(PartlyShared):
             device.state = found.state
         self._keep_anchor(device, request)
         result: LocalResult = yield self._curriculum_job(device, request)
-        return device.keep(*self.conclude(device, request, result))
+        reply, state = self.conclude(device, request, result)
+        return device.keep(*self._confiding(reply, device, state))
+
+    @property
+    def _finds_cap(self) -> bool:
+        return self.plan.has_curriculum and self.config.curriculum.cap == "auto"
+
+    def _confiding(self, reply: Reply, device: Device, state: DeviceState | None) -> tuple[Reply, DeviceState | None]:
+        """The reply, with how sure the model was of the device's examples when it scored them; told once."""
+        if not self._finds_cap:
+            return reply, state
+        groups = task_kind(self.config).judged_groups(self.layout.outputs)
+        sums = torch.zeros(2, groups, dtype=torch.float64)
+        if state is not None and TOLD not in state.memory:
+            sums = confidence_of(device, state)
+            state = dataclasses.replace(state, memory={**state.memory, TOLD: torch.tensor(True)})
+        return dataclasses.replace(reply, tensors={**reply.tensors, CONFIDENCE: sums}), state
 
     def _first_training(self, device: Device, request: Request) -> Work:
         """Step 7 on all examples, the device's own layers densely; what it tells takes the place of steps 1 and 5."""
@@ -101,8 +152,8 @@ class CurriculumTrain(PartlyShared):
         reply, state = self.conclude(device, request, result)
         kept = state or DeviceState(local={}, memory={})
         memory = {name: t for name, t in kept.memory.items() if name != FIRST_DIFFICULTY}
-        found = learned(device, config, matrices, result)
-        return device.keep(reply, DeviceState(kept.local, {**memory, **found}))
+        state = DeviceState(kept.local, {**memory, **learned(device, config, matrices, result)})
+        return device.keep(*self._confiding(reply, device, state))
 
     def _train_what_came(self, device: Device, request: Request) -> Work:
         """A round of a device that lost its layers: it trains what was sent, keeps nothing, and says so.
@@ -112,7 +163,7 @@ class CurriculumTrain(PartlyShared):
         """
         result: LocalResult = yield self.job(device, request, trained=dict.fromkeys(request.tensors))
         sent = {name: result.tensors[name] for name in request.tensors}
-        return Reply(request.address, sent, self.costs(device, result))
+        return self._confiding(Reply(request.address, sent, self.costs(device, result)), device, None)[0]
 
     def conclude(self, device: Device, request: Request, result: LocalResult) -> tuple[Reply, DeviceState | None]:
         """Step 8; scores that followed the training are kept beside the first ones."""
@@ -175,6 +226,7 @@ class CurriculumTrain(PartlyShared):
                 batch_size=self.config.training.batch_size,
                 seed=self.config.seed,
                 device=device.number,
+                clean=clean_part_of(device, request.info.get(CONFIDENCE)),
             )
             indices = device.indices[chosen.positions]
             if chosen.weights is not None:

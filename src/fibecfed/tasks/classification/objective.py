@@ -61,6 +61,12 @@ class Classification(Task):
     def group_count(self) -> int:
         return len(self.labels)
 
+    tells_groups: ClassVar[bool] = True
+
+    @staticmethod
+    def chances(outputs: Tensor) -> Tensor:
+        return torch.softmax(outputs.float(), dim=-1)
+
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         return functional.cross_entropy(model(batch).float(), batch.targets, reduction="none")
 

@@ -13,7 +13,7 @@ STRENGTHS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.0003)  # lambda, strongest pull firs
 FOLDS = 5
 FEWEST = 2 * FOLDS  # examples; with fewer a device takes no fit
 _STEPS = 1000
-_ERRORS = 2.0  # standard errors by which a weaker pull must be better
+_ERRORS = 1.5  # standard errors by which a fit must be better than none, chosen on validation data
 _CHOICE, _FINAL = 1e-5, 1e-12  # squared length of the last step, in the metric of the curvature bound
 
 
@@ -29,10 +29,10 @@ def fit_own_head(
         mean cross-entropy + lambda / 2 (s^2 ||D||^2 + t^2 ||M||^2 + ||e||^2)
 
     M is for sites that use labels in another way: it takes few examples to learn. Stratified folds of the device's
-    own training examples choose lambda, among them "no fit". The strongest pull wins whose held-out loss is within
-    two standard errors (paired, over examples) of the best; one, as Breiman et al. 1984 take, lets small devices fit
-    noise. The shared model was trained on these examples, which flatters the shared head; fits start from it and
-    share that, so it only makes "no fit" more likely.
+    own training examples choose lambda: that of the lowest held-out loss, if it is below the loss without a fit by
+    1.5 standard errors of their difference (paired, over examples), else there is no fit. Whether a device's labels
+    mean something else is doubtful on few examples, how much is not once they do. The shared model was trained on
+    these examples, which flatters the shared head; fits start from it and share that.
     """
     offset = torch.zeros_like(bias) if offset is None else offset
     moved = bias + offset
@@ -76,11 +76,10 @@ def _chosen(axes: np.ndarray, onehot: np.ndarray, base: np.ndarray, rng: np.rand
     losses = -_log_softmax(logits.reshape(FOLDS, len(strengths), *base.shape))
     held_out = (losses[fold, :, np.arange(len(fold))] * onehot[:, None]).sum(axis=-1)  # (n, S)
     none = -(_log_softmax(base) * onehot).sum(axis=-1)
-    every = np.column_stack([none, held_out])  # no fit is the strongest pull
-    behind = every - every[:, [every.mean(axis=0).argmin()]]
-    error = behind.std(axis=0, ddof=1) / np.sqrt(len(behind))
-    first = int((behind.mean(axis=0) <= _ERRORS * error).argmax())
-    return None if first == 0 else STRENGTHS[first - 1]
+    best = int(held_out.mean(axis=0).argmin())
+    gain = none - held_out[:, best]
+    error = gain.std(ddof=1) / np.sqrt(len(gain))
+    return STRENGTHS[best] if gain.mean() > _ERRORS * error else None
 
 
 def _folds(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -121,6 +121,12 @@ class FederatedAveraging:
         """Every trainable parameter of a device's own model: what it has, with a head of its own if there is one."""
         return self.own_head.in_place(device, state, self.kept(device, state))
 
+    def look_ahead(self, site: Site, state: ServerState) -> None:
+        """Before ``personal`` of many devices of one process: what they need of the server's model, computed once."""
+        heads_only = bool(self.own_parameters)
+        alike = [n for n in self.personal_devices(state) if heads_only or n not in state.device_versions]
+        self.own_head.look_ahead(site, alike, state)
+
     def kept(self, device: Device, state: ServerState) -> dict[str, Tensor]:
         """What a device would receive, over what it keeps; the server's model where it keeps nothing."""
         if not device.state_version:
@@ -138,13 +144,14 @@ class FederatedAveraging:
     def own_strengths(self, site: Site, state: ServerState) -> dict[str, float | None]:
         """By device the strength of the pull that its fitted head chose, None for no fit; {} without such heads.
 
-        Fits anew; not counted as cost. Devices elsewhere are left out.
+        Not counted as cost. Devices elsewhere are left out.
         """
         if not self.fits_own_heads or not len(site.data.train):
             return {}
+        self.look_ahead(site, state)
         everyone = (Device(site, n, state.device_versions.get(n, 0)) for n in self.personal_devices(state))
         devices = [device for device in everyone if device.state_lost is None]
-        return self.own_head.strengths(devices, state, self.kept)
+        return {str(d.number): self.own_head.strength(d, state, self.kept(d, state)) for d in devices}
 
     # From the first state to the last
 

@@ -4,8 +4,8 @@ Source: project decision (docs/method.md section 8 [D]); the trained head is Fed
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +31,8 @@ class OwnHead:
         self.task = task_kind(config)
         self.kind = config.personal.head or "none"
         self.has_prior = has_prior or config.training.loss == "prior_corrected" or self.kind == "fitted"
+        self._fitted_to: Mapping[str, Tensor] | None = None  # the server's model that fits belong to
+        self._fits: dict[tuple[int, int, frozenset[str]], FittedHead] = {}  # as ``_fitted`` says
         shapes = {p.name: p.shape for p in layout}
         self.outputs = shapes[HEAD_BIAS][0] if HEAD_BIAS in shapes else 0
         if self.is_on and not {HEAD_WEIGHT, HEAD_BIAS} <= shapes.keys():
@@ -55,29 +57,44 @@ class OwnHead:
         """The sums over all devices that it needs."""
         return self.task.prior_sums(self.outputs) if self.has_prior else {}
 
+    def look_ahead(self, site: Site, devices: Sequence[int], state: ServerState) -> None:
+        """Let fits of these devices, whose model is the server's but for the head, pass their texts together."""
+        if self.kind == "fitted" and devices:
+            indices = np.concatenate([site.data.devices.indices(number) for number in devices])
+            site.executor.features.share(state.tensors)
+            site.executor.features.vectors(state.tensors, site.data.train, indices)
+
     def in_place(self, device: Device, state: ServerState, model: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A device's ``model`` with the device's own head."""
         offset = self._offset(device, state)
         if self.kind == "fitted":
-            fitted = self._fitted(device, model, offset)
+            fitted = self._fitted(device, state, model, offset)
             return {**model, HEAD_WEIGHT: fitted.weight, HEAD_BIAS: fitted.bias}
         kept = kept_head(device.state) if self.kind == "trained" else {}
         if kept:  # its bias began with the offset
             return {**model, **{name: model[name] + change for name, change in kept.items()}}
         return dict(model) if offset is None else {**model, HEAD_BIAS: model[HEAD_BIAS] + offset}
 
-    def strengths(self, devices: Sequence[Device], state: ServerState, kept: Any) -> dict[str, float | None]:
-        """By device the strength of the pull that it chose for a fitted head; None: no fit."""
-        return {
-            str(device.number): self._fitted(device, kept(device, state), self._offset(device, state)).strength
-            for device in devices
-        }
+    def strength(self, device: Device, state: ServerState, model: Mapping[str, Tensor]) -> float | None:
+        """The strength of the pull that it chose for a fitted head to its ``model``; None: no fit."""
+        return self._fitted(device, state, model, self._offset(device, state)).strength
 
     def _offset(self, device: Device, state: ServerState) -> Tensor | None:
         return self.task.prior_offset(state.memory, device.group_counts) if self.has_prior else None
 
-    def _fitted(self, device: Device, model: Mapping[str, Tensor], offset: Tensor | None) -> FittedHead:
-        """One forward pass over the device's training examples, and a convex fit."""
+    def _fitted(
+        self, device: Device, state: ServerState, model: Mapping[str, Tensor], offset: Tensor | None
+    ) -> FittedHead:
+        """One forward pass over the device's training examples, and a convex fit; once for each state."""
+        if self._fitted_to is not state.tensors:
+            self._fitted_to, self._fits = state.tensors, {}
+        servers = frozenset(name for name, tensor in model.items() if tensor is state.tensors[name])
+        key = device.number, device.state_version, servers  # all else is of that version
+        if key not in self._fits:
+            self._fits[key] = self._fit(device, model, offset)
+        return self._fits[key]
+
+    def _fit(self, device: Device, model: Mapping[str, Tensor], offset: Tensor | None) -> FittedHead:
         site: Site = device.site
         found: FeaturesResult = site.executor.result(FeaturesJob(device.number, model, device.indices))
         return self.task.fit_own_head(

@@ -52,6 +52,7 @@ def write_results(
     tensors, note = state.tensors, ""
     if method.keeps_device_state and experiment.devices.here:
         numbers = [number for number in method.personal_devices(state) if number not in lost]
+        method.look_ahead(experiment.site, state)
         if method.own_parameters:
             _write_own_parameters(experiment, state, numbers, directory)
             names = " and ".join(f"`{name}`" for name in method.own_parameters)

@@ -12,6 +12,7 @@ from torch import Tensor
 from fibecfed.config import Config
 from fibecfed.errors import InputError
 from fibecfed.federation import Device, ServerState, Site
+from fibecfed.methods.once import OncePerState
 from fibecfed.methods.stages.second_head import kept_head
 from fibecfed.seeding import stream
 from fibecfed.tasks import HEAD_BIAS, HEAD_WEIGHT, FittedHead, Sums, task_kind
@@ -31,8 +32,7 @@ class OwnHead:
         self.task = task_kind(config)
         self.kind = config.personal.head or "none"
         self.has_prior = has_prior or config.training.loss == "prior_corrected" or self.kind == "fitted"
-        self._fitted_to: Mapping[str, Tensor] | None = None  # the server's model that fits belong to
-        self._fits: dict[tuple[int, int, frozenset[str]], FittedHead] = {}  # as ``_fitted`` says
+        self._fits = OncePerState[FittedHead]()
         shapes = {p.name: p.shape for p in layout}
         self.outputs = shapes[HEAD_BIAS][0] if HEAD_BIAS in shapes else 0
         if self.is_on and not {HEAD_WEIGHT, HEAD_BIAS} <= shapes.keys():
@@ -60,7 +60,7 @@ class OwnHead:
     def look_ahead(self, site: Site, devices: Sequence[int], state: ServerState) -> None:
         """Let fits of these devices, whose model is the server's but for the head, pass their texts together."""
         if self.kind == "fitted" and devices:
-            indices = np.concatenate([site.data.devices.indices(number) for number in devices])
+            indices = np.concatenate([site.data.devices.indices(number) for number in devices])  # kept out or not
             site.executor.features.share(state.tensors)
             site.executor.features.vectors(state.tensors, site.data.train, indices)
 
@@ -73,6 +73,11 @@ class OwnHead:
         kept = kept_head(device.state) if self.kind == "trained" else {}
         if kept:  # its bias began with the offset
             return {**model, **{name: model[name] + change for name, change in kept.items()}}
+        return self.with_proportions(device, state, model)
+
+    def with_proportions(self, device: Device, state: ServerState, model: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A ``model`` with nothing of the device's but its proportions, where own models have them."""
+        offset = self._offset(device, state)
         return dict(model) if offset is None else {**model, HEAD_BIAS: model[HEAD_BIAS] + offset}
 
     def strength(self, device: Device, state: ServerState, model: Mapping[str, Tensor]) -> float | None:
@@ -86,13 +91,7 @@ class OwnHead:
         self, device: Device, state: ServerState, model: Mapping[str, Tensor], offset: Tensor | None
     ) -> FittedHead:
         """One forward pass over the device's training examples, and a convex fit; once for each state."""
-        if self._fitted_to is not state.tensors:
-            self._fitted_to, self._fits = state.tensors, {}
-        servers = frozenset(name for name, tensor in model.items() if tensor is state.tensors[name])
-        key = device.number, device.state_version, servers  # all else is of that version
-        if key not in self._fits:
-            self._fits[key] = self._fit(device, model, offset)
-        return self._fits[key]
+        return self._fits.get(device, state, model, lambda: self._fit(device, model, offset))
 
     def _fit(self, device: Device, model: Mapping[str, Tensor], offset: Tensor | None) -> FittedHead:
         site: Site = device.site

@@ -233,10 +233,10 @@ class SequentialExecutor:
     def _features(self, job: FeaturesJob) -> FeaturesResult:
         """(n, d) pooled vectors (pooled head only)."""
         vectors = self.features.vectors(job.tensors, self.data, job.indices)
-        return FeaturesResult(vectors, self.features_operations(job.indices))
+        return FeaturesResult(vectors, self.prediction_operations(job.indices))
 
-    def features_operations(self, indices: np.ndarray) -> float:
-        """What a ``FeaturesJob`` over these examples takes."""
+    def prediction_operations(self, indices: np.ndarray) -> float:
+        """What a forward pass over these training examples takes, as a ``FeaturesJob`` makes it."""
         batches = evaluation_batches(indices, self.data.lengths[indices], self.config.evaluation.batch_size)
         return self.operations.prediction(batch_sizes(list(batches), self.data.lengths))
 

@@ -63,6 +63,7 @@ def test_each_is_saved_used_evaluated_and_gone_on_with(small: Config, tmp_path: 
     for protocol in ("global", "personalized"):
         assert numbers[protocol]["accuracy"] == whole.metrics[-1][f"accuracy_{protocol}"]
     experiment = assemble(config, fibecfed.results.RunDirectory.open(tmp_path / "whole").states())
+    experiment.method.look_ahead(experiment.site, whole.state)  # the batches of the run, so the same bits
     for number in range(FEW):
         own = experiment.method.personal(experiment.device(number, whole.state), whole.state)
         loaded = fibecfed.load(tmp_path / "whole", number).model
@@ -151,6 +152,7 @@ def test_methods_with_local_parameters_take_them_too(small: Config, tmp_path: Pa
     run = fibecfed.run(changed(small, SKEWED, CORRECTED, method=method, personal={"head": head}), tmp_path / "run")
     config = fibecfed.load_config(tmp_path / "run" / "config.yaml")
     experiment = assemble(config, fibecfed.results.RunDirectory.open(tmp_path / "run").states())
+    experiment.method.look_ahead(experiment.site, run.state)
     for number in range(FEW):
         own = experiment.method.personal(experiment.device(number, run.state), run.state)
         loaded = fibecfed.load(tmp_path / "run", number).model

@@ -173,7 +173,7 @@ class SharingConfig:
 
 @dataclass(config=_STRICT_KEYS, frozen=True)
 class PersonalConfig:
-    """A head of each device's own, beside the shared one [D]."""
+    """What each device has of its own beside the shared model, and whether it stands [D]."""
 
     head: Annotated[
         Literal["none", "fitted", "trained"] | None,
@@ -182,6 +182,14 @@ class PersonalConfig:
             "it finds the strength of the pull towards the shared head on held-out folds, and may take no fit. "
             "trained: in each round a device trains a second head beside the shared one, and keeps it. "
             "none: no such head. None: the method decides."
+        ),
+    ] = None
+    fallback: Annotated[
+        Literal["none", "held-out"] | None,
+        Field(
+            description="held-out: a device with at least 20 training examples keeps a fifth of them out, and takes "
+            "the shared model where its own is not better on that fifth; nothing else reads these examples. none: a "
+            "device's own model stands. None: the method decides."
         ),
     ] = None
 

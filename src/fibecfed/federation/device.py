@@ -13,7 +13,11 @@ from fibecfed.data import FederatedData
 from fibecfed.federation.messages import Reply
 from fibecfed.federation.state import DeviceState
 from fibecfed.federation.store import DeviceStore, StateLost
+from fibecfed.seeding import stream
 from fibecfed.training import SequentialExecutor
+
+KEPT_OUT = 5  # one example of so many judges the device's own model, if there is a fallback
+FEWEST_TO_JUDGE = 20  # examples
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,27 @@ class Device:
 
     @cached_property
     def indices(self) -> np.ndarray:
-        """Positions of its training examples, ascending."""
-        return self.site.data.devices.indices(self.number)
+        """Positions of the training examples that it uses, ascending."""
+        held = self.site.data.devices.indices(self.number)
+        return np.setdiff1d(held, self.kept_out, assume_unique=True) if len(self.kept_out) else held
+
+    @cached_property
+    def kept_out(self) -> np.ndarray:
+        """Positions of the training examples that its own model is judged on, ascending; none without a fallback.
+
+        A fifth, in proportion to the groups; none of fewer than 20. Source: docs/method.md section 8 [D].
+        """
+        data, config = self.site.data, self.site.config
+        held = data.devices.indices(self.number)
+        if config.personal.fallback != "held-out" or len(held) < FEWEST_TO_JUDGE:
+            return held[:0]
+        order = stream(config.seed, "kept out for the fallback", self.number).permutation(held)
+        order = order[np.argsort(data.train.groups[order], kind="stable")]
+        return np.sort(order[KEPT_OUT // 2 :: KEPT_OUT])
 
     @property
     def group_counts(self) -> np.ndarray:
-        """(G,) its training examples of each of the task's groups."""
+        """(G,) of the training examples that it uses, those of each of the task's groups."""
         data = self.site.data
         return np.bincount(data.train.groups[self.indices], minlength=data.task.group_count)
 

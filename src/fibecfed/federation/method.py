@@ -89,6 +89,9 @@ class Method(Protocol):
     def personal(self, device: Device, state: ServerState) -> dict[str, Tensor]:
         """Every trainable parameter of a device's own model."""
 
+    def look_ahead(self, site: Site, state: ServerState) -> None:
+        """Before ``personal`` of many devices of one process: what they need of the server's model, computed once."""
+
     def init(self, tensors: Mapping[str, Tensor]) -> ServerState:
         """The state before the first stage."""
 

@@ -62,7 +62,7 @@ _OFF: dict[str, dict[str, Any]] = {
     "sharing": {"layers": "all", "count": 0.5, "rows": "dense", "head": "shared"},
     "training": {"optimizer": "adamw", "momentum": 0.0, "loss": "cross_entropy"},
     "model": {"head_init": "random"},
-    "personal": {"head": "none"},
+    "personal": {"head": "none", "fallback": "none"},
 }
 
 

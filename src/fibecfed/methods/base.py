@@ -9,6 +9,8 @@ from torch import Tensor
 from fibecfed.config import Config
 from fibecfed.errors import InputError
 from fibecfed.federation import Device, ServerState, Site, Stage
+from fibecfed.methods.fallback import refuse_fallback, stands
+from fibecfed.methods.once import OncePerState
 from fibecfed.methods.own_head import OwnHead
 from fibecfed.methods.own_settings import own_settings
 from fibecfed.methods.stages import Statistics, Train, summed
@@ -57,6 +59,10 @@ class FederatedAveraging:
             )
         self._prepare()
         self.own_head = self._own_head()
+        has_own = self.keeps_device_state or self.own_head.kind != "none"
+        has_shared = self.takes_own_head and not (self.global_is_mean_of_devices or self.pooled_data)
+        refuse_fallback(config, self.name, has_shared, has_own)
+        self._stands = OncePerState[bool]()
         if self.own_head.is_on:
             self.own_parameters = () if self.keeps_device_state else self.own_head.names
             self.keeps_device_state = True
@@ -118,8 +124,49 @@ class FederatedAveraging:
         return sorted(state.device_versions) if self.keeps_device_state else ()
 
     def personal(self, device: Device, state: ServerState) -> dict[str, Tensor]:
-        """Every trainable parameter of a device's own model: what it has, with a head of its own if there is one."""
-        return self.own_head.in_place(device, state, self.kept(device, state))
+        """Every trainable parameter of a device's own model: what it has, with a head of its own if there is one.
+
+        With a fallback the server's, where that is no worse to the device.
+        """
+        kept = self.kept(device, state)
+        own = self.own_head.in_place(device, state, kept)
+        return own if self._stays(device, state, kept, own) else self._fallback(device, state)
+
+    def _fallback(self, device: Device, state: ServerState) -> dict[str, Tensor]:
+        return self.own_head.with_proportions(device, state, state.tensors)
+
+    def _stays(self, device: Device, state: ServerState, kept: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+        if not self.falls_back:
+            return True
+        return self._stands.get(device, state, kept, lambda: stands(device, own, self._fallback(device, state)))
+
+    @property
+    def falls_back(self) -> bool:
+        """Whether a device's own model has to be better than the server's."""
+        return self.config.personal.fallback == "held-out"
+
+    def fallen_back(self, site: Site, state: ServerState) -> list[int]:
+        """The devices that take the server's model in the place of their own, ascending.
+
+        Not counted as cost. Devices elsewhere are left out.
+        """
+        if not self.falls_back or not len(site.data.train):
+            return []
+        self.look_ahead(site, state)
+        found = []
+        for number in self.personal_devices(state):
+            device = Device(site, number, state.device_versions.get(number, 0))
+            if device.state_lost is None:
+                kept = self.kept(device, state)
+                if not self._stays(device, state, kept, self.own_head.in_place(device, state, kept)):
+                    found.append(number)
+        return found
+
+    def look_ahead(self, site: Site, state: ServerState) -> None:
+        """Before ``personal`` of many devices of one process: what they need of the server's model, computed once."""
+        heads_only = bool(self.own_parameters)
+        alike = [n for n in self.personal_devices(state) if heads_only or n not in state.device_versions]
+        self.own_head.look_ahead(site, alike, state)
 
     def kept(self, device: Device, state: ServerState) -> dict[str, Tensor]:
         """What a device would receive, over what it keeps; the server's model where it keeps nothing."""
@@ -138,13 +185,14 @@ class FederatedAveraging:
     def own_strengths(self, site: Site, state: ServerState) -> dict[str, float | None]:
         """By device the strength of the pull that its fitted head chose, None for no fit; {} without such heads.
 
-        Fits anew; not counted as cost. Devices elsewhere are left out.
+        Not counted as cost. Devices elsewhere are left out.
         """
         if not self.fits_own_heads or not len(site.data.train):
             return {}
+        self.look_ahead(site, state)
         everyone = (Device(site, n, state.device_versions.get(n, 0)) for n in self.personal_devices(state))
         devices = [device for device in everyone if device.state_lost is None]
-        return self.own_head.strengths(devices, state, self.kept)
+        return {str(d.number): self.own_head.strength(d, state, self.kept(d, state)) for d in devices}
 
     # From the first state to the last
 

@@ -35,6 +35,11 @@ Each device fitted a head of its own on its training examples, after the rounds.
 towards the shared head that they chose ({chosen}).
 """
 
+_FALLBACK = """
+A device keeps its own model only where that is better than the shared one on a fifth of its training examples, which
+nothing else reads. Devices that have the shared one instead: {count}{who}.
+"""
+
 
 def write_results(
     experiment: Experiment,
@@ -52,6 +57,7 @@ def write_results(
     tensors, note = state.tensors, ""
     if method.keeps_device_state and experiment.devices.here:
         numbers = [number for number in method.personal_devices(state) if number not in lost]
+        method.look_ahead(experiment.site, state)
         if method.own_parameters:
             _write_own_parameters(experiment, state, numbers, directory)
             names = " and ".join(f"`{name}`" for name in method.own_parameters)
@@ -62,6 +68,7 @@ def write_results(
                 tensors, note = mean, _NO_GLOBAL_MODEL
     decided = dict(method.decisions(experiment.site, state))
     note += _own_heads(experiment, state, decided, summary)
+    note += _fallbacks(experiment, state, decided, summary)
     if HEAD_REASON in state.info:
         decided[HEAD_REASON] = state.info[HEAD_REASON]
     if decided:
@@ -90,6 +97,15 @@ def _own_heads(experiment: Experiment, state: ServerState, decided: dict[str, An
         chosen = ", ".join(f"{name}: {count}" for name, count in summary["own_heads"].items())
         said += _FITTED.format(chosen=chosen)
     return said
+
+
+def _fallbacks(experiment: Experiment, state: ServerState, decided: dict[str, Any], summary: dict[str, Any]) -> str:
+    """What the card says of devices that take the shared model; who they are goes into the other two."""
+    if not experiment.method.falls_back or not experiment.devices.here:
+        return ""
+    found = experiment.method.fallen_back(experiment.site, state)
+    decided["fallen_back"], summary["fallen_back"] = found, len(found)
+    return _FALLBACK.format(count=len(found), who=f" ({', '.join(map(str, found))})" if found else "")
 
 
 def _write_adapters(

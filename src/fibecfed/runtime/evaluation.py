@@ -46,6 +46,7 @@ class ResidentEvaluator:
     def __call__(self, state: ServerState) -> Evaluation:
         data, task = self.site.data, self.site.data.task
         everything = np.arange(len(data.held_out))
+        self.site.executor.features.share(state.tensors)  # models that differ in their heads read the same vectors
         server = self.site.executor.counts(state.tensors, data.held_out, everything)
         personal = server if data.own is None else self._with_own_targets(state, server, data.own)
         if self.method.keeps_device_state:
@@ -74,6 +75,7 @@ class ResidentEvaluator:
         """The server model's counts, replaced where the example's device has a model of its own."""
         values = {name: array.copy() for name, array in server.values.items()}
         owners, held_out = self.site.data.held_out_owners, self.site.data.own or self.site.data.held_out
+        self.method.look_ahead(self.site, state)
         for device in self._personal(state):
             mine = owners.indices(device.number)
             if not len(mine):

@@ -19,6 +19,7 @@ from fibecfed.models import blocks
 from fibecfed.sharing import DeviceLoss, LayerChange, MomentumFisher, layer_sensitivity, lossless_share, plateau_share
 from fibecfed.tasks import Batch, Counts, Task
 from fibecfed.training.cache import HiddenStates
+from fibecfed.training.features import Features
 from fibecfed.training.job import (
     CountJob,
     CountResult,
@@ -70,6 +71,7 @@ class SequentialExecutor:
         self.operations = OperationCounter(self.model, task, self.device)
         backbone: Any = model.backbone
         self.blocks = list(blocks(backbone, backbone.config))  # lowest first
+        self.features = Features(self.model, self.device, config.evaluation.batch_size)
         limit = config.training.cache_mb * 2**20
         self.hidden_states = HiddenStates(self.model, self.blocks, layout, data, limit)
         self._trainable = [name for name, p in model.named_parameters() if p.requires_grad]
@@ -231,24 +233,11 @@ class SequentialExecutor:
 
     def _features(self, job: FeaturesJob) -> FeaturesResult:
         """(n, d) pooled vectors (pooled head only)."""
-        put_tensors(self.model, job.tensors)
-        model: Any = self.model
-        found: Tensor | None = None
-        indices = job.indices
-        position = np.empty(len(self.data), dtype=np.int64)
-        position[indices] = np.arange(len(indices))
-        batches = list(evaluation_batches(indices, self.data.lengths[indices], self.config.evaluation.batch_size))
-        with torch.no_grad():
-            for chosen in batches:
-                vectors = model.features(self.data.batch(chosen).to(self.device)).cpu()
-                if found is None:
-                    found = torch.empty(len(indices), vectors.shape[1])
-                found[torch.from_numpy(position[chosen])] = vectors
-        assert found is not None  # a device holds at least one example
-        return FeaturesResult(found, self.features_operations(indices))
+        vectors = self.features.vectors(job.tensors, self.data, job.indices)
+        return FeaturesResult(vectors, self.prediction_operations(job.indices))
 
-    def features_operations(self, indices: np.ndarray) -> float:
-        """What a ``FeaturesJob`` over these examples takes."""
+    def prediction_operations(self, indices: np.ndarray) -> float:
+        """What a forward pass over these training examples takes, as a ``FeaturesJob`` makes it."""
         batches = evaluation_batches(indices, self.data.lengths[indices], self.config.evaluation.batch_size)
         return self.operations.prediction(batch_sizes(list(batches), self.data.lengths))
 
@@ -275,7 +264,11 @@ class SequentialExecutor:
 
     def counts(self, tensors: Mapping[str, Tensor], data: TokenizedSet, indices: np.ndarray) -> Counts:
         """Evaluation counts of the examples at ``indices``, in that order."""
-        put_tensors(self.model, tensors)
+        shared = self.features.is_shared(tensors)
+        if shared:
+            self.features.vectors(tensors, data, indices)  # all of them in as few batches as there can be
+        else:
+            put_tensors(self.model, tensors)
         parts: list[Counts] = []
         places: list[np.ndarray] = []
         position = np.empty(len(data), dtype=np.int64)
@@ -283,7 +276,8 @@ class SequentialExecutor:
         with torch.no_grad():
             for chosen in evaluation_batches(indices, data.lengths[indices], self.config.evaluation.batch_size):
                 batch = data.batch(chosen).to(self.device)
-                parts.append(self.task.counts(self.model(batch), batch))
+                outputs = self.features.outputs(tensors, data, chosen) if shared else self.model(batch)
+                parts.append(self.task.counts(outputs, batch))
                 places.append(position[chosen])
         if not parts:
             return Counts({})

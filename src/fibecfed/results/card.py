@@ -8,7 +8,7 @@ from fibecfed.methods import method_class, method_names
 from fibecfed.results.language_model_card import language_model_code, language_model_input
 from fibecfed.tasks import TASKS
 
-_POOLING = {
+POOLING = {
     "mean": 'mask = batch["attention_mask"].unsqueeze(-1)\nvector = (hidden * mask).sum(1) / mask.sum(1)',
     "cls": "vector = hidden[:, 0]",
     "last": 'vector = hidden[torch.arange(len(hidden)), batch["attention_mask"].sum(1) - 1]',
@@ -54,7 +54,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer"""
 _POOLED = """\
     hidden = model(**batch).last_hidden_state.float()"""
 
-_POOLED_HEAD = """\
+POOLED_HEAD = """\
 {pooling}
 logits = vector @ head["weight"].T + head["bias"]"""
 
@@ -110,7 +110,7 @@ def loading_code(description: Mapping[str, Any]) -> str:
         imports=_IMPORTS.format(more=padding),
         base=f'base = AutoModel.from_pretrained(source, **task["base_settings"]){in_evaluation}',
         head='head = load_file("adapter/head.safetensors")\n',
-        forward=f"{forward}\n{_POOLED_HEAD.format(pooling=_POOLING[description['pooling']])}",
+        forward=f"{forward}\n{POOLED_HEAD.format(pooling=POOLING[description['pooling']])}",
         **common,
     )
 

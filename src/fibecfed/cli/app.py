@@ -183,12 +183,16 @@ def export(
     out = None if out is None else expanded(out)
     with explained():
         if not merge:
-            raise InputError(f"Say --merge; the adapter alone is an ordinary PEFT adapter already: {directory}/adapter.")
+            raise InputError(
+                f"Say --merge; the adapter alone is an ordinary PEFT adapter already: {directory}/adapter."
+            )
         if out is None:
             raise InputError("Say where the model goes: --out FOLDER.")
         from fibecfed.runs.merging import export_merged
 
-        say(console, f"The model is in {export_merged(directory, out, device)}; its README.md has the lines to load it.")
+        say(
+            console, f"The model is in {export_merged(directory, out, device)}; its README.md has the lines to load it."
+        )
 
 
 @app.command()

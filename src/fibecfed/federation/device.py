@@ -13,6 +13,7 @@ from fibecfed.data import FederatedData
 from fibecfed.federation.messages import Reply
 from fibecfed.federation.state import DeviceState
 from fibecfed.federation.store import DeviceStore, StateLost
+from fibecfed.tasks import Answering
 from fibecfed.training import SequentialExecutor
 
 
@@ -25,6 +26,7 @@ class Site:
     executor: SequentialExecutor
     store: DeviceStore
     initial: Mapping[str, Tensor]  # every trainable parameter before training, the same everywhere
+    answering: Answering | None = None  # judges answers in evaluation; None: only outputs are judged
 
 
 class Device:

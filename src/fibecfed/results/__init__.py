@@ -12,6 +12,7 @@ from fibecfed.results.own_models import OwnModels, own_parameters
 from fibecfed.results.summary import (
     JUDGED,
     LAST,
+    answer_scores,
     averaged,
     failures_of,
     final_mean,
@@ -32,6 +33,7 @@ __all__ = [
     "Fingerprint",
     "OwnModels",
     "RunDirectory",
+    "answer_scores",
     "averaged",
     "curves_png",
     "decisions_png",

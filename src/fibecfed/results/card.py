@@ -6,6 +6,7 @@ from typing import Any
 from fibecfed.config import Config
 from fibecfed.methods import method_class, method_names
 from fibecfed.results.language_model_card import language_model_code, language_model_input
+from fibecfed.results.summary import answer_scores
 from fibecfed.tasks import TASKS
 
 POOLING = {
@@ -166,6 +167,9 @@ def _numbers(config: Config, summary: Mapping[str, Any]) -> str:
         ],
         "the same, worst tenth of devices": [f"{of['worst_tenth']:.4f}" for _, of in columns],
     }
+    for name in answer_scores(summary):
+        rows[f"{name} of answers by {global_name(config.method)}"] = [f"{of[name]['global']:.4f}" for _, of in columns]
+        rows[f"{name} of answers by each device's own model"] = [f"{of[name]['personalized']:.4f}" for _, of in columns]
     lines = [("", *(f"{summary['evaluated_on']}, {name}" for name, _ in columns)), ("---",) * (len(columns) + 1)]
     lines += [(name, *cells) for name, cells in rows.items()]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -34,7 +34,8 @@ class LanguageModel:
     @property
     def places(self) -> int | None:
         """How many tokens prompt and answer can have together; None: any number."""
-        return getattr(language_model_of(self.model.backbone).config, "max_position_embeddings", None)
+        found: int | None = self.model.places
+        return found
 
     def has_room(self, ids: torch.Tensor, new_tokens: int) -> bool:
         """Whether so many tokens can follow a prompt (1, T)."""

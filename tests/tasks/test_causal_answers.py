@@ -18,7 +18,7 @@ from fibecfed.tasks.causal_lm import SCORES, scoring
 from fibecfed.tasks.causal_lm.answers import Answers
 from tasks.instructions import build, records, settings, write
 
-SAME = {"generate": ["exact_match", "final_number"], "generate_examples": 2, "generate_tokens": 4}
+SAME = {"generate": ["exact_match", "final_number"], "generate_examples": 2, "generate_tokens": 1}
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_settings_that_contradict_each_other(sections: dict[str, Any], said: str
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_answers_do_not_depend_on_what_shares_a_batch(kind: str) -> None:
-    pairs = [("lid", "no"), ("the blue kettle", "great service"), ("thank " * (12 if kind == "gpt2" else 25), "no")]
+    pairs = [("lid", "no"), ("the blue kettle", "great service"), ("thank " * (12 if kind == "gpt2" else 27), "no")]
     built = build(kind, pairs=pairs)
     config = settings(Path("none.jsonl"), kind, evaluation={**SAME, "generate_tokens": 12})
     answers = Answers(config, built.pretrained.tokenizer)
@@ -105,12 +105,13 @@ def test_each_device_draws_its_own() -> None:
     assert drawn(0, 3, mine[:2], 5).tolist() == [100, 101]
 
 
-@pytest.mark.parametrize("method", ["fedavg-lora", "local-only", "fibecfed"])
+@pytest.mark.parametrize("method", ["local-only", "fibecfed"])
 def test_they_are_those_of_the_finished_run(method: str, tmp_path: Path) -> None:
     """For each drawn prompt, what `load_language_model` answers; local models by their own adapters."""
-    rows = [{**record, "response": "no"} for record in records(48)]
+    rows = [{**record, "response": "the"} for record in records(48)]
     file = write(tmp_path / "asked.jsonl", rows)
-    common = {"method": method, "federation": {"rounds": 4, "sampled": 4}, "training": {"learning_rate": 0.1}}
+    common: dict[str, Any] = {"method": method, "federation": {"rounds": 2, "sampled": 4}}
+    common["training"] = {"learning_rate": 0.1, "local_epochs": 3}
     plain = fibecfed.run(settings(file, **common), tmp_path / "plain")
     result = fibecfed.run(settings(file, **common, evaluation=SAME), tmp_path / "run")
     last = result.metrics[-1]
@@ -129,14 +130,14 @@ def test_they_are_those_of_the_finished_run(method: str, tmp_path: Path) -> None
         total = 0.0
         for ids, learned in data.held_out.learned(chosen[of]):
             begin = int(np.flatnonzero(learned >= 0)[0])
-            found = model.model.generated([ids[:begin]], 4, tokenizer.pad_token_id, [tokenizer.eos_token_id])[0]
+            found = model.model.generated([ids[:begin]], 1, tokenizer.pad_token_id, [tokenizer.eos_token_id])[0]
             texts = [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in (found, ids[begin:])]
             total += float(texts[0].split() == texts[1].split())
         return total
 
     number = sum(len(one) for one in chosen.values())
     devices = range(4)
-    own = [right(None if method == "fedavg-lora" else k, k) for k in devices]
+    own = [right(k, k) for k in devices]
     assert last["exact_match_personalized"] == sum(own) / number
     if method == "local-only":
         expected = np.mean([sum(right(k, of) for of in devices) / number for k in devices])

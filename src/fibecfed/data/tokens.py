@@ -57,7 +57,7 @@ class TokenizedSet:
         return np.array([task.units(self.by_token[self.offsets[i] : self.offsets[i + 1]]) for i in indices], np.float64)
 
     def learned(self, indices: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Tokens (n,) of each of these examples, and what is learned at each (n,); only of sets that say so by token."""
+        """Tokens (n,) of each of these examples, and what is learned at each (n,), of sets that say so by token."""
         assert self.by_token is not None
         parts = [slice(self.offsets[i], self.offsets[i + 1]) for i in indices]
         return [(self.ids[part], self.by_token[part]) for part in parts]

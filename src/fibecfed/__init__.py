@@ -8,7 +8,9 @@ if TYPE_CHECKING:
     from fibecfed.config import Config, load_config
     from fibecfed.errors import FibecFedError, InputError, RunFailed
     from fibecfed.runs.answering import LanguageModel, load_language_model
+    from fibecfed.runs.chatting import Chat
     from fibecfed.runs.evaluate_run import evaluate_run
+    from fibecfed.runs.merging import export_merged
     from fibecfed.runs.prediction import Classifier, Prediction, load
     from fibecfed.runs.run import RunResult, resume, run
 
@@ -16,6 +18,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Callback",
+    "Chat",
     "Classifier",
     "Config",
     "EarlyStopping",
@@ -29,6 +32,7 @@ __all__ = [
     "Trackio",
     "__version__",
     "evaluate_run",
+    "export_merged",
     "load",
     "load_config",
     "load_language_model",
@@ -41,7 +45,9 @@ _WHERE = {
     **dict.fromkeys(("Config", "load_config"), "config"),
     **dict.fromkeys(("Callback", "EarlyStopping", "TensorBoard", "Trackio"), "callbacks"),
     **dict.fromkeys(("FibecFedError", "InputError", "RunFailed"), "errors"),
+    "Chat": "runs.chatting",
     "evaluate_run": "runs.evaluate_run",
+    "export_merged": "runs.merging",
     **dict.fromkeys(("LanguageModel", "load_language_model"), "runs.answering"),
     **dict.fromkeys(("RunResult", "resume", "run"), "runs.run"),
     **dict.fromkeys(("Classifier", "Prediction", "load"), "runs.prediction"),

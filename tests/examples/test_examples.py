@@ -3,8 +3,11 @@
 As they stand they train MiniLM; by default a tiny model is put in its place, and nothing is said about quality.
 """
 
+import json
 import os
 import re
+import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,11 +15,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 import fibecfed
+from fibecfed.cli.app import app
 from fibecfed.data import load_splits, partition_rows
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+INSTRUCTIONS = ROOT / "examples" / "instructions"
 TWO_SITES = ROOT / "examples" / "two_sites"
 SITES = sorted((TWO_SITES / "sites").glob("*.csv"))
 
@@ -96,6 +102,33 @@ def test_two_sites(place: Path) -> None:
     assert run(predict, place).count('"label"') == 2
     run(alone, place)
     assert (place / "runs" / "two_sites_alone" / "summary.json").is_file()
+
+
+def test_instructions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lines in one process, since each new one would import torch for seconds."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```bash\n(.*?)```", (INSTRUCTIONS / "README.md").read_text(), re.DOTALL)
+    made, *commands = block.splitlines()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", made.split()[1:])
+        runpy.run_path(made.split()[1], run_name="__main__")
+    shown = []
+    for command in commands:
+        asked, _, called = command.rpartition(" | ")
+        _, *arguments = shlex.split(called)
+        given = shlex.split(asked)[1].replace("\\n", "\n") if asked else None
+        done = CliRunner().invoke(app, arguments, input=given, env={"COLUMNS": "120"})
+        assert done.exit_code == 0, f"{command}\n{done.output}"
+        shown.append(done.stdout)
+    train, predict, chat, export = shown
+    assert "Results in runs/instructions" in train and "exact_match of answers" in train
+    assert predict.endswith("\n")
+    assert [json.loads(line)["prompt"] for line in chat.splitlines()] == ["May I bring my dog?", "And a canoe?"]
+    assert "runs/instructions_merged" in export
+    assert (tmp_path / "runs" / "instructions_merged" / "model.safetensors").is_file()
+    first = (INSTRUCTIONS / "instructions.yaml").read_text().splitlines()[0].removeprefix("# ")
+    assert first in commands
 
 
 @pytest.mark.slow

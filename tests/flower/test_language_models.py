@@ -30,6 +30,7 @@ def test_same_bits_as_in_one_process(tmp_path: Path, method: str) -> None:
         method=method,
         data={"test_file": str(tmp_path / "tests"), "validation_fraction": 0.0, "partition": {"kind": "column"}},
         federation={"devices": 3, "sampled": 2, "rounds": 3},
+        evaluation={"generate": ["exact_match", "final_number"], "generate_examples": 2, "generate_tokens": 1},
     )
     one = fibecfed.run(config, tmp_path / "one")
     nodes = Nodes(
@@ -55,6 +56,8 @@ def test_same_bits_as_in_one_process(tmp_path: Path, method: str) -> None:
     assert state.info == one.state.info
     for mine, theirs in zip(RunDirectory(tmp_path / "grid").metrics(), one.metrics, strict=True):
         assert mine["token_accuracy_personalized"] == pytest.approx(theirs["token_accuracy_personalized"], abs=1e-12)
+        for name in ("exact_match_global", "exact_match_personalized", "final_number_global"):
+            assert mine[name] == theirs[name]
         assert mine["perplexity_personalized"] == pytest.approx(theirs["perplexity_personalized"])
 
 

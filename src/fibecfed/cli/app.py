@@ -14,7 +14,7 @@ from fibecfed.commands import command_line
 from fibecfed.config import expanded
 from fibecfed.config.loading import parse_overrides
 from fibecfed.errors import InputError
-from fibecfed.screen import plain_console
+from fibecfed.screen import plain_console, say
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -145,6 +145,54 @@ def predict(
 
         generation = Generation(max_new_tokens, temperature, seed)
         carry_out(Request(directory, texts or [], file, device, out, force, generation), console, errors)
+
+
+@app.command()
+def chat(
+    directory: RunDir,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Use the own model of this device (its name or number).")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of an answer at most. Default: 200.", show_default=False)
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="0, the default, takes the most probable token.", show_default=False),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of draws with --temperature.", show_default=False)] = None,
+) -> None:
+    """Talk with a run's language model over several turns; lines from a pipe are answered as one JSON object a line."""
+    with explained():
+        from fibecfed.cli.answering_command import Generation
+        from fibecfed.cli.chat_command import chat as carry_out
+
+        carry_out(directory, device, Generation(max_new_tokens, temperature, seed), errors)
+
+
+@app.command()
+def export(
+    directory: RunDir,
+    merge: Annotated[bool, typer.Option("--merge", help="Add the adapter to the weights of its base.")] = False,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="A new folder for the model.")] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The own model of this device (its name or number).")
+    ] = None,
+) -> None:
+    """Write a run's model as one folder that plain transformers loads: base and LoRA adapter, merged."""
+    out = None if out is None else expanded(out)
+    with explained():
+        if not merge:
+            raise InputError(
+                f"Say --merge; the adapter alone is an ordinary PEFT adapter already: {directory}/adapter."
+            )
+        if out is None:
+            raise InputError("Say where the model goes: --out FOLDER.")
+        from fibecfed.runs.merging import export_merged
+
+        say(
+            console, f"The model is in {export_merged(directory, out, device)}; its README.md has the lines to load it."
+        )
 
 
 @app.command()

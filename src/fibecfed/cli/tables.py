@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fibecfed.data import Habits, Partition
-from fibecfed.results import global_name
+from fibecfed.results import answer_scores, global_name
 
 _MOST_DEVICES = 20
 _MOST_LABELS = 4
@@ -154,11 +154,16 @@ def summary_table(summary: dict[str, Any]) -> Table:
 
 def _scores(whose: str, metric: str, numbers: Mapping[str, Any], method: str) -> dict[str, str]:
     """The lines of the saved model, or of the mean that comparisons use; ``whose`` says which."""
-    return {
+    rows = {
         f"{whose}: {metric} of {global_name(method)}": f"{numbers[metric]['global']:.4f}",
         f"{whose}: each device's own on its own data": f"{numbers[metric]['personalized']:.4f}",
         f"{whose}: the same, worst tenth of devices": f"{numbers['worst_tenth']:.4f}",
     }
+    for name in answer_scores(numbers):
+        rows[f"{whose}: {name} of answers, global / own"] = (
+            f"{numbers[name]['global']:.4f} / {numbers[name]['personalized']:.4f}"
+        )
+    return rows
 
 
 def decision_lines(decided: dict[str, Any]) -> list[str]:

@@ -74,6 +74,8 @@ def check_task(config: "Config") -> None:
                 raise InputError(f"data.{key} is for task.kind=causal-lm; leave it out, or set task.kind=causal-lm.")
         if data.train_on != "response":
             raise InputError("data.train_on is for task.kind=causal-lm; leave it out, or set task.kind=causal-lm.")
+        if config.evaluation.generate:
+            raise InputError("evaluation.generate is for task.kind=causal-lm; a classifier answers nothing.")
         if config.curriculum.per_token:
             raise InputError("curriculum.per_token is for task.kind=causal-lm; a label is one prediction.")
         if config.warm_up.fall != WarmUpConfig().fall:
@@ -97,6 +99,8 @@ def check_task(config: "Config") -> None:
             raise InputError(
                 f"data.messages holds whole conversations, and data.{both} a part of one; set one of them."
             )
+    if config.evaluation.generate and data.train_on != "response":
+        raise InputError("evaluation.generate needs data.train_on=response, which tells prompts from responses.")
     if model.head != "pooled" or model.solves_head or model.pooling != "auto":
         raise InputError("model.head, head_init and pooling are for classifiers; a language model has its own head.")
     if config.curriculum.score == "fisher-model":

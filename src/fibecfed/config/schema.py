@@ -168,6 +168,17 @@ class EvaluationConfig:
             "evaluation.split=validation. None: run every round.",
         ),
     ] = None
+    generate: Annotated[
+        list[Literal["exact_match", "final_number", "rouge_l"]],
+        Field(
+            description="causal-lm: what answers are judged by at each evaluation. exact_match; final_number: behind "
+            "'####', else the last one; rouge_l: ROUGE-L F1 (extra `rouge`). []: no answer is generated."
+        ),
+    ] = Field(default_factory=list)
+    generate_examples: Annotated[
+        int, Field(ge=1, description="generate only: held-out prompts of each device that are answered, by the seed.")
+    ] = 5
+    generate_tokens: Annotated[int, Field(ge=1, description="generate only: new tokens of an answer at most.")] = 64
 
 
 @dataclass(config=_STRICT_KEYS, frozen=True)

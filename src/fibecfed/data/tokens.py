@@ -56,6 +56,12 @@ class TokenizedSet:
             return np.ones(len(indices))
         return np.array([task.units(self.by_token[self.offsets[i] : self.offsets[i + 1]]) for i in indices], np.float64)
 
+    def learned(self, indices: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Tokens (n,) of each of these examples, and what is learned at each (n,), of sets that say so by token."""
+        assert self.by_token is not None
+        parts = [slice(self.offsets[i], self.offsets[i + 1]) for i in indices]
+        return [(self.ids[part], self.by_token[part]) for part in parts]
+
     @property
     def shortest_cut(self) -> int:
         """The lowest limit that leaves a token of every text beside what the tokenizer adds.

@@ -14,6 +14,7 @@ from fibecfed.federation.messages import Reply
 from fibecfed.federation.state import DeviceState
 from fibecfed.federation.store import DeviceStore, StateLost
 from fibecfed.seeding import stream
+from fibecfed.tasks import Answering
 from fibecfed.training import SequentialExecutor
 
 KEPT_OUT = 5  # one example of so many judges the device's own model, if there is a fallback
@@ -29,6 +30,7 @@ class Site:
     executor: SequentialExecutor
     store: DeviceStore
     initial: Mapping[str, Tensor]  # every trainable parameter before training, the same everywhere
+    answering: Answering | None = None  # judges answers in evaluation; None: only outputs are judged
 
 
 class Device:

@@ -26,10 +26,12 @@ from fibecfed.federation import (
     TensorSpec,
     validate,
 )
+from fibecfed.runtime.answers import answered
 from fibecfed.runtime.evaluation import Evaluation, worst_tenth
-from fibecfed.tasks import Counts, Task
+from fibecfed.tasks import Counts
 
 _OWN, _SERVERS = "own/", "server/"
+_ANSWERS = "answers/"  # behind one of these two
 _MODEL, _MEMORY = "model/", "memory/"
 
 Ask = Callable[[Sequence[Request]], Iterator[Delivery | Failure]]
@@ -62,29 +64,32 @@ def counted(method: Method, device: Device, request: Request) -> Reply:
     """
     site, state = device.site, server_state(request, device)
     mine = site.data.held_out_owners.indices(device.number)
-    found = _totals(_SERVERS, site, state.tensors, site.data.held_out, mine)
+    found = _totals(_SERVERS, site, device.number, state.tensors, site.data.held_out, mine)
     said: dict[str, Any] = {"examples": len(mine)}
     if device.state_lost is not None:
         said[STATE_LOST] = device.state_lost
     elif device.number in method.personal_devices(state):
-        found |= _totals(_OWN, site, method.personal(device, state), site.data.held_out, mine)
+        found |= _totals(_OWN, site, device.number, method.personal(device, state), site.data.held_out, mine)
     return Reply(request.address, found, said)
 
 
 def _totals(
-    prefix: str, site: Site, model: Mapping[str, Tensor], data: TokenizedSet, examples: np.ndarray
+    prefix: str, site: Site, device: int, model: Mapping[str, Tensor], data: TokenizedSet, examples: np.ndarray
 ) -> dict[str, Tensor]:
     if not len(examples):
-        return {
-            f"{prefix}{name}": torch.zeros(spec.shape, dtype=spec.dtype) for name, spec in _form(site.data.task).items()
-        }
-    counts = site.executor.counts(model, data, examples).total()
-    return {f"{prefix}{name}": torch.from_numpy(value) for name, value in counts.values.items()}
+        return {f"{prefix}{name}": torch.zeros(spec.shape, dtype=spec.dtype) for name, spec in _form(site).items()}
+    found = dict(site.executor.counts(model, data, examples).total().values)
+    if site.answering is not None:
+        answers = answered(site, model, device, data, examples)
+        found |= {f"{_ANSWERS}{name}": value for name, value in answers.values.items()}
+    return {f"{prefix}{name}": torch.from_numpy(value) for name, value in found.items()}
 
 
-def _form(task: Task) -> dict[str, TensorSpec]:
+def _form(site: Site) -> dict[str, TensorSpec]:
     """Totals of one model on one device."""
-    return {name: TensorSpec(shape, dtype) for name, (shape, dtype) in task.totals_form().items()}
+    answers = {} if site.answering is None else site.answering.totals_form()
+    form = {**site.data.task.totals_form(), **{f"{_ANSWERS}{name}": spec for name, spec in answers.items()}}
+    return {name: TensorSpec(shape, dtype) for name, (shape, dtype) in form.items()}
 
 
 class FederatedEvaluator:
@@ -110,6 +115,7 @@ class FederatedEvaluator:
         requests = {device: state_request(state, self._run, "evaluate", device) for device in devices}
         with_own = set(self._method.personal_devices(state)) if self._method.keeps_device_state else set()
         servers, own, without = dict[int, Counts](), dict[int, Counts](), dict[int, Counts]()
+        answers, own_answers = dict[int, Counts](), dict[int, Counts]()
         missing: list[Failure] = []
         self.states_lost = {}
         for answer in self._ask(list(requests.values())):
@@ -128,25 +134,34 @@ class FederatedEvaluator:
                 own[device] = _counts(_OWN, reply)
             else:
                 without[device] = servers[device]
+            answers[device] = _counts(f"{_SERVERS}{_ANSWERS}", reply)
+            own_answers[device] = _counts(f"{_OWN}{_ANSWERS}", reply) if device in own else answers[device]
         if not servers:
             why = f" ({missing[0].reason})" if missing else ""
             raise RunFailed(f"No device evaluated the model after round {state.round}; its quality is not known{why}.")
         of_server = task.metrics(_joined(servers))
         if len(held_out):
-            of_server = task.metrics(self._site.executor.counts(state.tensors, held_out, np.arange(len(held_out))))
+            everything = np.arange(len(held_out))
+            of_server = task.metrics(self._site.executor.counts(state.tensors, held_out, everything))
+        of_answers, of_own_answers = self._answers(answers), self._answers(own_answers)
         personal = {**own, **without}
         return Evaluation(
             task.metric,
-            of_server,
-            task.metrics(_joined(personal)),
+            {**of_server, **of_answers},
+            {**task.metrics(_joined(personal)), **of_own_answers},
             worst_tenth(np.array([task.metrics(counts)[task.metric] for counts in personal.values()])),
             task.metrics(_joined(without)).get(task.metric) if own else None,
             tuple(sorted(missing, key=lambda failure: failure.device)),
         )
 
+    def _answers(self, of_devices: Mapping[int, Counts]) -> dict[str, float]:
+        """What answers to the devices' prompts come to; those of the server's own test data are not asked."""
+        answering = self._site.answering
+        return {} if answering is None else answering.metrics(_joined(of_devices))
+
     def _problem(self, reply: Reply, requests: Mapping[int, Request], with_own: set[int]) -> Failure | None:
         """Why totals cannot be used; None if they can."""
-        device, settings, form = reply.address.device, self._site.config.federation, _form(self._site.data.task)
+        device, settings, form = reply.address.device, self._site.config.federation, _form(self._site)
         models = [_SERVERS, *([_OWN] if device in with_own and STATE_LOST not in reply.info else [])]
         criteria = Criteria(
             {f"{model}{name}": spec for model in models for name, spec in form.items()},
@@ -164,6 +179,9 @@ class FederatedEvaluator:
         for model in models:
             totals = {name: reply.tensors[f"{model}{name}"] for name in form}
             problem = self._site.data.task.totals_problem(totals, reply.info["examples"])
+            if problem is None and self._site.answering is not None:
+                of_answers = {n.removeprefix(_ANSWERS): t for n, t in totals.items() if n.startswith(_ANSWERS)}
+                problem = self._site.answering.totals_problem(of_answers, reply.info["examples"])
             if problem is not None:
                 return Failure(device, problem, "sums")
         return None
@@ -174,4 +192,6 @@ def _joined(counts: Mapping[int, Counts]) -> Counts:
 
 
 def _counts(prefix: str, reply: Reply) -> Counts:
-    return Counts({n.removeprefix(prefix): t.numpy() for n, t in reply.tensors.items() if n.startswith(prefix)})
+    """What stands directly behind the prefix."""
+    named = {n.removeprefix(prefix): t.numpy() for n, t in reply.tensors.items() if n.startswith(prefix)}
+    return Counts({name: value for name, value in named.items() if "/" not in name})

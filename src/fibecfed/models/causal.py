@@ -1,12 +1,15 @@
 """A causal language model that says how probable each learned token is, with its head at those places only."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
+from transformers import GenerationConfig
 
 from fibecfed.errors import InputError
 from fibecfed.models.pooled import model_inputs
@@ -42,6 +45,30 @@ class CausalModel(nn.Module):
         result[:, 1:][learned] = said
         return result
 
+    @property
+    def places(self) -> int | None:
+        """How many tokens prompt and answer can have together; None: any number."""
+        return getattr(language_model_of(self.backbone).config, "max_position_embeddings", None)
+
+    def generated(self, prompts: Sequence[np.ndarray], most: int, pad: int, ends: Sequence[int]) -> list[np.ndarray]:
+        """The most probable next tokens after each prompt (n,), at most so many, up to one of ``ends`` (with it)."""
+        language_model = language_model_of(self.backbone)
+        width = max(map(len, prompts))
+        ids = np.full((len(prompts), width), pad, dtype=np.int64)
+        for row, prompt in zip(ids, prompts, strict=True):
+            row[width - len(prompt) :] = prompt
+        real = np.arange(width) >= width - np.array([[len(prompt)] for prompt in prompts])
+        settings = GenerationConfig(
+            max_new_tokens=most, do_sample=False, pad_token_id=pad, eos_token_id=list(ends), use_cache=True
+        )
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            found = language_model.generate(
+                torch.from_numpy(ids).to(language_model.device),
+                attention_mask=torch.from_numpy(real.astype(np.int64)).to(language_model.device),
+                generation_config=settings,
+            )
+        return [_up_to(row, ends) for row in found[:, width:].cpu().numpy()]
+
     def _said(self, head: nn.Module, hidden: Tensor, tokens: Tensor) -> Tensor:
         """(n, 2) of n vectors (n, d) and the tokens (n,) that follow them."""
         step = max(1, self._most // int(head.weight.shape[0]))  # type: ignore[union-attr,index]
@@ -53,6 +80,12 @@ class CausalModel(nn.Module):
             # Recomputed in the backward pass, or all pieces' logits would be there at once.
             pieces.append(checkpoint(_of_piece, head, hidden[part], tokens[part], use_reentrant=False))
         return torch.cat(pieces)
+
+
+def _up_to(tokens: np.ndarray, ends: Sequence[int]) -> np.ndarray:
+    """Without what pads behind the first end."""
+    places = np.flatnonzero(np.isin(tokens, ends))
+    return tokens[: places[0] + 1] if len(places) else tokens
 
 
 def language_model_of(backbone: Any) -> Any:

@@ -7,10 +7,12 @@ from fibecfed.results.directory import OWN_MODELS_FILE, RunDirectory, device_sta
 from fibecfed.results.environment import git_commit, hardware, peak_memory_bytes, versions
 from fibecfed.results.fingerprint import Fingerprint
 from fibecfed.results.lock import only_writer
+from fibecfed.results.merged_card import merged_card
 from fibecfed.results.own_models import OwnModels, own_parameters
 from fibecfed.results.summary import (
     JUDGED,
     LAST,
+    answer_scores,
     averaged,
     failures_of,
     final_mean,
@@ -31,6 +33,7 @@ __all__ = [
     "Fingerprint",
     "OwnModels",
     "RunDirectory",
+    "answer_scores",
     "averaged",
     "curves_png",
     "decisions_png",
@@ -44,6 +47,7 @@ __all__ = [
     "judged_stage",
     "loading_code",
     "losses_of",
+    "merged_card",
     "metric_of",
     "metrics_record",
     "model_card",

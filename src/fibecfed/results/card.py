@@ -6,9 +6,10 @@ from typing import Any
 from fibecfed.config import Config
 from fibecfed.methods import method_class, method_names
 from fibecfed.results.language_model_card import language_model_code, language_model_input
+from fibecfed.results.summary import answer_scores
 from fibecfed.tasks import TASKS
 
-_POOLING = {
+POOLING = {
     "mean": 'mask = batch["attention_mask"].unsqueeze(-1)\nvector = (hidden * mask).sum(1) / mask.sum(1)',
     "cls": "vector = hidden[:, 0]",
     "last": 'vector = hidden[torch.arange(len(hidden)), batch["attention_mask"].sum(1) - 1]',
@@ -54,7 +55,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer"""
 _POOLED = """\
     hidden = model(**batch).last_hidden_state.float()"""
 
-_POOLED_HEAD = """\
+POOLED_HEAD = """\
 {pooling}
 logits = vector @ head["weight"].T + head["bias"]"""
 
@@ -110,7 +111,7 @@ def loading_code(description: Mapping[str, Any]) -> str:
         imports=_IMPORTS.format(more=padding),
         base=f'base = AutoModel.from_pretrained(source, **task["base_settings"]){in_evaluation}',
         head='head = load_file("adapter/head.safetensors")\n',
-        forward=f"{forward}\n{_POOLED_HEAD.format(pooling=_POOLING[description['pooling']])}",
+        forward=f"{forward}\n{POOLED_HEAD.format(pooling=POOLING[description['pooling']])}",
         **common,
     )
 
@@ -166,6 +167,9 @@ def _numbers(config: Config, summary: Mapping[str, Any]) -> str:
         ],
         "the same, worst tenth of devices": [f"{of['worst_tenth']:.4f}" for _, of in columns],
     }
+    for name in answer_scores(summary):
+        rows[f"{name} of answers by {global_name(config.method)}"] = [f"{of[name]['global']:.4f}" for _, of in columns]
+        rows[f"{name} of answers by each device's own model"] = [f"{of[name]['personalized']:.4f}" for _, of in columns]
     lines = [("", *(f"{summary['evaluated_on']}, {name}" for name, _ in columns)), ("---",) * (len(columns) + 1)]
     lines += [(name, *cells) for name, cells in rows.items()]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -10,6 +10,7 @@ from fibecfed.methods import package_versions
 from fibecfed.results.environment import git_commit, hardware, versions
 from fibecfed.runtime import Evaluation
 from fibecfed.tasks import Classification
+from fibecfed.tasks.causal_lm import SCORES
 
 LAST = 5  # evaluations that the mean for comparisons covers at most (docs/method.md section 7)
 JUDGED = "after_stage"  # in the last record: the stage after the rounds that its evaluation is of
@@ -133,6 +134,11 @@ def final_numbers(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     means = {"evaluations": count, "rounds": [r["round"] for r in records[-count:]], **over(count)}
     return {"metric": main, **over(1), "mean": means}
+
+
+def answer_scores(numbers: Mapping[str, Any]) -> list[str]:
+    """Which scores of generated answers final numbers hold."""
+    return [name for name in SCORES if name in numbers]
 
 
 def in_todays_form(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

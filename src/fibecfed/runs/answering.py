@@ -12,7 +12,7 @@ from fibecfed.config import Config
 from fibecfed.errors import InputError
 from fibecfed.models import language_model_of
 from fibecfed.runs.prediction import loaded
-from fibecfed.tasks.causal_lm import Turn, of_prompt, prompt_text
+from fibecfed.tasks.causal_lm import Turn, end_tokens, of_prompt, prompt_text
 
 MAX_NEW_TOKENS = 200
 
@@ -30,6 +30,16 @@ class LanguageModel:
         text = prompt_text(self.tokenizer, turns)
         found: torch.Tensor = self.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
         return found
+
+    @property
+    def places(self) -> int | None:
+        """How many tokens prompt and answer can have together; None: any number."""
+        found: int | None = self.model.places
+        return found
+
+    def has_room(self, ids: torch.Tensor, new_tokens: int) -> bool:
+        """Whether so many tokens can follow a prompt (1, T)."""
+        return self.places is None or ids.shape[1] + new_tokens <= self.places
 
     def answer(
         self,
@@ -54,11 +64,9 @@ class LanguageModel:
         if max_new_tokens < 1 or temperature < 0:
             raise InputError("An answer needs at least one new token and a temperature of 0 or more.")
         ids = self.prompt_ids(turns)
-        language_model = language_model_of(self.model.backbone)
-        most = getattr(language_model.config, "max_position_embeddings", None)
-        if most is not None and ids.shape[1] + max_new_tokens > most:
+        if not self.has_room(ids, max_new_tokens):
             raise InputError(
-                f"The prompt has {ids.shape[1]} tokens and the model {most} places, which leaves no room for "
+                f"The prompt has {ids.shape[1]} tokens and the model {self.places} places, which leaves no room for "
                 f"{max_new_tokens} new ones; shorten the prompt, or ask for fewer."
             )
         pieces: list[str] = []
@@ -69,7 +77,7 @@ class LanguageModel:
             top_k=0 if temperature > 0 else None,
             pad_token_id=self.tokenizer.pad_token_id,
             bos_token_id=self.tokenizer.bos_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
+            eos_token_id=end_tokens(self.tokenizer),
             use_cache=True,
         )
 
@@ -80,7 +88,7 @@ class LanguageModel:
 
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            language_model.generate(
+            language_model_of(self.model.backbone).generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 generation_config=settings,

@@ -36,7 +36,8 @@ class Learner:
     def site(self, data: FederatedData, store: DeviceStore) -> Site:
         """What a process needs to run devices on this data."""
         executor = SequentialExecutor(self.model, self.layout, data.task, data.train, self.config)
-        return Site(self.config, data, executor, store, self.initial)
+        answering = data.task.answering(self.config, self.pretrained.tokenizer)
+        return Site(self.config, data, executor, store, self.initial, answering)
 
 
 def assemble(config: Config, store: DeviceStore | None = None, transport: Transport | None = None) -> Experiment:

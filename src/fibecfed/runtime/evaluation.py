@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from torch import Tensor
 
 from fibecfed.data import TokenizedSet
 from fibecfed.federation import Device, Failure, Method, ServerState, Site
+from fibecfed.runtime.answers import answered
 from fibecfed.tasks import Counts
 
 
@@ -51,7 +53,8 @@ class ResidentEvaluator:
         personal = server if data.own is None else self._with_own_targets(state, server, data.own)
         if self.method.keeps_device_state:
             personal = self._with_personal_models(state, personal)
-        global_metrics = task.metrics(server)
+        of_server, of_devices = self._answers_by_device(state)
+        global_metrics = {**task.metrics(server), **self._answer_metrics(of_server)}
         if self.global_is_mean_of_devices:
             global_metrics = self._mean_over_devices(state) or global_metrics
         has_own = np.isin(self._owner, [device.number for device in self._personal(state)])
@@ -59,7 +62,7 @@ class ResidentEvaluator:
         return Evaluation(
             task.metric,
             global_metrics,
-            task.metrics(personal),
+            {**task.metrics(personal), **self._answer_metrics(of_devices)},
             worst_tenth(self._scores(personal)),
             others.get(task.metric),
         )
@@ -86,6 +89,28 @@ class ResidentEvaluator:
                 values[name][mine] = array
         return Counts(values)
 
+    def _answers_by_device(self, state: ServerState) -> tuple[dict[int, Counts], dict[int, Counts]]:
+        """What the server's model answers on each device, and what the device's own does; {} if nothing is asked."""
+        of_server = self._answers(state.tensors)
+        own = dict(of_server)
+        if self.method.keeps_device_state and of_server:
+            for device in self._personal(state):
+                own |= self._answers(self.method.personal(device, state), (device.number,))
+        return of_server, own
+
+    def _answers(self, model: Mapping[str, Tensor], devices: Sequence[int] | None = None) -> dict[int, Counts]:
+        """What a model answers to the prompts of devices (None: of all) that have held-out examples."""
+        if self.site.answering is None:
+            return {}
+        owners, data = self.site.data.held_out_owners, self.site.data.held_out
+        held = {device: owners.indices(device) for device in (np.unique(self._owner) if devices is None else devices)}
+        return {int(k): answered(self.site, model, k, data, mine) for k, mine in held.items() if len(mine)}
+
+    def _answer_metrics(self, by_device: Mapping[int, Counts]) -> dict[str, float]:
+        if self.site.answering is None:
+            return {}
+        return self.site.answering.metrics(Counts.join([by_device[device] for device in sorted(by_device)]))
+
     def _personal(self, state: ServerState) -> Iterator[Device]:
         """The devices with a model of their own; one that lost it has the server's until it trains again."""
         for number in self.method.personal_devices(state):
@@ -104,7 +129,8 @@ class ResidentEvaluator:
                     continue
                 model = self.method.personal(device, state)
                 counts = self.site.executor.counts(model, self.site.data.held_out, everything)
-                self._device_metrics[number, version] = self.site.data.task.metrics(counts)
+                found = {**self.site.data.task.metrics(counts), **self._answer_metrics(self._answers(model))}
+                self._device_metrics[number, version] = found
             metrics.append(self._device_metrics[number, version])
         return {name: float(np.mean([m[name] for m in metrics])) for name in (metrics[0] if metrics else ())}
 

@@ -93,6 +93,22 @@ class FittedHead(NamedTuple):
 Form = Mapping[str, tuple[tuple[int, ...], torch.dtype]]  # shape and type of tensors, by name
 
 
+class Answering(Protocol):
+    """What a model is judged by beside its outputs: what it answers, where the task has that; additive over devices."""
+
+    def counts(self, model: nn.Module, examples: Sequence[tuple[np.ndarray, np.ndarray]]) -> Counts:
+        """Totals (1, ...) over examples, each with its tokens (n,) and what is learned at each (n,)."""
+
+    def metrics(self, counts: Counts) -> dict[str, float]:
+        """Metrics of the counts' total. No examples: {}."""
+
+    def totals_form(self) -> Form:
+        """Shape (1, ...) and type of the totals, as a device sends them."""
+
+    def totals_problem(self, totals: Mapping[str, Tensor], examples: int) -> str | None:
+        """Why totals of that form cannot be those of so many held-out examples; None if they can."""
+
+
 class TextRows(Protocol):
     """What a task reads its targets from: N rows as they were read, before tokenising."""
 
@@ -164,6 +180,11 @@ class Task(ABC):
 
         None: the tokenizer alone does, one text or pair a row.
         """
+        return None
+
+    @staticmethod
+    def answering(config: Config, tokenizer: Any) -> Answering | None:
+        """What judges answers, if the configuration asks for it; None: nothing does."""
         return None
 
     @staticmethod

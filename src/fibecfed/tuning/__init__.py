@@ -16,6 +16,7 @@ from fibecfed.tuning.kind import SavedForm, Tuning, pooling_of
 from fibecfed.tuning.late_prompt import LatePromptTuning
 from fibecfed.tuning.layout import Layout, Parameter
 from fibecfed.tuning.lora import LoraTuning, SavedLora
+from fibecfed.tuning.merged import save_merged
 from fibecfed.tuning.prefix import PrefixTuning
 from fibecfed.tuning.prompt import PromptTuning
 from fibecfed.tuning.sparse_lora import SparseLoraTuning, sparse_rounds, taken_over
@@ -57,6 +58,7 @@ __all__ = [
     "read_description",
     "read_tensors",
     "save_adapter",
+    "save_merged",
     "sparse_rounds",
     "taken_over",
     "trainable_tensors",

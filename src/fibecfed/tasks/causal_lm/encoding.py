@@ -7,7 +7,7 @@ import numpy as np
 
 from fibecfed.errors import InputError
 from fibecfed.tasks.base import IGNORED, Encoded
-from fibecfed.tasks.causal_lm.conversation import Conversation
+from fibecfed.tasks.causal_lm.conversation import Conversation, of_prompt
 from fibecfed.tasks.causal_lm.template import Rendered, render
 
 _CHUNK = 1024  # conversations handed to the tokenizer at once
@@ -54,6 +54,14 @@ def encode(
             targets.append(np.where(learned, tokens, IGNORED).astype(np.int32))
             cut.append(len(cuttable) - len(tokens))
     return Encoded(ids, targets, sum(n > 0 for n in cut), sum(cut))
+
+
+def end_tokens(tokenizer: Any) -> list[int]:
+    """The tokens that an answer ends with: the tokenizer's end token, and what its template ends responses by."""
+    probe = render(tokenizer, of_prompt("a", "b", "A response"))
+    found = tokenizer(probe.text, add_special_tokens=False, return_offsets_mapping=True)
+    tokens, _, _ = _tokens(tokenizer, probe, found["input_ids"], found["offset_mapping"])
+    return sorted({int(tokenizer.eos_token_id), int(tokens[-1])})
 
 
 def _tokens(

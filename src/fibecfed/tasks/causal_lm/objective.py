@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fibecfed.config import Config
 from fibecfed.tasks.base import IGNORED, Batch, Counts, Encoded, Form, Task, TextRows
+from fibecfed.tasks.causal_lm.answers import Answers
 from fibecfed.tasks.causal_lm.encoding import encode
 from fibecfed.tasks.causal_lm.template import note_on_template, with_template
 
@@ -65,6 +66,10 @@ class CausalLanguageModel(Task):
     @staticmethod
     def encoder(config: Config) -> Callable[[Any, Any, int, int | None], Encoded]:
         return partial(_encoded, everything=config.data.train_on == "all")
+
+    @staticmethod
+    def answering(config: Config, tokenizer: Any) -> Answers | None:
+        return Answers(config, tokenizer) if config.evaluation.generate else None
 
     @staticmethod
     def prepare(tokenizer: Any) -> None:

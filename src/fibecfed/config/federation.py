@@ -59,7 +59,7 @@ class FederationConfig:
             "parameters, sums and scores always stay as they are."
         ),
     ] = "none"
-    top_k: Annotated[
+    top_share: Annotated[
         float | None,
         Field(
             gt=0,
@@ -70,10 +70,10 @@ class FederationConfig:
 
     def __post_init__(self) -> None:
         """Raise InputError for settings that contradict each other."""
-        if self.top_k is not None and self.compression != "top-k":
+        if self.top_share is not None and self.compression != "top-k":
             raise InputError(
-                f"federation.top_k={self.top_k} only applies to federation.compression=top-k, and that is "
-                f"{self.compression}; set compression to top-k or leave top_k out."
+                f"federation.top_share={self.top_share} only applies to federation.compression=top-k, and that is "
+                f"{self.compression}; set compression to top-k or leave top_share out."
             )
         if self.sampled is not None and self.sampled > (self.devices or self.sampled):
             raise InputError(

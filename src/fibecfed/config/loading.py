@@ -317,7 +317,7 @@ def config_hash(config: Config) -> str:
         content["data"].pop("labels")
     if config.federation.compression == "none":  # the same
         content["federation"].pop("compression")
-        content["federation"].pop("top_k")
+        content["federation"].pop("top_share")
     if config.task == Config().task:  # the same
         content.pop("task")
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -26,7 +26,7 @@ from fibecfed.federation.validation import LOST_REASONS, MOST, InfoSpec, Number,
 from fibecfed.seeding import stream
 from fibecfed.tuning import Layout
 
-SHARE = 0.1  # of the entries, where federation.top_k is not set
+SHARE = 0.1  # of the entries, where federation.top_share is not set
 LEAST_MATRIX, LEAST_VECTOR = 128, 4096  # entries; what has fewer stays float32
 RESIDUAL = "residual"  # in a request: the accepted version of the device's residual; in a reply: the one it offers
 RESIDUAL_LOST = "residual_lost"  # in a reply: why the accepted residual was not there
@@ -240,7 +240,7 @@ def compression_of(config: Config, layout: Layout) -> Compression:
         )
     if settings.compression == "bf16":
         return Compressed(config.seed, layout, Bfloat16(), Bfloat16(), feeds_back=False)
-    up = Int8Rows() if settings.compression == "int8" else TopK(settings.top_k or SHARE)
+    up = Int8Rows() if settings.compression == "int8" else TopK(settings.top_share or SHARE)
     return Compressed(config.seed, layout, Int8Rows(), up, feeds_back=True)
 
 

@@ -72,6 +72,27 @@ def test_same_bits_as_in_one_process(small: Config, sites: Path, tmp_path: Path,
             assert all(mine[n].equal(theirs[n]) for n in mine)
 
 
+@pytest.mark.parametrize(("method", "compression"), [("fedavg-lora", "top-k"), ("fibecfed", "int8")])
+def test_packed_messages_give_the_same_bits(
+    small: Config, sites: Path, tmp_path: Path, method: str, compression: str
+) -> None:
+    packed = {"federation": {"compression": compression}, "lora": {"rank": 8}}
+    config = build_config(merge(to_dict(together(small, sites, method)), packed))
+    one = fibecfed.run(config, tmp_path / "one")
+    nodes = Nodes(devices(sites, tmp_path / "own", config.model.name))
+    state = over_grid(servers(config), nodes, tmp_path / "grid")
+    same_adapters(tmp_path / "one", tmp_path / "grid", [tmp_path / "own" / name for name in NAMES])
+    assert state.residual_versions == one.state.residual_versions != {}
+    assert (state.costs.bytes_up, state.costs.bytes_down) == (one.state.costs.bytes_up, one.state.costs.bytes_down)
+    kept = [path for name in NAMES for path in (tmp_path / "own" / name).glob("*/states/*/residual/*.safetensors")]
+    for path in kept:
+        mine = load_file(path)
+        theirs = load_file(tmp_path / "one" / "devices" / path.parts[-3] / "residual" / path.name)
+        assert mine.keys() == theirs.keys() != set()
+        assert all(mine[n].equal(theirs[n]) for n in mine)
+    assert {int(path.parts[-3]) for path in kept} == state.residual_versions.keys()
+
+
 def test_server_and_devices_die_and_nothing_changes(small: Config, sites: Path, tmp_path: Path) -> None:
     config = together(small, sites, "fibecfed")
     fibecfed.run(config, tmp_path / "one")

@@ -25,6 +25,13 @@ CASES: dict[str, dict[str, Any]] = {
     "two stages": {"method": "slora"},
     "the median": {"federation": {"aggregation": "median"}},
     "no rounds": {"method": "device-majority"},
+    "int8": {"federation": {"compression": "int8"}, "lora": {"rank": 8}},
+    "top-k, a warm-up of two rounds": {
+        "method": "fibecfed",
+        "warm_up": {"rounds": 2},
+        "federation": {"compression": "top-k"},
+        "lora": {"rank": 8},
+    },
 }
 
 

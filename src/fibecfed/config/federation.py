@@ -51,9 +51,30 @@ class FederationConfig:
             description="mean: weighted by training examples; median: per coordinate, unweighted, robust to outliers."
         ),
     ] = "mean"
+    compression: Annotated[
+        Literal["none", "bf16", "int8", "top-k"],
+        Field(
+            description="How parameters are sent, both ways. none: float32; bf16: half the bytes; int8: a quarter, "
+            "rounded at random with error feedback; top-k: the largest part of each change up, int8 down. Small "
+            "parameters, sums and scores always stay as they are."
+        ),
+    ] = "none"
+    top_share: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            lt=1,
+            description="With compression=top-k, the part of each matrix's change that is sent up. None: 0.1.",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
-        """Raise InputError for numbers that contradict each other."""
+        """Raise InputError for settings that contradict each other."""
+        if self.top_share is not None and self.compression != "top-k":
+            raise InputError(
+                f"federation.top_share={self.top_share} only applies to federation.compression=top-k, and that is "
+                f"{self.compression}; set compression to top-k or leave top_share out."
+            )
         if self.sampled is not None and self.sampled > (self.devices or self.sampled):
             raise InputError(
                 f"federation.sampled is {self.sampled} but there are only {self.devices} devices "

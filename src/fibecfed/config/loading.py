@@ -315,6 +315,9 @@ def config_hash(config: Config) -> str:
     content["runtime"].pop("device_states")
     if content["data"]["labels"] is None:  # so that runs from before this key keep their hash
         content["data"].pop("labels")
+    if config.federation.compression == "none":  # the same
+        content["federation"].pop("compression")
+        content["federation"].pop("top_share")
     if config.task == Config().task:  # the same
         content.pop("task")
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

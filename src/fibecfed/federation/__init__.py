@@ -3,6 +3,7 @@
 from fibecfed.federation.aggregation import AGGREGATORS, Aggregator, CoordinateMedian, Sum, WeightedMean, in_order
 from fibecfed.federation.codec import EncodedSizes, Undecodable, decode, encode
 from fibecfed.federation.cohort import DeviceSide
+from fibecfed.federation.compression import Compression, compression_of
 from fibecfed.federation.device import Device, Site
 from fibecfed.federation.exchange_time import compute_seconds
 from fibecfed.federation.messages import Address, Delivery, Failure, Reply, Request
@@ -32,6 +33,7 @@ __all__ = [
     "Address",
     "Aggregator",
     "AsItIs",
+    "Compression",
     "Content",
     "CoordinateMedian",
     "Costs",
@@ -66,6 +68,7 @@ __all__ = [
     "WeightedMean",
     "Work",
     "cohort",
+    "compression_of",
     "compute_seconds",
     "decode",
     "encode",

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
+from fibecfed.federation.codec import Undecodable
+from fibecfed.federation.compression import compression_of
 from fibecfed.federation.device import Device, Site
 from fibecfed.federation.messages import Reply, Request
 from fibecfed.federation.method import Method, Work
@@ -19,6 +21,7 @@ class DeviceSide:
         self._stages = {stage.name: stage for stage in method.stages}
         self._site = site
         self._upload = upload or AsItIs()
+        self._compression = compression_of(site.config, method.layout)
 
     def answer(self, request: Request) -> Reply:
         """All of one device's work. Raises DeviceFailed if it cannot be used."""
@@ -49,17 +52,24 @@ class DeviceSide:
             assert working.answer is not None
             yield working.answer
 
+    def arrived(self, request: Request) -> Request:
+        """A request as the stages know it. Raises DeviceFailed for one that cannot be read."""
+        try:
+            return self._compression.unpack_request(request)
+        except Undecodable as error:
+            raise DeviceFailed(f"the server's request cannot be read: {error}") from None
+
     def begin(self, device: Device, request: Request) -> Work:
         """A device's work for a request, not yet begun. Raises DeviceFailed for a stage that the method lacks."""
         if request.address.stage not in self._stages:
             raise DeviceFailed(f"the server asks for {request.address.stage!r}, which is no stage of this method")
         return self._stages[request.address.stage].work(device, request)
 
-    def sent(self, device: Device, reply: Reply) -> Reply:
+    def sent(self, device: Device, request: Request, reply: Reply) -> Reply:
         """A reply as it leaves; it names the loss of the device's state, if that was lost."""
         if device.state_lost is not None:
             reply = dataclasses.replace(reply, info={**reply.info, STATE_LOST: device.state_lost})
-        return self._upload.outgoing(reply)
+        return self._compression.pack_reply(device, request, self._upload.outgoing(reply))
 
     def device(self, request: Request) -> Device:
         """The device that a request is for."""
@@ -86,10 +96,14 @@ class _Working:
     def _advance(self, result: Result | DeviceFailed | None) -> Job | None:
         try:
             if self._work is None:
+                self._request = self._side.arrived(self._request)
                 self._work = self._side.begin(self._device, self._request)
             return self._work.throw(result) if isinstance(result, DeviceFailed) else self._work.send(result)
         except StopIteration as finished:
-            self.answer = self._side.sent(self._device, finished.value)
+            try:
+                self.answer = self._side.sent(self._device, self._request, finished.value)
+            except DeviceFailed as failure:  # its residual could not be written
+                self.answer = failure
         except DeviceFailed as failure:
             self.answer = failure
         return None

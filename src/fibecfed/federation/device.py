@@ -32,6 +32,11 @@ class Site:
     initial: Mapping[str, Tensor]  # every trainable parameter before training, the same everywhere
     answering: Answering | None = None  # judges answers in evaluation; None: only outputs are judged
 
+    @cached_property
+    def residuals(self) -> DeviceStore:
+        """What compression left out of the devices' replies, with versions of its own (federation/compression.py)."""
+        return self.store.beside("residual")
+
 
 class Device:
     """One device, built when it is sampled."""
@@ -63,6 +68,14 @@ class Device:
         if state is not None and any(shapes.get(name) != tensor.shape for name, tensor in state.local.items()):
             return None, "foreign"
         return state, None
+
+    def residual(self, version: int) -> tuple[dict[str, Tensor], str | None]:
+        """What compression left out of its replies so far; {} and why, where the accepted version is lost."""
+        try:
+            state = self.site.residuals.load(self.number, version)
+        except StateLost as lost:
+            return {}, lost.reason
+        return dict(state.memory) if state else {}, None
 
     @cached_property
     def indices(self) -> np.ndarray:

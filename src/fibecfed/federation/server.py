@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from fibecfed.config import Config
 from fibecfed.errors import RunFailed
 from fibecfed.federation.aggregation import in_order
+from fibecfed.federation.codec import Undecodable
+from fibecfed.federation.compression import RESIDUAL, RESIDUAL_LOST, compression_of
 from fibecfed.federation.exchange_time import device_seconds
-from fibecfed.federation.messages import Address, Delivery, Failure, Request
+from fibecfed.federation.messages import Address, Delivery, Failure, Reply, Request
 from fibecfed.federation.method import Method, Stage, Transport, next_stage, stage_round
 from fibecfed.federation.state import Costs, ServerState
 from fibecfed.federation.upload import AsItIs, Upload
-from fibecfed.federation.validation import STATE_LOST, Criteria, validate
+from fibecfed.federation.validation import STATE_LOST, Criteria, shown, validate
 from fibecfed.seeding import stream
 
 
@@ -50,6 +52,7 @@ class Server:
         self.devices = devices
         self.run_name = run
         self.upload = upload or AsItIs()
+        self.compression = compression_of(config, method.layout)
 
     def run(self, state: ServerState) -> Iterator[StageDone]:
         """Go on from a state, one stage at a time, until none is due.
@@ -85,25 +88,28 @@ class Server:
         requests = {device: self.request(state, stage, device) for device in chosen}
         accumulator = stage.accumulator(state)
         criteria = self._criteria(state, stage)
-        versions = dict(state.device_versions)
+        versions, residuals = dict(state.device_versions), dict(state.residual_versions)
         failures: list[Failure] = []
         lost: list[tuple[int, str]] = []
         answered: set[int] = set()
         costs, slowest, losses = Costs(), 0.0, _Mean()
         deadline = self.config.federation.deadline_seconds
-        for answer in in_order(self.transport.exchange(list(requests.values()), deadline), chosen):
-            failure = answer if isinstance(answer, Failure) else self._judge(answer, requests, state, stage, criteria)
-            if failure is not None:
-                failures.append(failure)
+        packed = [self.compression.pack_request(r, residuals.get(device, 0)) for device, r in requests.items()]
+        for answer in in_order(self.transport.exchange(packed, deadline), chosen):
+            reply = answer if isinstance(answer, Failure) else self._judged(answer, requests, state, stage, criteria)
+            if isinstance(reply, Failure):
+                failures.append(reply)
                 continue
             assert isinstance(answer, Delivery)
-            reply = answer.reply
             stage.fold(accumulator, self.upload.incoming(reply))
             answered.add(reply.address.device)
             if reply.address.state_version:
                 versions[reply.address.device] = reply.address.state_version
-            if STATE_LOST in reply.info:
-                lost.append((reply.address.device, reply.info[STATE_LOST]))
+            if RESIDUAL in reply.info:
+                residuals[reply.address.device] = reply.info[RESIDUAL]
+            why = reply.info.get(STATE_LOST, reply.info.get(RESIDUAL_LOST))
+            if why is not None:
+                lost.append((reply.address.device, why))
             costs += _reply_costs(answer)
             slowest = max(slowest, self._seconds(answer))
             losses.add(reply.info.get("loss"), reply.info.get("examples_trained", 0))
@@ -118,7 +124,7 @@ class Server:
             )
         finished = stage.finish(state, accumulator)
         costs += Costs(cpu_seconds=time.process_time() - started, simulated_seconds=slowest)
-        finished = finished.replace(device_versions=versions, costs=state.costs + costs)
+        finished = finished.replace(device_versions=versions, residual_versions=residuals, costs=state.costs + costs)
         return StageDone(stage, number, finished, losses.value, chosen, tuple(failures), tuple(lost))
 
     def _criteria(self, state: ServerState, stage: Stage) -> Criteria:
@@ -126,20 +132,28 @@ class Server:
         settings = self.config.federation
         return Criteria(
             tensors,
-            info,
+            {**info, **self.compression.says},
             frozenset(self.method.layout.names),
             settings.maximum_norm,
             settings.maximum_examples,
         )
 
-    def _judge(
+    def _judged(
         self, answer: Delivery, requests: Mapping[int, Request], state: ServerState, stage: Stage, criteria: Criteria
-    ) -> Failure | None:
-        """Why an answer is left out; None if it is used."""
-        reply = answer.reply
-        failure = validate(reply, requests[reply.address.device], criteria)
-        problem = None if failure else stage.problem(state, reply)
-        return failure if problem is None else Failure(reply.address.device, problem, "sums")
+    ) -> Reply | Failure:
+        """The reply of an answer, unpacked, or why it is left out."""
+        device = answer.reply.address.device
+        try:
+            reply = self.compression.unpack_reply(
+                answer.reply, requests[device], state.residual_versions.get(device, 0)
+            )
+        except Undecodable as error:
+            return Failure(device, f"its answer could not be read: {shown(str(error))}", "undecodable")
+        failure = validate(reply, requests[device], criteria)
+        if failure is not None:
+            return failure
+        problem = stage.problem(state, reply)
+        return reply if problem is None else Failure(device, problem, "sums")
 
     def request(self, state: ServerState, stage: Stage, device: int) -> Request:
         """What a stage sends to a device, addressed."""

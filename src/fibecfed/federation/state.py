@@ -36,6 +36,7 @@ class ServerState:
     memory: Mapping[str, Tensor] = field(default_factory=dict)  # the method's memory, tensors
     device_versions: Mapping[int, int] = field(default_factory=dict)  # last accepted state of each device
     costs: Costs = field(default_factory=Costs)
+    residual_versions: Mapping[int, int] = field(default_factory=dict)  # last accepted residual of each device
 
     def replace(self, **changes: Any) -> "ServerState":
         """A copy with some fields changed."""
@@ -52,6 +53,8 @@ class ServerState:
             "costs": dataclasses.asdict(self.costs),
             "extra": dict(extra),
         }
+        if self.residual_versions:
+            content["residual_versions"] = [[d, v] for d, v in sorted(self.residual_versions.items())]
         return pack(tensors, content)
 
     @staticmethod
@@ -66,6 +69,7 @@ class ServerState:
                 memory=dict(_under("memory/", tensors)),
                 device_versions={int(device): int(version) for device, version in content["device_versions"]},
                 costs=Costs(**content["costs"]),
+                residual_versions={int(device): int(v) for device, v in content.get("residual_versions", ())},
             )
             return state, dict(content["extra"])
         except (KeyError, TypeError, ValueError) as error:

@@ -33,6 +33,9 @@ class DeviceStore(Protocol):
     def save(self, device: int, state: DeviceState, after: int) -> int:
         """Keep a state made from version ``after`` and return its version; older ones than ``after`` go."""
 
+    def beside(self, name: str) -> "DeviceStore":
+        """A store of the same kind and place for something else of the same devices, with versions of its own."""
+
 
 class MemoryStore:
     """States of this process only."""
@@ -53,6 +56,10 @@ class MemoryStore:
         self._states[device] = kept | {after + 1: state.pack()}
         return after + 1
 
+    def beside(self, name: str) -> "MemoryStore":
+        """Empty: nothing was kept yet."""
+        return MemoryStore()
+
 
 class DiskStore:
     """One folder per device, one file per version, written atomically.
@@ -62,9 +69,15 @@ class DiskStore:
     can write the file can also write the sum.
     """
 
-    def __init__(self, directory: Path, run: str, failure: type[FibecFedError] = DeviceFailed) -> None:
-        """``failure``: what a full disk is; where all devices share one, it is not one device's affair."""
+    def __init__(
+        self, directory: Path, run: str, failure: type[FibecFedError] = DeviceFailed, folder: str | None = None
+    ) -> None:
+        """``failure``: what a full disk is; where all devices share one, it is not one device's affair.
+
+        ``folder``: within each device's.
+        """
         self._directory = directory
+        self._folder = folder
         self._run = run
         self._failure = failure
 
@@ -99,11 +112,17 @@ class DiskStore:
             raise self._failure(f"its state could not be written to '{path}': {error.strerror}") from None
         return after + 1
 
+    def beside(self, name: str) -> "DiskStore":
+        """In a folder of this name within each device's."""
+        return DiskStore(self._directory, self._run, self._failure, name)
+
     def _owner(self, device: int, version: int) -> dict[str, Any]:
-        return {"run": self._run, "device": device, "version": version}
+        owner = {"run": self._run, "device": device, "version": version}
+        return owner if self._folder is None else {**owner, "folder": self._folder}
 
     def _path(self, device: int, version: int) -> Path:
-        return self._directory / str(device) / f"{version}.safetensors"
+        folder = self._directory / str(device)
+        return (folder if self._folder is None else folder / self._folder) / f"{version}.safetensors"
 
 
 def _sha256(tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> str:

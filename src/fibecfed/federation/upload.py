@@ -1,6 +1,7 @@
 """The seam between what a device found and what is sent, and its mirror at the server.
 
-Clipping, noise, masking and compression belong here; today everything passes as it is. Randomness that protects
+Clipping, noise and masking belong here; today everything passes as it is. What numbers look like on the wire is decided
+after it, in compression.py. Randomness that protects
 privacy must never come from ``seed``, which server and devices share: whoever knows it could take the noise away.
 """
 
@@ -13,7 +14,7 @@ class Upload(Protocol):
     """What happens to replies on their way; both halves of a run have the same one."""
 
     def outgoing(self, reply: Reply) -> Reply:
-        """On the device, before the reply becomes bytes."""
+        """On the device, before the reply is compressed and becomes bytes."""
 
     def incoming(self, reply: Reply) -> Reply:
         """At the server, after the reply was validated and before it is folded."""

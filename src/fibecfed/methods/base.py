@@ -67,6 +67,12 @@ class FederatedAveraging:
             self.own_parameters = () if self.keeps_device_state else self.own_head.names
             self.keeps_device_state = True
         self.stages: tuple[Stage, ...] = (*self.before_rounds(), *self.rounds(), *self.after_rounds())
+        compression = config.federation.compression
+        if compression != "none" and (self.global_is_mean_of_devices or not any(s.is_round for s in self.stages)):
+            raise InputError(
+                f"method={self.name} has no rounds in which parameters travel, so federation.compression={compression} "
+                "would change nothing; set it to none."
+            )
         if self.own_head.kind == "trained" and not any(stage.trains for stage in self.stages):
             raise InputError(f"method={self.name} trains nothing, so there is no personal.head=trained; take fitted.")
 

@@ -105,12 +105,13 @@ def _ordinary_round(experiment: Experiment) -> Round:
     job = next(work)
     while not isinstance(job, TrainJob):  # a device that was never sampled scores its examples first
         job = work.send(experiment.site.executor.result(job))
+    packing = server.compression
     back = {name: torch.zeros(spec.shape, dtype=spec.dtype) for name, spec in stage.expected(state)[0].items()}
     return Round(
         parameters_trained=_trained(job, experiment.layout),
         parameters_sent=sum(t.numel() for t in request.tensors.values()),
-        bytes_down=len(encode(request)),
-        bytes_up=len(encode(Reply(request.address, back))),
+        bytes_down=len(encode(packing.outline(request, None, 0))),
+        bytes_up=len(encode(packing.outline(Reply(request.address, back), request, 0))),
         devices=len(chosen),
         job=job,
     )

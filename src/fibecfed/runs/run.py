@@ -174,7 +174,8 @@ def _check_can_go_on(
 ) -> None:
     """Raise InputError where device states are gone, or no round can follow."""
     was = next((change.was for change in changed if change.key == "runtime.device_states"), None)
-    if experiment.devices.here and state.device_versions and "memory" in (was, experiment.config.runtime.device_states):
+    kept = state.device_versions or state.residual_versions
+    if experiment.devices.here and kept and "memory" in (was, experiment.config.runtime.device_states):
         raise InputError(
             f"'{directory.path}' cannot be resumed: its devices kept their states in memory "
             "(runtime.device_states=memory), and they are gone. Start again with device_states=auto."

@@ -26,6 +26,7 @@ from fibecfed.federation import (
     Stage,
     next_stage,
 )
+from fibecfed.federation.compression import RESIDUAL
 from fibecfed.methods import FederatedAveraging, method_class
 from fibecfed.methods.stages import JUDGED
 from fibecfed.methods.stages.count_layers import GROUP_COUNTS
@@ -65,7 +66,8 @@ def rehearse(experiment: Experiment) -> Iterator[Rehearsed]:
     while (stage := next_stage(method, state)) is not None:
         chosen = server.cohort(state, stage)
         accumulator, (specs, info) = stage.accumulator(state), stage.expected(state)
-        versions, down, up, made_up = dict(state.device_versions), 0, 0, dict[str, Tensor]()
+        versions, residuals = dict(state.device_versions), dict(state.residual_versions)
+        down, up, made_up = 0, 0, dict[str, Tensor]()
         number = 0
         for device in chosen:
             request = server.request(state, stage, device)
@@ -76,13 +78,17 @@ def rehearse(experiment: Experiment) -> Iterator[Rehearsed]:
             if not stage.is_round or device == chosen[0]:
                 made_up = {name: _made_up(name, *spec, request, task, counts[device]) for name, spec in specs.items()}
             said = _said(stage, method.config, info, int(counts[device].sum()))
-            down += sizes(request)
+            residual = residuals.get(device, 0)
+            down += sizes(server.compression.outline(request, None, residual))
             reply = Reply(answered, made_up, said)
-            up += sizes(reply)
+            packed = server.compression.outline(reply, request, residual)
+            up += sizes(packed)
+            if RESIDUAL in packed.info:
+                residuals[device] = packed.info[RESIDUAL]
             if stage.is_round and device != chosen[0]:  # would not change the mean of what comes back as it was sent
                 reply = Reply(answered, {}, {**said, "examples": 0})
             stage.fold(accumulator, reply)
-        state = stage.finish(state, accumulator).replace(device_versions=versions)
+        state = stage.finish(state, accumulator).replace(device_versions=versions, residual_versions=residuals)
         yield Rehearsed(stage, number, chosen, down, up, state)
 
 

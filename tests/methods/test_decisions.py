@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import fibecfed
 from fibecfed import Config
 from fibecfed.config import build_config, merge, to_dict
+from fibecfed.curriculum.clean_part import Suspicion
 
 
 @pytest.fixture
@@ -35,11 +37,17 @@ def test_decisions_are_saved_and_true(config: Config, tmp_path: Path) -> None:
 
 def test_automatic_caps_are_each_devices_own(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Tiny models show no noise, so half of whatever a device has is called noisy.
-    monkeypatch.setattr("fibecfed.methods.fibecfed_parts.confidence.clean_part", lambda *_: 0.5)
+    found = Suspicion(1, 2, np.zeros(0, bool))
+    monkeypatch.setattr(
+        "fibecfed.methods.fibecfed_parts.confidence.suspicion",
+        lambda chances, *_: found._replace(habitual=np.zeros(len(chances), bool)),
+    )
     values = merge(to_dict(config), {"curriculum": {"cap": "auto"}})
     result = fibecfed.run(build_config(values), tmp_path / "run")
     decided = json.loads((tmp_path / "run" / "method.json").read_text())
-    assert decided["caps"] == {str(device): 0.5 for device in result.state.device_versions}
+    assert decided["caps"].keys() == {str(device) for device in result.state.device_versions}
+    assert all(cap == pytest.approx(0.5, abs=0.05) for cap in decided["caps"].values())
+    assert decided["wrong_share"] == 0.5
     fixed = fibecfed.run(build_config(merge(to_dict(config), {"curriculum": {"cap": 0.5}})))
     trained = [[r["examples_trained"] for r in run.metrics] for run in (result, fixed)]
     assert trained[0] == trained[1]

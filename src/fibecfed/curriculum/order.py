@@ -10,7 +10,6 @@ import numpy as np
 from fibecfed.curriculum.pacing import capped_size
 from fibecfed.errors import InputError, RunFailed
 
-_LEAST = 1e-6  # a part above 0; one example is always left
 UNIFORM_SHARE = 0.1  # of importance sampling; bounds the weights by 10 (project decision)
 
 
@@ -65,14 +64,6 @@ def easy_first(scores: np.ndarray, groups: np.ndarray, stratified: bool = True) 
         own = ranked[groups[ranked] == group]
         place[own] = (np.arange(len(own)) + 0.5) / len(own)
     return _by_example(np.lexsort((np.arange(len(ranked)), groups, place)))
-
-
-def easiest(scores: np.ndarray, part: float) -> np.ndarray:
-    """Positions of the easiest ``part`` of all examples, ascending: part * n rounded down, at least one.
-
-    Groups are not looked at: wrong targets need not be spread over them evenly (project decision).
-    """
-    return np.sort(_ascending(scores)[: capped_size(max(part, _LEAST), len(scores))])
 
 
 def batches_easy_first(scores: np.ndarray, batch_size: int, rng: np.random.Generator) -> Order:

@@ -7,7 +7,6 @@ from fibecfed.curriculum.order import (
     Selection,
     batches_easy_first,
     draw,
-    easiest,
     easy_first,
     importance_sample,
     random_subset,
@@ -33,15 +32,15 @@ def select(
     batch_size: int,
     seed: int,
     device: int,
-    clean: float = 1.0,
+    doubtful: np.ndarray | None = None,
 ) -> Selection:
     """The examples of curriculum round ``step`` (from 0) of ``steps``.
 
-    ``difficulty`` and ``groups`` (n,) of the device's own examples. ``clean``: the part of them that is used at most,
-    the easiest of all groups together, where the cap is auto. Source: docs/method.md section 4.
+    ``difficulty`` and ``groups`` (n,) of the device's own examples. Those that are ``doubtful`` (n,) take no part.
+    Source: docs/method.md section 4.
     """
     whole, cap = len(difficulty), 1.0 if config.cap in (None, "auto") else float(config.cap or 1.0)
-    kept = easiest(difficulty, clean) if config.cap == "auto" else np.arange(whole)
+    kept = np.arange(whole) if doubtful is None else np.flatnonzero(~doubtful)
     difficulty, groups = difficulty[kept], groups[kept]
     examples = len(difficulty)
     stratified = config.stratified is not False

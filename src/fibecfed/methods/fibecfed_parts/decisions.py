@@ -14,7 +14,7 @@ from fibecfed.curriculum import (
 )
 from fibecfed.curriculum.selection import part_in_use
 from fibecfed.federation import Device, ServerState, Site
-from fibecfed.methods.fibecfed_parts.confidence import CONFIDENCE, clean_part_of
+from fibecfed.methods.fibecfed_parts.confidence import CONFIDENCE, doubtful_of
 from fibecfed.methods.fibecfed_parts.initialization import DIFFICULTY, FIRST_DIFFICULTY, judgements_key, kept_rows_of
 from fibecfed.seeding import stream
 from fibecfed.training import ScoreJob
@@ -50,7 +50,10 @@ def decisions(
         found["difficulty"] = _difficulty(scored, site)
         if config.curriculum.cap == "auto":
             pooled = state.memory.get(CONFIDENCE)
-            found["caps"] = {str(device.number): clean_part_of(device, pooled) for device in scored}
+            doubtful = {str(device.number): doubtful_of(device, pooled) for device in scored}
+            found["caps"] = {number: 1.0 if d is None else float(1 - d.mean()) for number, d in doubtful.items()}
+            if pooled is not None and pooled[1, -1] > 0:
+                found["wrong_share"] = float(pooled[0, -1] / pooled[1, -1])
         found["rank_stability"] = _stability(scored, site, config, state, shared)
         share = found["difficulty"]["group_share"]
         if share is not None and share > GROUP_SHARE_WARNING:

@@ -23,7 +23,7 @@ from fibecfed.federation import (
     TensorSpec,
     Work,
 )
-from fibecfed.methods.fibecfed_parts.confidence import CONFIDENCE, clean_part_of, confidence_of
+from fibecfed.methods.fibecfed_parts.confidence import CONFIDENCE, TOLD, confidence_of, doubtful_of
 from fibecfed.methods.fibecfed_parts.first_training import before_first_training, learned, watched
 from fibecfed.methods.fibecfed_parts.initialization import (
     DIFFICULTY,
@@ -37,7 +37,6 @@ from fibecfed.seeding import stream
 from fibecfed.tasks import task_kind
 from fibecfed.training import DeviceFailed, LocalResult, TrainJob, scheduled_rate
 
-TOLD = "confidence told"  # in a device's memory: the server knows how sure the model was of its examples
 TIMES = "times trained"  # how often a device's local layers trained, in its memory
 ANCHOR = "anchor/"  # the shared value of what is local, in a device's memory
 
@@ -75,15 +74,16 @@ class CurriculumTrain(PartlyShared):
         """What was sent; and how sure the model was of the device's examples, where that decides the cap."""
         tensors, info = super().expected(state)
         groups = task_kind(self.config).judged_groups(self.layout.outputs)
-        own = {CONFIDENCE: TensorSpec((2, groups), torch.float64)} if self._finds_cap else {}
+        own = {CONFIDENCE: TensorSpec((2, groups + 1), torch.float64)} if self._finds_cap else {}
         return {**tensors, **own}, info
 
     def problem(self, state: ServerState, reply: Reply) -> str | None:
         """Chances of no more examples than there are."""
         if CONFIDENCE in reply.tensors:
-            total, counts = reply.tensors[CONFIDENCE]
+            total, counts = reply.tensors[CONFIDENCE]  # of each group; in the last column what is wrong and sure
             beyond = counts * (1 + 1e-5)  # chances are float32
-            if (total < 0).any() or (total > beyond).any() or float(counts.sum()) > reply.info["examples"]:
+            most = max(float(counts[:-1].sum()), float(counts[-1]))
+            if (total < 0).any() or (total > beyond).any() or most > reply.info["examples"]:
                 return "what it says of the model's confidence contradicts itself"
         return super().problem(state, reply)
 
@@ -125,20 +125,22 @@ class CurriculumTrain(PartlyShared):
         self._keep_anchor(device, request)
         result: LocalResult = yield self._curriculum_job(device, request)
         reply, state = self.conclude(device, request, result)
-        return device.keep(*self._confiding(reply, device, state))
+        return device.keep(*self._confiding(reply, device, request, state))
 
     @property
     def _finds_cap(self) -> bool:
         return self.plan.has_curriculum and self.config.curriculum.cap == "auto"
 
-    def _confiding(self, reply: Reply, device: Device, state: DeviceState | None) -> tuple[Reply, DeviceState | None]:
+    def _confiding(
+        self, reply: Reply, device: Device, request: Request, state: DeviceState | None
+    ) -> tuple[Reply, DeviceState | None]:
         """The reply, with how sure the model was of the device's examples when it scored them; told once."""
         if not self._finds_cap:
             return reply, state
         groups = task_kind(self.config).judged_groups(self.layout.outputs)
-        sums = torch.zeros(2, groups, dtype=torch.float64)
+        sums = torch.zeros(2, groups + 1, dtype=torch.float64)
         if state is not None and TOLD not in state.memory:
-            sums = confidence_of(device, state)
+            sums = confidence_of(device, state, request.info.get(CONFIDENCE))
             state = dataclasses.replace(state, memory={**state.memory, TOLD: torch.tensor(True)})
         return dataclasses.replace(reply, tensors={**reply.tensors, CONFIDENCE: sums}), state
 
@@ -153,7 +155,7 @@ class CurriculumTrain(PartlyShared):
         kept = state or DeviceState(local={}, memory={})
         memory = {name: t for name, t in kept.memory.items() if name != FIRST_DIFFICULTY}
         state = DeviceState(kept.local, {**memory, **learned(device, config, matrices, result)})
-        return device.keep(*self._confiding(reply, device, state))
+        return device.keep(*self._confiding(reply, device, request, state))
 
     def _train_what_came(self, device: Device, request: Request) -> Work:
         """A round of a device that lost its layers: it trains what was sent, keeps nothing, and says so.
@@ -163,7 +165,7 @@ class CurriculumTrain(PartlyShared):
         """
         result: LocalResult = yield self.job(device, request, trained=dict.fromkeys(request.tensors))
         sent = {name: result.tensors[name] for name in request.tensors}
-        return self._confiding(Reply(request.address, sent, self.costs(device, result)), device, None)[0]
+        return self._confiding(Reply(request.address, sent, self.costs(device, result)), device, request, None)[0]
 
     def conclude(self, device: Device, request: Request, result: LocalResult) -> tuple[Reply, DeviceState | None]:
         """Step 8; scores that followed the training are kept beside the first ones."""
@@ -226,7 +228,7 @@ class CurriculumTrain(PartlyShared):
                 batch_size=self.config.training.batch_size,
                 seed=self.config.seed,
                 device=device.number,
-                clean=clean_part_of(device, request.info.get(CONFIDENCE)),
+                doubtful=doubtful_of(device, request.info.get(CONFIDENCE)),
             )
             indices = device.indices[chosen.positions]
             if chosen.weights is not None:

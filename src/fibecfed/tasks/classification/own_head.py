@@ -13,7 +13,8 @@ STRENGTHS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.0003)  # lambda, strongest pull firs
 FOLDS = 5
 FEWEST = 2 * FOLDS  # examples; with fewer a device takes no fit
 _STEPS = 1000
-_ERRORS = 1.5  # standard errors by which a fit must be better than none, chosen on validation data
+_ERRORS = 1.25  # standard errors by which a fit must be better than none, chosen on validation data
+_TEMPERS = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15)  # of the logits without a fit
 _CHOICE, _FINAL = 1e-5, 1e-12  # squared length of the last step, in the metric of the curvature bound
 
 
@@ -30,9 +31,10 @@ def fit_own_head(
 
     M is for sites that use labels in another way: it takes few examples to learn. Stratified folds of the device's
     own training examples choose lambda: that of the lowest held-out loss, if it is below the loss without a fit by
-    1.5 standard errors of their difference (paired, over examples), else there is no fit. Whether a device's labels
-    mean something else is doubtful on few examples, how much is not once they do. The shared model was trained on
-    these examples, which flatters the shared head; fits start from it and share that.
+    1.25 standard errors of their difference (paired, over examples), else there is no fit. Whether a device's labels
+    mean something else is doubtful on few examples, how much is not once they do. The logits without a fit are
+    tempered as suits them best: where labels are noisy, a fit gains by being less sure, and decides no better. The
+    shared model was trained on these examples, which flatters the shared head; fits start from it and share that.
     """
     offset = torch.zeros_like(bias) if offset is None else offset
     moved = bias + offset
@@ -75,7 +77,8 @@ def _chosen(axes: np.ndarray, onehot: np.ndarray, base: np.ndarray, rng: np.rand
     logits = base + axes @ fits  # (F x S, n, C)
     losses = -_log_softmax(logits.reshape(FOLDS, len(strengths), *base.shape))
     held_out = (losses[fold, :, np.arange(len(fold))] * onehot[:, None]).sum(axis=-1)  # (n, S)
-    none = -(_log_softmax(base) * onehot).sum(axis=-1)
+    tempered = [-(_log_softmax(temper * base) * onehot).sum(axis=-1) for temper in _TEMPERS]
+    none = min(tempered, key=lambda losses: float(losses.mean()))
     best = int(held_out.mean(axis=0).argmin())
     gain = none - held_out[:, best]
     error = gain.std(ddof=1) / np.sqrt(len(gain))

@@ -29,6 +29,7 @@ class FederatedAveraging:
 
     name: ClassVar[str] = "fedavg-lora"
     place: ClassVar[int] = 20  # in listings; a class that says none of its own comes last, by name
+    is_control: ClassVar[bool] = False  # whether a gain has to be measured against it
     paper: ClassVar[str] = "McMahan et al. 2017; Hu et al. 2021"
     trains: ClassVar[str] = "LoRA of every layer, and the head"
     sends: ClassVar[str] = "all of it, both ways, every round"

@@ -37,7 +37,7 @@ class Merge(Exchange):
         return not state.info.get("merged") and bool(self.members(state).number)
 
     def members(self, state: ServerState) -> Members:
-        """The devices that have local layers: what one keeps of the warm-up, a second head or its optimizer, is none."""
+        """The devices with local layers; of the warm-up one may keep a second head or an optimizer, but no layers."""
         kept = set(state.device_versions)
         if self.plan.has_met_devices(state):
             kept &= set(state.info["met"])

@@ -11,7 +11,7 @@ import fibecfed
 import tiny
 from fibecfed import InputError, load_config
 from fibecfed.comparison.records import same_settings
-from fibecfed.config import WarmUpConfig, as_meant, dotted, dotted_as_meant, to_dict, to_yaml
+from fibecfed.config import WarmUpConfig, as_meant, dotted, to_dict, to_yaml
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 SINCE = ("size_alpha", "habits")
@@ -42,7 +42,7 @@ def test_settings_of_then(kind: Any, file: str | None, expected: str | None) -> 
     found = as_meant(written)
     assert found["data"]["partition"] == {**written["data"]["partition"], "kind": expected}
     was = {key: value for key, value in dotted(load_config(data=written["data"])).items() if key[15:] not in SINCE}
-    assert dotted_as_meant({**was, "warm_up.accuracy": 0.6}) == {**was, "data.partition.kind": expected}
+    assert as_meant({**was, "warm_up.accuracy": 0.6}) == {**was, "data.partition.kind": expected}
 
 
 def test_a_warm_ups_accuracy_means_something_else_now() -> None:
@@ -57,7 +57,7 @@ def test_a_warm_ups_accuracy_means_something_else_now() -> None:
 def test_settings_of_today_stay(kind: Any, tmp_path: Path) -> None:
     config = load_config(data={"partition": {"kind": kind}})
     assert as_meant(to_dict(config)) == to_dict(config)
-    assert dotted_as_meant(dotted(config)) == dotted(config)
+    assert as_meant(dotted(config)) == dotted(config)
     (tmp_path / "whole.yaml").write_text(to_yaml(config))
     assert load_config(tmp_path / "whole.yaml") == config
     (tmp_path / "by_hand.yaml").write_text(yaml.safe_dump({"data": {"partition": {"kind": kind, "alpha": 0.1}}}))

@@ -12,6 +12,7 @@ from fibecfed import Config
 from fibecfed.callbacks import Callback
 from fibecfed.config import build_config, merge, to_dict
 from fibecfed.federation import Device
+from fibecfed.methods import METHODS
 from fibecfed.runtime import Experiment, assemble
 from fibecfed.tasks import HEAD_BIAS, log_prior_ratio
 from run_content import content
@@ -20,6 +21,7 @@ CONTROLS = (
     "device-majority", "ridge-head", "fedavg+prior", "fedavg+local-head", "fedavg+finetune", "random-pace",
     "random-subset", "loss-order",
 )  # fmt: skip
+OF_OTHER_TESTS = {"local-only", "fedavg-plus", "fedrod", "head-only"}
 
 
 def changed(config: Config, **values: Any) -> Config:
@@ -36,6 +38,10 @@ def watched(config: Config) -> tuple[Experiment, Any]:
     watch = Watch()
     result = fibecfed.run(config, callbacks=[watch])
     return watch.experiment, result
+
+
+def test_the_registry_knows_the_controls() -> None:
+    assert {name for name, method in METHODS.items() if method.is_control} == {*CONTROLS, *OF_OTHER_TESTS}
 
 
 @pytest.mark.parametrize("method", CONTROLS)

@@ -56,3 +56,8 @@ def test_only_the_parameters_named_train_at_another_rate(small: Config) -> None:
 def test_it_needs_layers_that_train_on_their_device(small: Config) -> None:
     with pytest.raises(InputError, match=r"sharing\.local_rate"):
         assemble(changed(small, ON, sharing={"rows": "none"}))
+
+
+def test_a_rate_that_does_not_fall_refuses_it(small: Config) -> None:
+    with pytest.raises(InputError, match=r"training\.schedule=constant"):
+        assemble(changed(small, ON, training={"schedule": "constant"}))

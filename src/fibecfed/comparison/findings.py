@@ -12,7 +12,6 @@ from fibecfed.comparison.records import RunRecord, check_same_data, differing_ve
 from fibecfed.comparison.spec import PROTOCOLS, MethodEntry, PlannedRun, Setting, Spec, final_runs, first_rates
 from fibecfed.comparison.statistics import (
     CENTRALIZED,
-    CONTROLS,
     RIDGE,
     Interval,
     average_ranks,
@@ -21,6 +20,10 @@ from fibecfed.comparison.statistics import (
     reached,
 )
 from fibecfed.errors import InputError
+from fibecfed.methods import METHODS
+
+# centralized-lora is an upper bound, and none (docs/baselines.md).
+_CONTROLS = frozenset(name for name, method in METHODS.items() if method.is_control)
 
 
 class Findings:
@@ -128,7 +131,7 @@ class Findings:
 
     def is_control(self, entry: MethodEntry) -> bool:
         """Whether gains are measured against this line."""
-        return entry.name in CONTROLS or entry.method_name in CONTROLS
+        return entry.name in _CONTROLS or entry.method_name in _CONTROLS
 
     def best_control(self, setting: Setting, protocol: str) -> str | None:
         """The control of the highest mean in this setting, on the results that are reported: it gets the benefit."""

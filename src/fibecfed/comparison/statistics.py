@@ -13,18 +13,6 @@ from fibecfed.results import judged_stage, score_of
 CONSECUTIVE = 3  # evaluations whose mean must reach the target (docs/method.md section 7)
 NO_CLAIM = 0.02  # of the score; a ridge head this near to centralized training leaves nothing to claim
 RIDGE, CENTRALIZED = "ridge-head", "centralized-lora"
-# What a gain has to be measured against (docs/baselines.md). centralized-lora is an upper bound, and no control here.
-CONTROLS = (
-    "local-only",
-    "device-majority",
-    "ridge-head",
-    "fedavg+prior",
-    "fedavg+local-head",
-    "fedavg+finetune",
-    "random-pace",
-    "random-subset",
-    "loss-order",
-)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from fibecfed.config.baselines import (
 from fibecfed.config.continuing import ROUNDS, WHERE, Change, changes, dotted, refusal
 from fibecfed.config.data import DataConfig, PartitionConfig
 from fibecfed.config.device import DeviceConfig, load_device_config, shared_settings
-from fibecfed.config.earlier import as_meant, dotted_as_meant
+from fibecfed.config.earlier import as_meant
 from fibecfed.config.federation import FederationConfig
 from fibecfed.config.instructions import CAUSAL_LM, INSTRUCTION_SETS, task_name
 from fibecfed.config.loading import (
@@ -94,7 +94,6 @@ __all__ = [
     "changes",
     "config_hash",
     "dotted",
-    "dotted_as_meant",
     "expanded",
     "keys",
     "load_config",

@@ -4,7 +4,7 @@ Version 0.1 called ``dirichlet`` what is ``dirichlet-hsu`` now. Its files are kn
 ``warm_up.accuracy`` was an accuracy, and is now a part of the way from chance to 1.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fibecfed.config.parts import WarmUpConfig
@@ -16,34 +16,51 @@ _SINCE = "size_alpha"  # of data.partition: whatever writes all settings writes 
 _SECTIONS = frozenset({"method", "seed", "data", "federation", "model", "training", "evaluation", "cost", "runtime"})
 _KEYS = frozenset({"kind", "alpha", "shards_per_device", "minimum"})
 _PARTITION = "data.partition."
-_ACCURACY, _DEFAULT_THEN = "warm_up.accuracy", 0.6
+_KIND, _ACCURACY, _DEFAULT_THEN = f"{_PARTITION}kind", "warm_up.accuracy", 0.6
 
 
 def as_meant(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings as the version that wrote them meant them; anything but a whole file of 0.1 stays as it is."""
-    data = content.get("data")
-    partition = data.get("partition") if isinstance(data, Mapping) else None
-    if not isinstance(data, Mapping) or not isinstance(partition, Mapping):
+    """Settings, nested or all of them by dotted key, as the version that wrote them meant them.
+
+    Anything but all the settings of 0.1 stays as it is.
+    """
+    if _KIND in content:
+        return {**content, **_changed(content)}
+    if not content.keys() >= _SECTIONS or not isinstance(content["data"], Mapping):
         return dict(content)
-    if not content.keys() >= _SECTIONS or not partition.keys() >= _KEYS or _SINCE in partition:
+    partition = content["data"].get("partition")
+    if not isinstance(partition, Mapping) or not partition.keys() >= _KEYS:
         return dict(content)
-    kind = _kind_then(partition["kind"], data.get("file"), data.get("device"))
-    found = {**content, "data": {**data, "partition": {**partition, "kind": kind}}}
-    warm_up = content.get("warm_up")
-    if isinstance(warm_up, Mapping) and "accuracy" in warm_up:
-        found["warm_up"] = {**warm_up, "accuracy": _accuracy_then(warm_up["accuracy"])}
+    found = dict(content)
+    for key, value in _changed(_dotted(content)).items():
+        _put(found, key.split("."), value)
     return found
 
 
-def dotted_as_meant(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The same of all settings of a run by dotted key, as its fingerprint has them."""
-    kind = f"{_PARTITION}kind"
-    if _PARTITION + _SINCE in settings or kind not in settings:
-        return dict(settings)
-    found = {**settings, kind: _kind_then(settings[kind], settings.get("data.file"), settings.get("data.device"))}
-    if _ACCURACY in found:
-        found[_ACCURACY] = _accuracy_then(found[_ACCURACY])
+def _changed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """By dotted key what all settings of a run mean today, where that is something else."""
+    if _PARTITION + _SINCE in settings:
+        return {}
+    found = {_KIND: _kind_then(settings[_KIND], settings.get("data.file"), settings.get("data.device"))}
+    if _ACCURACY in settings:
+        found[_ACCURACY] = _accuracy_then(settings[_ACCURACY])
     return found
+
+
+def _dotted(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        found |= _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def _put(content: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Set one nested value; mappings on the way are copied first."""
+    for key in path[:-1]:
+        below = dict(content[key])
+        content[key] = below
+        content = below
+    content[path[-1]] = value
 
 
 def _accuracy_then(value: Any) -> Any:

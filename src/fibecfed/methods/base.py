@@ -29,6 +29,7 @@ class FederatedAveraging:
 
     name: ClassVar[str] = "fedavg-lora"
     place: ClassVar[int] = 20  # in listings; a class that says none of its own comes last, by name
+    is_control: ClassVar[bool] = False  # whether a gain has to be measured against it
     paper: ClassVar[str] = "McMahan et al. 2017; Hu et al. 2021"
     trains: ClassVar[str] = "LoRA of every layer, and the head"
     sends: ClassVar[str] = "all of it, both ways, every round"
@@ -176,12 +177,9 @@ class FederatedAveraging:
 
     def kept(self, device: Device, state: ServerState) -> dict[str, Tensor]:
         """What a device would receive, over what it keeps; the server's model where it keeps nothing."""
-        if not device.state_version:
-            return dict(state.tensors)
-        received = {name: state.tensors[name] for name in self.shared(state)}
-        if self.own_head.kind == "trained" and not (device.state and device.state.local):
-            return dict(state.tensors)  # its second head is all that it keeps, as after a warm-up
-        return device.model(received)
+        if not (device.state_version and device.state and device.state.local):
+            return dict(state.tensors)  # a second head or an optimizer may be all that it keeps, as after a warm-up
+        return device.model({name: state.tensors[name] for name in self.shared(state)})
 
     @property
     def fits_own_heads(self) -> bool:

@@ -28,6 +28,7 @@ class RandomPace(FibecFed):
 
     name: ClassVar[str] = "random-pace"
     place: ClassVar[int] = 100
+    is_control: ClassVar[bool] = True
     paper: ClassVar[str] = "control"
     trains: ClassVar[str] = "as fedavg-lora, on a growing random part"
     sends: ClassVar[str] = "as fedavg-lora"
@@ -39,6 +40,7 @@ class RandomSubset(FibecFed):
 
     name: ClassVar[str] = "random-subset"
     place: ClassVar[int] = 110
+    is_control: ClassVar[bool] = True
     paper: ClassVar[str] = "control"
     trains: ClassVar[str] = "as fedavg-lora, on a growing part drawn anew each round"
     sends: ClassVar[str] = "as fedavg-lora"
@@ -53,6 +55,7 @@ class LossOrder(FibecFed):
 
     name: ClassVar[str] = "loss-order"
     place: ClassVar[int] = 120
+    is_control: ClassVar[bool] = True
     paper: ClassVar[str] = "control"
     trains: ClassVar[str] = "as fedavg-lora, on a growing part of low loss"
     sends: ClassVar[str] = "as fedavg-lora"
@@ -64,6 +67,7 @@ class LocalHead(FibecFed):
 
     name: ClassVar[str] = "fedavg+local-head"
     place: ClassVar[int] = 80
+    is_control: ClassVar[bool] = True
     paper: ClassVar[str] = "control"
     trains: ClassVar[str] = "as fedavg-lora"
     sends: ClassVar[str] = "LoRA of every layer; the head stays"
@@ -78,6 +82,7 @@ class RidgeHead(FederatedAveraging):
 
     name: ClassVar[str] = "ridge-head"
     place: ClassVar[int] = 60
+    is_control: ClassVar[bool] = True
     paper: ClassVar[str] = "control"
     trains: ClassVar[str] = "nothing; the server solves the head"
     sends: ClassVar[str] = "feature sums, once"
@@ -96,6 +101,7 @@ class FedavgPrior(FederatedAveraging):
 
     name: ClassVar[str] = "fedavg+prior"
     place: ClassVar[int] = 70
+    is_control: ClassVar[bool] = True
     paper: ClassVar[str] = "control"
     sends: ClassVar[str] = "as fedavg-lora; label counts once"
     has_prior: ClassVar[bool] = True
@@ -106,6 +112,7 @@ class FedavgPlus(FederatedAveraging):
 
     name: ClassVar[str] = "fedavg-plus"
     place: ClassVar[int] = 72
+    is_control: ClassVar[bool] = True
     paper: ClassVar[str] = "control"
     trains: ClassVar[str] = "as fedavg-lora; each device fits a head of its own, without a round"
     sends: ClassVar[str] = "as fedavg-lora; sums for the first head once"
@@ -128,6 +135,7 @@ class FedRod(FederatedAveraging):
 
     name: ClassVar[str] = "fedrod"
     place: ClassVar[int] = 74
+    is_control: ClassVar[bool] = True
     paper: ClassVar[str] = "Chen and Chao 2022"
     trains: ClassVar[str] = "as fedavg-lora, and a second head that stays on its device"
     sends: ClassVar[str] = "as fedavg-lora; label counts once"
@@ -142,6 +150,7 @@ class HeadOnly(FederatedAveraging):
 
     name: ClassVar[str] = "head-only"
     place: ClassVar[int] = 65
+    is_control: ClassVar[bool] = True
     paper: ClassVar[str] = "control"
     trains: ClassVar[str] = "nothing together; the server solves the head, each device fits its own"
     sends: ClassVar[str] = "sums, once"
@@ -161,6 +170,7 @@ class FedavgFinetune(FederatedAveraging):
 
     name: ClassVar[str] = "fedavg+finetune"
     place: ClassVar[int] = 90
+    is_control: ClassVar[bool] = True
     paper: ClassVar[str] = "control"
     trains: ClassVar[str] = "as fedavg-lora; at the end every device its own copy"
 
@@ -199,6 +209,7 @@ class DeviceMajority(FederatedAveraging):
 
     name: ClassVar[str] = "device-majority"
     place: ClassVar[int] = 50
+    is_control: ClassVar[bool] = True
     paper: ClassVar[str] = "control"
     trains: ClassVar[str] = "nothing"
     sends: ClassVar[str] = "label counts, once"

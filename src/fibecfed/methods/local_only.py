@@ -23,6 +23,7 @@ class LocalOnly(FederatedAveraging):
 
     name: ClassVar[str] = "local-only"
     place: ClassVar[int] = 40
+    is_control: ClassVar[bool] = True
     paper: ClassVar[str] = "control"
     trains: ClassVar[str] = "LoRA of every layer, and the head, on each device alone"
     sends: ClassVar[str] = "nothing"

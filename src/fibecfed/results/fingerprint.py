@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fibecfed.config import Change, Config, changes, dotted, dotted_as_meant
+from fibecfed.config import Change, Config, as_meant, changes, dotted
 from fibecfed.errors import InputError
 from fibecfed.methods import package_versions
 from fibecfed.results.environment import versions
@@ -41,7 +41,7 @@ class Fingerprint:
             return None
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            settings = dotted_as_meant(content["settings"])
+            settings = as_meant(content["settings"])
             return Fingerprint(settings, content["states"], content["found"], content["history"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"'{file}' cannot be read ({error!r}); it is written by fibecfed only.") from None

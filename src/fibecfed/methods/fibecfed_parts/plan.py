@@ -71,6 +71,11 @@ class Plan:
                 "sharing.local_rate is the learning rate of layers that train on their device; set sharing.layers to "
                 "something but all and sharing.rows to something but none, or leave it off."
             )
+        if sharing.local_rate == "participation" and config.training.schedule == "constant":
+            raise InputError(
+                "sharing.local_rate says what a falling learning rate falls with, and training.schedule=constant has "
+                "none; set training.schedule to linear or cosine, or leave sharing.local_rate off."
+            )
         if sharing.anchored and config.curriculum.refresh:
             raise InputError("curriculum.refresh needs the gradients that sharing.anchored leaves out; choose one.")
 

@@ -33,13 +33,15 @@ class Merge(Exchange):
     # Server half
 
     def due(self, state: ServerState) -> bool:
-        """Once, when the rounds are over."""
-        return not state.info.get("merged")
+        """Once, when the rounds are over, if any device has local layers."""
+        return not state.info.get("merged") and bool(self.members(state).number)
 
     def members(self, state: ServerState) -> Members:
-        """The devices that keep a state."""
-        chosen = tuple(sorted(state.device_versions))
-        return Members(len(chosen), chosen)
+        """The devices with local layers; of the warm-up one may keep a second head or an optimizer, but no layers."""
+        kept = set(state.device_versions)
+        if self.plan.has_met_devices(state):
+            kept &= set(state.info["met"])
+        return Members(len(kept), tuple(sorted(kept)))
 
     def request(self, state: ServerState, device: int) -> Content:
         return {}, {"layers": state.info["layers"]}

@@ -249,7 +249,11 @@ def test_what_a_killed_process_was_writing_is_cleared(small: Config, tmp_path: P
     with pytest.raises(Crash):
         fibecfed.run(config, run, callbacks=[CrashAt(1)])
     device = next((run / "devices").iterdir())
-    for path in (run / ".metrics.jsonl.17.tmp", device / ".2.safetensors.17.tmp", run / "adapters" / ".3.17.tmp" / "x"):
+    beside = device / "residual"
+    for path in (
+        run / ".metrics.jsonl.17.tmp", device / ".2.safetensors.17.tmp", beside / ".2.safetensors.17.tmp",
+        run / "adapters" / ".3.17.tmp" / "x",
+    ):  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("half")
     (run / ".own.tmp").write_text("mine")

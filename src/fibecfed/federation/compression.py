@@ -2,8 +2,8 @@
 
 A reply carries the change of each parameter against what its device was sent; the server adds it to its own exact
 value. What rounding took away is kept where it was taken (error feedback: Seide et al. 2014, Stich et al. 2018,
-Karimireddy et al. 2019): on the device as a residual that joins the next change, at the server in its model, which is
-never replaced by what it sent.
+Karimireddy et al. 2019). On the device it is a residual that joins the next change. At the server it is in the model,
+which is never replaced by what was sent.
 
 Rounding draws from the run's seed, which everybody knows; it protects nobody's privacy.
 """

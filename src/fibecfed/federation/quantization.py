@@ -50,9 +50,9 @@ class Bfloat16:
 class Int8Rows:
     """One byte an entry and a float32 scale a row, rounded at random to the grid point below or above.
 
-    A value x in a row of scale s = max|x| / 127 becomes floor(x / s + u), u uniform in [0, 1): s times that has mean x
-    (stochastic quantisation of Alistarh et al. 2017, QSGD, with 127 levels a side and the maximum norm). The rows of a
-    matrix lie along its longer side, so that both LoRA factors have one scale a rank (project decision).
+    A value x in a row of scale s = max|x| / 127 becomes floor(x / s + u), u uniform in [0, 1): s times that has mean x.
+    Source: stochastic quantisation of Alistarh et al. 2017 (QSGD), 127 levels a side, with the maximum norm.
+    The rows of a matrix lie along its longer side, so that both LoRA factors have one scale a rank (project decision).
     """
 
     def packed(self, tensors: Sequence[Tensor], draws: Draws) -> dict[str, Tensor]:

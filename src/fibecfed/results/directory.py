@@ -261,7 +261,8 @@ class RunDirectory:
 
     def clear_leftovers(self) -> None:
         """Delete what a killed process was writing; for the ``only_writer``."""
-        places = (self.path, self.path / "adapters", *(self.path / "devices").glob("*/"))
+        devices = self.path / "devices"
+        places = (self.path, self.path / "adapters", *devices.glob("*/"), *devices.glob("*/*/"))
         for place in places:
             for path in place.glob(".*.tmp") if place.is_dir() else ():
                 if _LEFTOVER.fullmatch(path.name):

@@ -13,8 +13,16 @@ def estimate_table(found: Estimate) -> Table:
     table.add_column(justify="right")
     table.add_row("parameters trained on a device", f"{found.round.parameters_trained:,}")
     table.add_row("parameters sent to a device", f"{found.round.parameters_sent:,}")
-    table.add_row("estimated time", f"{found.seconds:.0f} s")
-    table.add_row("estimated memory", f"{found.memory_bytes / 1e6:.0f} MB")
+    if found.counted is None:
+        table.add_row("estimated time", f"{found.seconds:.0f} s")
+        table.add_row("estimated memory", f"{found.memory_bytes / 1e6:.0f} MB")
+        return table
+    memory = found.counted
+    table.add_row("computed memory of a device", f"{memory.total / 1e6:,.0f} MB")
+    table.add_row("  the model's weights", f"{memory.weights / 1e6:,.0f} MB")
+    table.add_row("  what trains, its gradients and optimizer", f"{memory.trained / 1e6:,.0f} MB")
+    batch = f"{memory.examples} examples of {memory.tokens} tokens"
+    table.add_row(f"  activations of {batch}", f"{memory.activations / 1e6:,.0f} MB")
     return table
 
 
@@ -50,7 +58,13 @@ def assumptions(found: Estimate) -> list[str]:
         taken.append(f"half of the layers are shared (sharing.count={config.sharing.count} decides in the run)")
     if config.method == "adalora":
         taken.append("triplets are pruned at random (importance decides in the run: a few percent more or less)")
-    lines = [f"Bytes are those that summary.json of a run on one machine counts. Assumed: {'; '.join(taken)}."]
+    lines = []
+    if found.counted is not None:
+        lines.append(
+            f"'{config.model.name}' has a config.json and no weights: memory is computed from shapes, with fused "
+            "attention and without what the program itself takes; time is not known."
+        )
+    lines += [f"Bytes are those that summary.json of a run on one machine counts. Assumed: {'; '.join(taken)}."]
     if traffic.met < traffic.devices:
         lines.append(f"{traffic.met} of the {traffic.devices} devices are sampled at least once.")
     return lines

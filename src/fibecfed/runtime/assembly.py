@@ -11,7 +11,7 @@ from fibecfed.config import Config, config_hash, settle
 from fibecfed.data import FederatedData, build_data, load_splits
 from fibecfed.federation import DeviceSide, DeviceStore, MemoryStore, Server, Site, Transport
 from fibecfed.methods import FederatedAveraging, method_class, resolve, tuning
-from fibecfed.models import Pretrained, load_pretrained
+from fibecfed.models import Pretrained, load_pretrained, with_zeros
 from fibecfed.runtime.evaluation import ResidentEvaluator
 from fibecfed.runtime.experiment import Experiment
 from fibecfed.runtime.holdings import DevicesHere
@@ -40,17 +40,20 @@ class Learner:
         return Site(self.config, data, executor, store, self.initial, answering)
 
 
-def assemble(config: Config, store: DeviceStore | None = None, transport: Transport | None = None) -> Experiment:
+def assemble(
+    config: Config, store: DeviceStore | None = None, transport: Transport | None = None, weights: bool = True
+) -> Experiment:
     """Load data and model, wire devices and server. Raises InputError for anything the user must fix.
 
-    ``transport`` None keeps the devices in this thread. Sets torch's thread count to ``runtime.threads``, since
+    ``transport`` None keeps the devices in this thread. ``weights`` False: of the model only its shapes, to be counted
+    (causal-lm). Sets torch's thread count to ``runtime.threads``, since
     gradients depend on it.
     """
     config = resolve(config)
     torch_device(config.runtime.device)
     splits = load_splits(config)
     config = settle(config, splits.sites)
-    learner = learner_of(config, task_kind(config).of(splits.train.label_names).outputs)
+    learner = learner_of(config, task_kind(config).of(splits.train.label_names).outputs, weights)
     method = learner.method
     pretrained = learner.pretrained
     data = build_data(config, splits, pretrained.tokenizer, method.pooled_data, pretrained.vocabulary)
@@ -71,16 +74,18 @@ def assemble(config: Config, store: DeviceStore | None = None, transport: Transp
     )
 
 
-def learner_of(config: Config, outputs: int) -> Learner:
+def learner_of(config: Config, outputs: int, weights: bool = True) -> Learner:
     """Backbone, tuning, head and method of a resolved configuration. Raises InputError; sets torch's threads."""
     torch.set_num_threads(config.runtime.threads)
     seed, kind = torch_seed(config.seed, "model"), tuning(config)
     generates = task_kind(config).generates
     pretrained = load_pretrained(
-        config.model, outputs, config.runtime.precision, seed, kind.positions(config), generates=generates
+        config.model, outputs, config.runtime.precision, seed, kind.positions(config), generates, weights
     )
     task_kind(config).prepare(pretrained.tokenizer)
     model = kind.attach(pretrained, outputs, config, seed)
+    if not weights:
+        with_zeros(model)
     layout = dataclasses.replace(kind.layout(model, pretrained.config), outputs=outputs)
     method = method_class(config.method)(config, layout)
     return Learner(config, pretrained, model, layout, method, trainable_tensors(model))

@@ -15,7 +15,7 @@ from fibecfed.config import Config
 from fibecfed.curriculum import GradientRecorder, RunningDifficulty, score
 from fibecfed.data import TokenizedSet, evaluation_batches
 from fibecfed.errors import InputError
-from fibecfed.models import blocks
+from fibecfed.models import blocks, is_weightless
 from fibecfed.sharing import DeviceLoss, LayerChange, MomentumFisher, layer_sensitivity, lossless_share, plateau_share
 from fibecfed.tasks import Batch, Counts, Task
 from fibecfed.training.cache import HiddenStates
@@ -64,7 +64,7 @@ class SequentialExecutor:
     def __init__(self, model: nn.Module, layout: Layout, task: Task, data: TokenizedSet, config: Config) -> None:
         self.layout = layout
         self.device = torch_device(config.runtime.device)
-        self.model = model.to(self.device)
+        self.model = model if is_weightless(model) else model.to(self.device)
         self.task = task
         self.data = data
         self.config = config
@@ -103,7 +103,7 @@ class SequentialExecutor:
         self._require_gradients(job.trained)
         lengths = self.data.lengths_within(job.max_tokens)
         batches: Iterator[Batch] = (self.data.batch(indices, job.max_tokens).to(self.device) for indices in job.batches)
-        with torch.random.fork_rng(devices=[]), self._training_mode():
+        with torch.random.fork_rng(devices=[]), self.training_mode():
             torch.manual_seed(job.seed)
             sizes = batch_sizes(list(job.batches), lengths)
             with (
@@ -290,7 +290,8 @@ class SequentialExecutor:
             parameters[name].requires_grad_(name in names)
             parameters[name].grad = None
 
-    def _training_mode(self) -> "_TrainingMode":
+    def training_mode(self) -> "_TrainingMode":
+        """A context in which the model trains as configured: dropout on, activations recomputed."""
         return _TrainingMode(self.model, self.blocks, self.config)
 
 

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +14,7 @@ import yaml
 pytest.importorskip("flwr", reason="needs the extra `flower`")
 
 import fibecfed
+import forking
 from fibecfed import Config
 from fibecfed.config import build_config, merge, to_dict, to_yaml
 from fibecfed.flower.processes import free_port
@@ -31,9 +30,8 @@ class Command:
     def __init__(self, log: Path, *words: str) -> None:
         self.log = log
         with log.open("a") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "fibecfed", "flower", *words],
-                stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            self.process = forking.Popen(
+                ["-m", "fibecfed", "flower", *words], stdout=file, stderr=forking.STDOUT, start_new_session=True,
                 env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
 

@@ -1,17 +1,15 @@
 """Kill -9 at random moments, then resume: bit-identical to the run that nobody disturbed."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 import fibecfed
+import forking
 from crash import Crash, CrashAt
 from fibecfed import Config, InputError
 from fibecfed.callbacks import Callback
@@ -56,11 +54,8 @@ def test_a_device_state_the_server_never_accepted_is_not_used(small: Config, tmp
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
 
 
-def start(arguments: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "fibecfed", "run", *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+def start(arguments: list[str]) -> forking.Popen:
+    return forking.Popen(["-m", "fibecfed", "run", *arguments], stdout=forking.PIPE, stderr=forking.STDOUT)
 
 
 @pytest.mark.slow

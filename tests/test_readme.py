@@ -1,6 +1,6 @@
 """The README's commands and snippets, run in order (install lines aside).
 
-As they stand they train MiniLM for minutes; by default `model.name` is set to a tiny model in those that train.
+As they stand they train MiniLM for minutes; by default those that train are given a tiny model and ninety examples.
 """
 
 import json
@@ -69,7 +69,7 @@ def test_every_command_works(place: Path, stand_in: Path | None) -> None:
         name, *arguments = shlex.split(command)
         assert name.removeprefix(".venv/bin/") == "fibecfed"
         if stand_in is not None and trains:
-            arguments.append(f"model.name={stand_in}")
+            arguments += [f"model.name={stand_in}", "data.train_examples=90"]
         if arguments[0] == "predict":  # the installed command, from cold
             done = subprocess.run(
                 ["fibecfed", *arguments], cwd=place, capture_output=True, text=True, timeout=600, env=environment()
@@ -91,6 +91,7 @@ def test_every_snippet_works(place: Path, stand_in: Path | None) -> None:
     api, plain = blocks("python")
     if stand_in is not None:
         api = api.replace("load_config(", f"load_config(model={{'name': {str(stand_in)!r}}}, ")
+        api = api.replace('"label": "topic"', '"label": "topic", "train_examples": 90')
     done = forking.run(["-c", api], cwd=place, timeout=600, env=environment())
     assert done.returncode == 0, done.stderr
     target = place / "runs" / "plain"

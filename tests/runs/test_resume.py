@@ -29,7 +29,7 @@ def longer(config: Config, method: str, **values: object) -> Config:
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ONE_EXCHANGE])
 def test_resuming_after_any_phase_changes_no_bit(small: Config, tmp_path: Path, method: str) -> None:
-    config = longer(small, method)
+    config = longer(small, method, evaluation={"every": 3})
     lost = fibecfed.run(config, tmp_path / "whole").summary["lost"]
     assert lost == {"replies": 0, "by_kind": {}, "by_device": {}, "states": []}
     with pytest.raises(Crash):
@@ -42,7 +42,7 @@ def test_resuming_after_any_phase_changes_no_bit(small: Config, tmp_path: Path, 
 
 def test_a_device_state_the_server_never_accepted_is_not_used(small: Config, tmp_path: Path) -> None:
     """The process dies after devices stored their new state, before the checkpoint."""
-    config = longer(small, "local-only")
+    config = longer(small, "local-only", evaluation={"every": 3})
     fibecfed.run(config, tmp_path / "whole")
     with pytest.raises(Crash):
         fibecfed.run(config, tmp_path / "cut", callbacks=[CrashAt(3)])
@@ -61,7 +61,7 @@ def start(arguments: list[str]) -> forking.Popen:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", STATELESS_AND_STATEFUL)
 def test_kill_minus_nine_at_random_moments(small: Config, tmp_path: Path, method: str) -> None:
-    config = longer(small, method, federation={"rounds": 25}, training={"batch_size": 4})
+    config = longer(small, method, federation={"rounds": 25}, training={"batch_size": 4}, evaluation={"every": 5})
     fibecfed.run(config, tmp_path / "whole")
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     rng, cut, kills = random.Random(method), tmp_path / "cut", 0

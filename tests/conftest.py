@@ -26,8 +26,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # The longest first. Dealt to the workers in turn, so that no process waits for another's long test at the end.
 _LONG = (
-    "test_deployment.py", "test_quickstart.py", "test_examples.py", "test_smoke.py", "test_scale.py", "test_readme.py",
-    "test_simulation.py",
+    "test_deployment.py", "test_smoke.py", "test_simulation.py",  # which wait most: one for each of three workers
+    "test_examples.py", "test_scale.py", "test_quickstart.py", "test_readme.py", "test_clean.py", "test_resume.py",
 )  # fmt: skip
 
 

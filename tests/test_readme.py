@@ -56,7 +56,7 @@ def environment() -> dict[str, str]:
 def test_the_readme_has_its_two_set_up_lines() -> None:
     first, tests = (line for line in README.splitlines() if line.startswith("python3 -m venv"))
     assert "fibecfed" in INSTALL.sub("", first)
-    assert INSTALL.sub("", tests) == ".venv-test/bin/pytest -n 2"
+    assert INSTALL.sub("", tests) == ".venv-test/bin/pytest -n 3"
 
 
 @pytest.mark.slow

@@ -35,7 +35,8 @@ def arguments(method: str, model: Path, data: Path, out: Path) -> list[str]:
     return [
         "run", f"method={method}", f"model.name={model}", f"data.file={data}", *texts, "data.max_length=32",
         "data.train_examples=24", "data.test_examples=16", "federation.devices=4", "federation.sampled=2",
-        "federation.rounds=2", "training.learning_rate=0.01", "lora.rank=2", "lora.alpha=4", "--out", str(out),
+        "federation.rounds=2", "evaluation.every=2", "training.learning_rate=0.01", "lora.rank=2", "lora.alpha=4",
+        "--out", str(out),
     ]  # fmt: skip
 
 

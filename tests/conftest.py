@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # The longest first. Dealt to the workers in turn, so that no process waits for another's long test at the end.
 _LONG = (
-    "test_deployment.py", "test_quickstart.py", "test_examples.py", "test_smoke.py", "test_scale.py", "test_readme.py",
-    "test_simulation.py",
+    "test_deployment.py", "test_smoke.py", "test_simulation.py",  # which wait most: one for each of three workers
+    "test_examples.py", "test_scale.py", "test_quickstart.py", "test_readme.py", "test_clean.py", "test_resume.py",
 )  # fmt: skip
 
 
@@ -86,13 +86,22 @@ def stand_in(request: pytest.FixtureRequest, bert: Path) -> Path | None:
 
 @pytest.fixture(scope="session")
 def _pictures() -> Iterator[list[bool]]:
-    """Whether pictures are drawn now; where not they are set up, and their files stay empty."""
+    """Whether pictures are drawn now; where not, their files stay empty."""
     from matplotlib.figure import Figure
 
-    draw, drawn = Figure.savefig, [False]
+    from fibecfed.runs import writing
+
+    drawn = [False]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", lambda *given, **named: draw(*given, **named) if drawn[0] else None)
+        for owner, name, nothing in (
+            (Figure, "savefig", None), (writing, "curves_png", b""), (writing, "decisions_png", b""),
+        ):  # fmt: skip
+            patch.setattr(owner, name, _where_drawn(getattr(owner, name), drawn, nothing))
         yield drawn
+
+
+def _where_drawn(draw: Callable[..., Any], drawn: list[bool], nothing: bytes | None) -> Callable[..., Any]:
+    return lambda *given, **named: draw(*given, **named) if drawn[0] else nothing
 
 
 @pytest.fixture(autouse=True)

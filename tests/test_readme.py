@@ -1,20 +1,21 @@
 """The README's commands and snippets, run in order (install lines aside).
 
-As they stand they train MiniLM for minutes; by default `model.name` is set to a tiny model in those that train.
+As they stand they train MiniLM for minutes; by default those that train are given a tiny model and ninety examples.
 """
 
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import fibecfed
+import forking
 from fibecfed.data import load_splits
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,7 +56,7 @@ def environment() -> dict[str, str]:
 def test_the_readme_has_its_two_set_up_lines() -> None:
     first, tests = (line for line in README.splitlines() if line.startswith("python3 -m venv"))
     assert "fibecfed" in INSTALL.sub("", first)
-    assert INSTALL.sub("", tests) == ".venv-test/bin/pytest -n 2"
+    assert INSTALL.sub("", tests) == ".venv-test/bin/pytest -n 3"
 
 
 @pytest.mark.slow
@@ -65,14 +66,16 @@ def test_every_command_works(place: Path, stand_in: Path | None) -> None:
         if stand_in is not None and "quickstart" in command:
             continue  # tests/cli/test_quickstart.py runs it on the tiny model
         trains = re.search(r"fibecfed (run (?!--resume)|methods \S)", command)
-        arguments = command.replace(".venv/bin/fibecfed", "fibecfed").replace(
-            "fibecfed", f"{sys.executable} -m fibecfed", 1
-        )
+        name, *arguments = shlex.split(command)
+        assert name.removeprefix(".venv/bin/") == "fibecfed"
         if stand_in is not None and trains:
-            arguments += f" model.name={stand_in}"
-        done = subprocess.run(
-            arguments, shell=True, cwd=place, capture_output=True, text=True, timeout=600, env=environment()
-        )
+            arguments += [f"model.name={stand_in}", "data.train_examples=90"]
+        if arguments[0] == "predict":  # the installed command, from cold
+            done = subprocess.run(
+                ["fibecfed", *arguments], cwd=place, capture_output=True, text=True, timeout=600, env=environment()
+            )
+        else:
+            done = forking.run(["-m", "fibecfed", *arguments], cwd=place, timeout=600, env=environment())
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert (place / "runs" / "first" / "summary.json").is_file()
     if stand_in is not None:
@@ -88,15 +91,12 @@ def test_every_snippet_works(place: Path, stand_in: Path | None) -> None:
     api, plain = blocks("python")
     if stand_in is not None:
         api = api.replace("load_config(", f"load_config(model={{'name': {str(stand_in)!r}}}, ")
-    done = subprocess.run(
-        [sys.executable, "-c", api], cwd=place, capture_output=True, text=True, timeout=600, env=environment()
-    )
+        api = api.replace('"label": "topic"', '"label": "topic", "train_examples": 90')
+    done = forking.run(["-c", api], cwd=place, timeout=600, env=environment())
     assert done.returncode == 0, done.stderr
     target = place / "runs" / "plain"
     shutil.copytree(place / "runs" / "python", target)
-    done = subprocess.run(
-        [sys.executable, "-c", plain], cwd=target, capture_output=True, text=True, timeout=600, env=environment()
-    )
+    done = forking.run(["-c", plain], cwd=target, timeout=600, env=environment())
     assert done.returncode == 0, done.stderr
     label = done.stdout.strip()
     assert label == fibecfed.load(target).predict(["a text"])[0].label

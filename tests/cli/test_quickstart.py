@@ -7,8 +7,6 @@ import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
+import forking
 from fibecfed import InputError
 from fibecfed.cli.app import app
 from fibecfed.cli.quickstart_command import QuickstartProgress, results_table
@@ -37,10 +36,9 @@ def fibecfed(*arguments: str) -> tuple[int, str]:
     return result.exit_code, " ".join(result.output.split())
 
 
-def process(*arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "fibecfed", "quickstart", *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+def process(*arguments: str) -> forking.Popen:
+    return forking.Popen(
+        ["-m", "fibecfed", "quickstart", *arguments], stdout=forking.PIPE, stderr=forking.PIPE,
         env=os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "120"},
     )  # fmt: skip
 

@@ -5,8 +5,6 @@ As it stands it trains MiniLM; by default a tiny model is put in its place, and 
 
 import random
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+import forking
 from fibecfed.cli.app import app
 from fibecfed.comparison import write_report
 
@@ -34,10 +33,10 @@ def spec(stand_in: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return path
 
 
-def process(spec: Path, out: Path, *options: str) -> "subprocess.Popen[str]":
+def process(spec: Path, out: Path, *options: str) -> forking.Popen:
     """The README's command, with another --out and more options."""
-    command = [sys.executable, "-m", "fibecfed", "compare", str(spec), "--out", str(out), *options]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = ["-m", "fibecfed", "compare", str(spec), "--out", str(out), *options]
+    return forking.Popen(command, cwd=ROOT, stdout=forking.PIPE, stderr=forking.STDOUT)
 
 
 def finished(spec: Path, out: Path, *options: str) -> str:

@@ -9,8 +9,6 @@ import re
 import runpy
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 import fibecfed
+import forking
 from fibecfed.cli.app import app
 from fibecfed.data import load_splits, partition_rows
 
@@ -46,12 +45,10 @@ def place(stand_in: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def run(command: str, place: Path) -> str:
     """The command as it stands, with this Python; its standard output."""
-    command = re.sub(r"^python ", f"{sys.executable} ", command)
-    command = re.sub(r"^fibecfed ", f"{sys.executable} -m fibecfed ", command)
-    done = subprocess.run(
-        command, shell=True, cwd=place, capture_output=True, text=True, timeout=400,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "120"},
-    )  # fmt: skip
+    program, *words = shlex.split(command)
+    before = {"python": [], "fibecfed": ["-m", "fibecfed"]}[program]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+    done = forking.run([*before, *words], cwd=place, timeout=400, env=environment)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

@@ -1,8 +1,6 @@
 """Every method on an encoder and a decoder, on one and on two texts, through the command line's own code."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import fibecfed
+import forking
 from fibecfed.cli.app import app
 from fibecfed.methods import METHODS
 from fibecfed.tuning import TUNINGS
@@ -36,7 +35,8 @@ def arguments(method: str, model: Path, data: Path, out: Path) -> list[str]:
     return [
         "run", f"method={method}", f"model.name={model}", f"data.file={data}", *texts, "data.max_length=32",
         "data.train_examples=24", "data.test_examples=16", "federation.devices=4", "federation.sampled=2",
-        "federation.rounds=2", "training.learning_rate=0.01", "lora.rank=2", "lora.alpha=4", "--out", str(out),
+        "federation.rounds=2", "evaluation.every=2", "training.learning_rate=0.01", "lora.rank=2", "lora.alpha=4",
+        "--out", str(out),
     ]  # fmt: skip
 
 
@@ -82,10 +82,8 @@ def test_it_trains_is_saved_and_reads_padding_as_nothing(
     "method", ["fibecfed", *(pytest.param(name, marks=pytest.mark.long) for name in ("fedavg-lora", "fedavg+prior"))]
 )
 def test_it_trains_in_a_process_of_its_own(method: str, bert: Path, rows_file: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "fibecfed"]
-    ran = subprocess.run(
-        [*command, *arguments(method, bert, rows_file, tmp_path / "run")], capture_output=True, text=True
-    )
+    command = ["-m", "fibecfed"]
+    ran = forking.run([*command, *arguments(method, bert, rows_file, tmp_path / "run")])
     assert ran.returncode == 0, ran.stderr
-    said = subprocess.run([*command, "predict", str(tmp_path / "run"), SHORT], capture_output=True, text=True)
+    said = forking.run([*command, "predict", str(tmp_path / "run"), SHORT])
     assert json.loads(said.stdout)["label"] in ("billing", "delivery", "praise")

@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import pytest
 import torch
 
 import fibecfed
+import forking
 from every_tuning import TEXTS as SHORT
 from every_tuning import check_modes, check_run, plain_steps
 from fibecfed import Config, InputError
@@ -100,10 +98,7 @@ def logits_by_card(directory: Path, block: bool) -> np.ndarray:
     code = card.split("```python\n")[1].split("```")[0].replace('["a text"]', repr(TEXTS))
     hide = "import sys\nsys.modules['fibecfed'] = None\n" if block else ""
     script = hide + code + "\nimport json as j\nprint('LOGITS', j.dumps(logits.tolist()))\n"
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=directory, capture_output=True, text=True, timeout=250,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    done = forking.run(["-c", script], cwd=directory, timeout=250)
     assert done.returncode == 0, done.stderr
     return np.array(json.loads(done.stdout.rsplit("LOGITS", 1)[1]), dtype=np.float32)
 

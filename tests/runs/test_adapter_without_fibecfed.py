@@ -1,8 +1,6 @@
 """The saved adapter, loaded by the lines of the model card where fibecfed cannot be imported, gives the same logits."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import fibecfed
+import forking
 from fibecfed import Config, InputError
 from fibecfed.config import build_config, merge, to_dict
 
@@ -41,7 +40,7 @@ def logits_by_card(directory: Path, texts: list[str], adapter: str = "adapter") 
     """Run the card's own code in the run's directory, for these texts."""
     code = card_code(directory).replace('["a text"]', repr(texts)).replace('"adapter', f'"{adapter}')
     script = BLOCK + code + "\nimport json as j\nprint('LOGITS', j.dumps(logits.tolist()))\n"
-    done = subprocess.run([sys.executable, "-c", script], cwd=directory, capture_output=True, text=True, timeout=120)
+    done = forking.run(["-c", script], cwd=directory, timeout=120)
     assert done.returncode == 0, done.stderr
     return np.array(json.loads(done.stdout.rsplit("LOGITS", 1)[1]), dtype=np.float32)
 

@@ -1,17 +1,15 @@
 """Kill -9 at random moments, then resume: bit-identical to the run that nobody disturbed."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 import fibecfed
+import forking
 from crash import Crash, CrashAt
 from fibecfed import Config, InputError
 from fibecfed.callbacks import Callback
@@ -31,7 +29,7 @@ def longer(config: Config, method: str, **values: object) -> Config:
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ONE_EXCHANGE])
 def test_resuming_after_any_phase_changes_no_bit(small: Config, tmp_path: Path, method: str) -> None:
-    config = longer(small, method)
+    config = longer(small, method, evaluation={"every": 3})
     lost = fibecfed.run(config, tmp_path / "whole").summary["lost"]
     assert lost == {"replies": 0, "by_kind": {}, "by_device": {}, "states": []}
     with pytest.raises(Crash):
@@ -44,7 +42,7 @@ def test_resuming_after_any_phase_changes_no_bit(small: Config, tmp_path: Path, 
 
 def test_a_device_state_the_server_never_accepted_is_not_used(small: Config, tmp_path: Path) -> None:
     """The process dies after devices stored their new state, before the checkpoint."""
-    config = longer(small, "local-only")
+    config = longer(small, "local-only", evaluation={"every": 3})
     fibecfed.run(config, tmp_path / "whole")
     with pytest.raises(Crash):
         fibecfed.run(config, tmp_path / "cut", callbacks=[CrashAt(3)])
@@ -56,17 +54,14 @@ def test_a_device_state_the_server_never_accepted_is_not_used(small: Config, tmp
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
 
 
-def start(arguments: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "fibecfed", "run", *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+def start(arguments: list[str]) -> forking.Popen:
+    return forking.Popen(["-m", "fibecfed", "run", *arguments], stdout=forking.PIPE, stderr=forking.STDOUT)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", STATELESS_AND_STATEFUL)
 def test_kill_minus_nine_at_random_moments(small: Config, tmp_path: Path, method: str) -> None:
-    config = longer(small, method, federation={"rounds": 25}, training={"batch_size": 4})
+    config = longer(small, method, federation={"rounds": 25}, training={"batch_size": 4}, evaluation={"every": 5})
     fibecfed.run(config, tmp_path / "whole")
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     rng, cut, kills = random.Random(method), tmp_path / "cut", 0

@@ -1,8 +1,6 @@
 """A thousand times the devices cost no more memory or time, whether they keep something or not."""
 
 import json
-import subprocess
-import sys
 import time
 import weakref
 from collections import Counter
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
+import forking
 from fibecfed import Config, load_config
 from fibecfed.federation import DeviceState, MemoryStore, ServerState
 from fibecfed.runtime import Experiment, assemble
@@ -61,8 +60,8 @@ def many_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measure(devices: int, bert: Path, rows: Path, tmp_path: Path) -> dict[str, float]:
-    arguments = [sys.executable, "-c", MEASURE, str(devices), str(bert), str(rows), str(tmp_path)]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=280)
+    arguments = ["-c", MEASURE, str(devices), str(bert), str(rows), str(tmp_path)]
+    done = forking.run(arguments, timeout=280)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.split("MEASURED")[1])
 

@@ -2,8 +2,6 @@
 
 import copy
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from transformers import Trainer, TrainingArguments
 from typer.testing import CliRunner
 
 import fibecfed
+import forking
 from crash import Crash, CrashAt
 from fibecfed import InputError, RunResult
 from fibecfed.cli.app import app
@@ -288,13 +287,8 @@ def test_the_card_runs_without_fibecfed(finished: RunResult) -> None:
     card = (finished.directory / "README.md").read_text().split("```python\n")[1].split("```")[0]
     barred = "import sys\nsys.modules['fibecfed'] = None\n"
     shown = "\nprint('LOGITS', json.dumps([batch['input_ids'].tolist(), logits[0, -1].tolist()]))\n"
-    done = subprocess.run(
-        [sys.executable, "-c", barred + card + shown],
-        cwd=finished.directory,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = forking.run(["-c", barred + card + shown], cwd=finished.directory)
+    assert done.returncode == 0, done.stderr
     ids, logits = json.loads(done.stdout.split("LOGITS ")[1])
     model = fibecfed.load_language_model(finished.directory)
     assert model.prompt_ids([Turn("user", "a prompt")]).tolist() == ids

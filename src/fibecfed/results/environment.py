@@ -6,6 +6,7 @@ import platform
 import resource
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,12 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+@cache
 def git_commit() -> str | None:
-    """The commit of the checkout this code runs from, with "-dirty" if it was changed; None outside one."""
+    """The commit of the checkout this code runs from, with "-dirty" if it was changed; None outside one.
+
+    Asked once a process: what it runs was imported from what lay there then.
+    """
     here = Path(__file__).resolve().parent
     try:
         described = subprocess.run(

@@ -2,11 +2,14 @@
 
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 
 import fibecfed
 from baselines import changed, watched
 from fibecfed import Config
+from fibecfed.curriculum.clean_part import Suspicion
 from fibecfed.methods import resolve
 
 SKEWED: dict[str, Any] = {
@@ -15,17 +18,15 @@ SKEWED: dict[str, Any] = {
     "federation": {"rounds": 4, "sampled": 4},
     "training": {"batch_size": 2},
     "warm_up": {"rounds": 1},
-    "sharing": {"least": 0.01},
 }
 BACK: dict[str, dict[str, Any]] = {
-    "curriculum": {"curriculum": {"score": "none"}},
+    "score": {"curriculum": {"score": "none", "cap": 1.0}},
     "cap": {"curriculum": {"cap": 0.5}},
-    "steps": {"curriculum": {"steps": "pace"}},
-    "initialization": {"curriculum": {"initialization": "pass"}},
-    "layers": {"sharing": {"layers": "all"}},
-    "count": {"sharing": {"count": 1, "least": 0.5}},
+    "start": {"curriculum": {"start": 0.5}},
+    "initialization": {"curriculum": {"initialization": "training"}},
+    "layers": {"sharing": {"layers": "last", "count": 1}},
     "loss": {"training": {"loss": "cross_entropy"}},
-    "head": {"model": {"head_init": "random"}, "curriculum": {"cap": 1.0}},
+    "head": {"model": {"head_init": "random"}},
     "warm-up": {"warm_up": {"rounds": 2}},
 }
 
@@ -51,15 +52,23 @@ def test_own_heads_change_personalized_numbers_alone(small: Config) -> None:
     assert all(torch.equal(t, without.state.tensors[n]) for n, t in with_heads.state.tensors.items())
 
 
-def test_initialization_costs_no_pass(small: Config) -> None:
-    """What is scored is the features of the closed-form head and, at delivery, those of the fitted ones."""
-    config = changed(small, SKEWED, personal={"head": "none"})
-    examples = sum(fibecfed.runtime.assemble(config).devices.holdings().train_sizes.values())
-    assert fibecfed.run(config).summary["examples_scored"] == examples
+def test_where_nothing_is_wrong_it_trains_as_fedavg_plus(small: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fibecfed.methods.fibecfed_parts.confidence.LEAST_WRONG", 2.0)
+    plus, control = (watched(changed(small, SKEWED, method=name)) for name in ("fibecfed-plus", "fedavg-plus"))
+    assert all(torch.equal(t, control.state.tensors[n]) for n, t in plus.state.tensors.items())
+
+
+def test_what_is_doubtful_is_never_trained(small: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fibecfed.methods.fibecfed_parts.confidence.LEAST_WRONG", -1.0)
+    half = lambda chances, *_: Suspicion(1, 2, np.zeros(len(chances), bool))  # noqa: E731
+    monkeypatch.setattr("fibecfed.methods.fibecfed_parts.confidence.suspicion", half)
+    run = watched(changed(small, SKEWED))
+    everything = fibecfed.run(changed(small, SKEWED, method="fedavg-plus")).summary["examples_trained"]
+    assert 0.4 < run.result.summary["examples_trained"] / everything < 0.8  # all of them in the warm-up, then half
 
 
 def test_the_parts_are_those_of_the_controls() -> None:
     plus, control = (resolve(fibecfed.load_config(method=name)) for name in ("fibecfed-plus", "fedavg-plus"))
-    for key in ("training.loss", "personal.head"):
+    for key in ("training.loss", "personal.head", "model.head_init"):
         section, name = key.split(".")
         assert getattr(getattr(plus, section), name) == getattr(getattr(control, section), name)

@@ -63,7 +63,9 @@ def select(
         order = batches_easy_first(difficulty, batch_size, stream(seed, "curriculum batches", device))
     else:
         order = easy_first(difficulty, groups, stratified)
-    return _among(kept, order.prefix(count, cap))
+    found = _among(kept, order.prefix(count, cap))
+    # So that a device which leaves nothing out trains as one without a curriculum, to the bit; training shuffles them.
+    return Selection(np.sort(found.positions)) if config.cap == "auto" else found
 
 
 def _among(kept: np.ndarray, found: Selection) -> Selection:

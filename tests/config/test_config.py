@@ -67,15 +67,22 @@ def test_choices_are_listed_also_where_none_or_a_number_is_allowed() -> None:
 def test_every_listed_choice_is_accepted_and_no_other() -> None:
     for key in keys():
         for word in filter(None, key.choices.split(" | ")):
-            values = merge(nested(key.name, word), needed_by(key.name, word))
-            assert value_of(build_config(values), key.name) == word
-        if key.choices:
+            given: Any = [word] if key.name in LISTS else word
+            values = merge(nested(key.name, given), needed_by(key.name, word))
+            assert value_of(build_config(values), key.name) == given
+        if key.name in LISTS:
+            with pytest.raises(InputError, match="elephant"):
+                build_config(nested(key.name, ["elephant"]))
+        elif key.choices:
             with pytest.raises(InputError, match=rf"Key '{re.escape(key.name)}' cannot be 'elephant'"):
                 build_config(nested(key.name, "elephant"))
 
 
+LISTS = ("evaluation.generate",)  # keys that take several of their choices
+
+
 def needed_by(name: str, word: str) -> dict[str, Any]:
-    if (name, word) == ("data.train_on", "all"):
+    if name == "evaluation.generate" or (name, word) == ("data.train_on", "all"):
         return {"task": {"kind": "causal-lm"}, "data": {"name": "gsm8k"}}
     return {"data": {"validation_fraction": 0.1}} if (name, word) == ("evaluation.split", "validation") else {}
 

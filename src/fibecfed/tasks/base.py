@@ -157,6 +157,11 @@ class Task(ABC):
         """The names of the outputs as results keep them."""
         return {"labels": list(self.output_names)}
 
+    @staticmethod
+    def name_outputs(settings: Any, description: Mapping[str, Any]) -> None:
+        """Tell a Hugging Face configuration what the outputs stand for, by what task.json says; here nothing."""
+        return
+
     # Targets and groups
 
     @staticmethod

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 
 from fibecfed.errors import InputError
 from fibecfed.models import NativeClassifier, PooledClassifier
+from fibecfed.tasks import TASKS
 from fibecfed.tuning.adapter_files import HEAD_FILE, TASK_FILE
 
 _PROBE = 4  # tokens
@@ -60,9 +61,8 @@ def save_merged(directory: Path, model: Any, tokenizer: Any, description: Mappin
     """
     plain = merged(model)
     plain.config.use_cache = True
-    if isinstance(model, NativeClassifier) and description["labels"]:
-        plain.config.id2label = dict(enumerate(description["labels"]))
-        plain.config.label2id = {name: number for number, name in enumerate(description["labels"])}
+    if isinstance(model, NativeClassifier):
+        TASKS[description["task"]].name_outputs(plain.config, description)
     plain.save_pretrained(str(directory))
     if isinstance(model, PooledClassifier):
         head = {name: tensor.detach().cpu().contiguous() for name, tensor in model.head.state_dict().items()}

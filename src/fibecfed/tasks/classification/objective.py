@@ -48,6 +48,11 @@ class Classification(Task):
         return self.labels
 
     @staticmethod
+    def name_outputs(settings: Any, description: Mapping[str, Any]) -> None:
+        settings.id2label = dict(enumerate(description["labels"]))
+        settings.label2id = {name: number for number, name in enumerate(description["labels"])}
+
+    @staticmethod
     def targets(rows: TextRows) -> np.ndarray:
         """(N,) int64, positions in ``labels``."""
         return rows.labels.astype(np.int64)

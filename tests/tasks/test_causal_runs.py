@@ -41,7 +41,7 @@ def finished(request: pytest.FixtureRequest, file: Path, tmp_path_factory: pytes
 
 def test_it_learns_responses(finished: RunResult) -> None:
     first, last = finished.metrics[0], finished.metrics[-1]
-    assert last["metric"] == "token_accuracy" and last["loss_personalized"] < first["loss_personalized"]
+    assert last["metric"] == "loss" and last["loss_personalized"] < first["loss_personalized"]
     assert last["perplexity_personalized"] == pytest.approx(np.exp(last["loss_personalized"]))
     assert 0 <= finished.summary["token_accuracy"]["global"] <= 1
 

@@ -139,9 +139,12 @@ class FederatedEvaluator:
             task.metric,
             of_server,
             task.metrics(_joined(personal)),
-            worst_tenth(np.array([task.metrics(counts)[task.metric] for counts in personal.values()])),
+            worst_tenth(
+                np.array([task.metrics(counts)[task.metric] for counts in personal.values()]), task.lower_is_better
+            ),
             task.metrics(_joined(without)).get(task.metric) if own else None,
             tuple(sorted(missing, key=lambda failure: failure.device)),
+            task.lower_is_better,
         )
 
     def _problem(self, reply: Reply, requests: Mapping[int, Request], with_own: set[int]) -> Failure | None:

@@ -75,10 +75,12 @@ def resolve(config: ModelConfig) -> tuple[str, str]:
                 f"The MiniLM weights in '{folder}' are not the expected ones (sha256); reinstall the extra."
             )
         return str(folder), MINILM_HUB_NAME
-    if Path(config.name).is_dir():
-        if not (Path(config.name) / "config.json").is_file():
-            raise InputError(f"Model folder '{config.name}' holds no config.json.")
-        return config.name, str(Path(config.name).resolve())
+    beside = None if config.dir is None else Path(config.dir) / config.name
+    folder = beside if beside is not None and beside.is_dir() else Path(config.name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise InputError(f"Model folder '{folder}' holds no config.json.")
+        return str(folder), str(folder.resolve())
     return config.name, config.name
 
 
@@ -287,10 +289,15 @@ def _explain(config: ModelConfig, location: str, error: Exception) -> str:
         return f"Model folder '{location}' cannot be loaded: {first}"
     if not config.allow_download:
         return (
-            f"Model '{config.name}' is neither a folder nor in the local Hugging Face cache, and the network is off. "
-            "Set model.name to a folder that holds it, use minilm, or set model.allow_download=true to fetch it."
+            f"Model '{config.name}' is neither a folder{_looked_in(config)} nor in the local Hugging Face cache, and "
+            "the network is off. Set model.name to a folder that holds it, use minilm, or set "
+            "model.allow_download=true to fetch it."
         )
     return f"Model '{config.name}' could not be loaded from the Hugging Face hub: {first}"
+
+
+def _looked_in(config: ModelConfig) -> str:
+    return "" if config.dir is None else f" (in '{config.dir}', which is model.dir, or here)"
 
 
 class _quiet(warnings.catch_warnings):  # noqa: N801 - used as a context manager

@@ -11,6 +11,7 @@ from fibecfed.results.own_models import OwnModels, own_parameters
 from fibecfed.results.summary import (
     JUDGED,
     LAST,
+    LOWER,
     averaged,
     failures_of,
     final_mean,
@@ -20,6 +21,7 @@ from fibecfed.results.summary import (
     metric_of,
     metrics_record,
     score_of,
+    sign_of,
     summarize,
     window,
 )
@@ -27,6 +29,7 @@ from fibecfed.results.summary import (
 __all__ = [
     "JUDGED",
     "LAST",
+    "LOWER",
     "OWN_MODELS_FILE",
     "Fingerprint",
     "OwnModels",
@@ -51,6 +54,7 @@ __all__ = [
     "own_parameters",
     "peak_memory_bytes",
     "score_of",
+    "sign_of",
     "summarize",
     "versions",
     "window",

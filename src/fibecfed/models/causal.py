@@ -33,7 +33,7 @@ class CausalModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         language_model = language_model_of(self.backbone)
-        hidden = _body(language_model, batch)
+        hidden = self.hidden(batch)
         learned = batch.targets[:, 1:] != IGNORED
         said = self._said(
             language_model.get_output_embeddings(), hidden[:, :-1][learned], batch.targets[:, 1:][learned]
@@ -41,6 +41,18 @@ class CausalModel(nn.Module):
         result = said.new_zeros((*batch.targets.shape, 2))
         result[:, 1:][learned] = said
         return result
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """(B, T, d) last hidden states of the text's tokens."""
+        return hidden_states(language_model_of(self.backbone), model_inputs(batch, self.backbone.config), 0)
+
+    @property
+    def generator(self) -> Any:
+        """What answers with all that was trained: what PEFT puts before a text is only in its own ``generate``."""
+        settings = getattr(self.backbone, "active_peft_config", None)
+        if settings is not None and settings.is_prompt_learning:
+            return self.backbone
+        return language_model_of(self.backbone)
 
     def _said(self, head: nn.Module, hidden: Tensor, tokens: Tensor) -> Tensor:
         """(n, 2) of n vectors (n, d) and the tokens (n,) that follow them."""
@@ -68,7 +80,7 @@ def check_head(name: str, language_model: Any) -> None:
     if head is not None and hasattr(head, "weight") and language_model.base_model is not language_model:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             own = language_model(input_ids=ids).logits.double()
-            made = head(_body(language_model, batch)).double()
+            made = head(hidden_states(language_model, model_inputs(batch, language_model.config), 0)).double()
         limit = _SAME.get(next(language_model.parameters()).dtype, _SAME_OF_HALF)
         same = made.shape == own.shape and float((made - own).norm()) <= limit * float(own.norm())
     if not same:
@@ -78,12 +90,16 @@ def check_head(name: str, language_model: Any) -> None:
         )
 
 
-def _body(language_model: Any, batch: Batch) -> Tensor:
-    """(B, T, d) last hidden states. Places are counted from the first real token, wherever the padding is."""
+def hidden_states(language_model: Any, inputs: dict[str, Any], before: int) -> Tensor:
+    """(B, T, d) last hidden states of what ``inputs`` hold.
+
+    Places are counted from the first real token, wherever the padding is; ``before``: places that a cache in
+    ``inputs`` holds, which the attention mask (B, before + T) has too.
+    """
     body = language_model.base_model
-    inputs = model_inputs(batch, language_model.config)
     if "position_ids" in inspect.signature(type(body).forward).parameters:
-        inputs["position_ids"] = (batch.attention_mask.cumsum(dim=1) - 1).clamp_min(0)
+        places = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp_min(0)
+        inputs = {**inputs, "position_ids": places[:, before:]}
     hidden: Tensor = body(**inputs).last_hidden_state
     return hidden
 

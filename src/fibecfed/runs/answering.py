@@ -80,7 +80,7 @@ class LanguageModel:
 
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            language_model.generate(
+            self.model.generator.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 generation_config=settings,

@@ -5,8 +5,8 @@
 Llama forms with random weights and LoRA r=8 on every linear map, batches of equal length, fp32, one thread, process
 CPU time. ``score`` is one scoring pass over a training pass (forward and backward) on the same batches, interleaved;
 "outer products" and "Gram matrices" are that pass with one way of the kernel forced, "as chosen" takes the cheaper by
-shape. ``logits`` has the bytes of the largest tensor of logits in a training pass whose responses stay as they are while
-prompts grow: with the head at learned tokens, in pieces, and with all logits at once.
+shape. ``logits`` has the bytes of the largest tensor of logits in a training pass whose responses stay as they are
+while prompts grow: with the head at learned tokens, in pieces, and with all logits at once.
 """
 
 import argparse

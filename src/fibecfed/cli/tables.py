@@ -103,9 +103,7 @@ def _counts_table(owned: Partition, counts: np.ndarray, label_names: Sequence[st
     return table
 
 
-def _largest_labels_table(
-    owned: Partition, counts: np.ndarray, label_names: Sequence[str], called: str
-) -> Table:
+def _largest_labels_table(owned: Partition, counts: np.ndarray, label_names: Sequence[str], called: str) -> Table:
     table = _partition_heading(owned, int(counts.sum()))
     table.add_column("all", justify="right", no_wrap=True)
     table.add_column(called, justify="right", no_wrap=True)

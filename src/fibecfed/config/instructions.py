@@ -79,6 +79,8 @@ def check_task(config: "Config") -> None:
             raise InputError("curriculum.per_token is for task.kind=causal-lm; a label is one prediction.")
         if config.warm_up.fall != WarmUpConfig().fall:
             raise InputError("warm_up.fall is for task.kind=causal-lm; set warm_up.accuracy.")
+        if model.quantization != "none":
+            raise InputError("model.quantization is for task.kind=causal-lm; leave it at none.")
         if data.file is None and data.name in INSTRUCTION_SETS:
             raise InputError(f"The data set '{data.name}' has prompts and responses; it needs task.kind=causal-lm.")
     if kind != CAUSAL_LM:

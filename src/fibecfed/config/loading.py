@@ -313,6 +313,8 @@ def config_hash(config: Config) -> str:
     content = to_dict(config if may_name_sites(config) else settle(config))
     content["data"].pop("dir")
     content["model"].pop("dir")
+    if config.model.quantization == "none":  # the same
+        content["model"].pop("quantization")
     if not config.evaluation.start:  # so that runs from before this key keep their hash
         content["evaluation"].pop("start")
     content["runtime"].pop("device_states")

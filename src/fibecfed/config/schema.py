@@ -84,6 +84,13 @@ class ModelConfig:
         Literal["auto", "mean", "cls", "last"],
         Field(description="How token vectors become one (pooled head). auto: mean for encoders, last for decoders."),
     ] = "auto"
+    quantization: Annotated[
+        Literal["none", "4bit"],
+        Field(
+            description="4bit: the frozen weights in nf4 by bitsandbytes (extra `4bit`, CUDA only), arithmetic in "
+            "bf16; causal-lm."
+        ),
+    ] = "none"
     allow_download: Annotated[
         bool,
         Field(
@@ -289,6 +296,8 @@ class Config:
             raise InputError("training.momentum only applies to training.optimizer=sgd; adamw has its own momentum.")
         if self.model.solves_head and self.model.head != "pooled":
             raise InputError(f"model.head_init={self.model.head_init} needs model.head=pooled.")
+        if self.model.quantization == "4bit" and self.runtime.device not in ("cuda", "auto"):
+            raise InputError("model.quantization=4bit needs a CUDA device; set runtime.device=cuda or auto.")
         if self.training.cache_mb and self.lora.dropout:
             raise InputError("training.cache_mb keeps what dropout would change; set lora.dropout=0 or cache_mb=0.")
         if self.curriculum.fresh and self.curriculum.score != "random":

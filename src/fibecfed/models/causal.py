@@ -74,7 +74,7 @@ def language_model_of(backbone: Any) -> Any:
 
 def check_head(name: str, language_model: Any) -> None:
     """Raise InputError where logits are not the output embeddings times the last hidden states, and nothing else."""
-    head, ids = language_model.get_output_embeddings(), torch.arange(1, _PROBE + 1)[None]
+    head, ids = language_model.get_output_embeddings(), torch.arange(1, _PROBE + 1, device=language_model.device)[None]
     batch = Batch(ids, torch.ones_like(ids), ids)
     same = False
     if head is not None and hasattr(head, "weight") and language_model.base_model is not language_model:

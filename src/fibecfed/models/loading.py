@@ -20,6 +20,7 @@ from fibecfed.config import ModelConfig
 from fibecfed.errors import InputError
 from fibecfed.models.causal import check_head
 from fibecfed.models.padding import check_padding
+from fibecfed.models.quantized import loading_settings, prepared
 from fibecfed.models.vocabulary import embedding_rows
 
 MINILM_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
@@ -101,7 +102,7 @@ def load_pretrained(
     texts. So it does if the checkpoint lacks weights of the backbone, which transformers alone would draw at random.
     """
     location, name = resolve(config)
-    native = config.head == "native"
+    native, quantized = config.head == "native", loading_settings(config)
     source: dict[str, Any] = {"local_files_only": not config.allow_download, "trust_remote_code": False}
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
@@ -125,10 +126,12 @@ def load_pretrained(
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # a head of another width; checked below
                 use_safetensors=True,  # pickled weights can run code
+                **quantized,
                 **source,
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise InputError(_explain(config, location, error)) from None
+    backbone = prepared(config, backbone)
     fresh = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     _check_complete(config, backbone, fresh, whole=generates)
     _prepare_tokenizer(config, backbone, tokenizer, reserved)
@@ -267,7 +270,7 @@ def weights_sha256(model: Any, leave_out: Collection[str] = (), whole: bool = Fa
         if name.startswith(base) and name not in leave_out:
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
             values = tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
-            digest.update(values.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(values.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -65,9 +65,8 @@ WRONG: dict[str, Wrong] = {
 def test_what_is_wrong_is_one_sentence(case: str, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     make, said = WRONG[case]
-    code, output = fibecfed(
-        "run", "--out", str(tmp_path / "out"), f"model.name={folder('llama')}", *make(tmp_path / "data")
-    )
+    common = [f"model.name={folder('llama')}", "federation.devices=2", "federation.sampled=1"]
+    code, output = fibecfed("run", "--out", str(tmp_path / "out"), *common, *make(tmp_path / "data"))
     assert code == 2 and said in output, output
     assert "Traceback" not in output and not (tmp_path / "out").exists(), output
     assert output.startswith("Error: ") and output.count("Error: ") == 1, output

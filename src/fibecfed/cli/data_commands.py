@@ -15,6 +15,7 @@ from fibecfed.data.instructions import SETS
 from fibecfed.errors import InputError
 from fibecfed.federation import write_atomically
 from fibecfed.methods import method_class
+from fibecfed.tasks import task_kind
 
 
 def datasets_table(folder: str) -> Table:
@@ -63,7 +64,8 @@ def show_partition(config: Config, plot: Path | None, console: Console) -> None:
     names, labels = splits.train.label_names, dealt.train.labels
     console.print(f"Data: {splits.origin}.", highlight=False, markup=False, soft_wrap=True)
     say_notes(splits.notes, console)
-    console.print(partition_table(dealt.devices, labels, names, dealt.habits), highlight=False)
+    table = partition_table(dealt.devices, labels, names, dealt.habits, task_kind(config).group)
+    console.print(table, highlight=False)
     console.print(_held_out_line(dealt.owners, config.evaluation.split), highlight=False)
     console.print(f"Validation: {len(splits.validation):,} examples, never trained on.", highlight=False)
     config = settle(config, splits.sites)

@@ -46,7 +46,7 @@ class Introduction(Callback):
             )
         if experiment.devices.here:
             names = data.task.group_names
-            self.console.print(partition_table(data.devices, data.train.groups, names, data.habits))
+            self.console.print(partition_table(data.devices, data.train.groups, names, data.habits, data.task.group))
         else:
             self.console.print(f"{found['train_examples']} training examples on the devices.", highlight=False)
         if state.round:

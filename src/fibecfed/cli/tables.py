@@ -27,10 +27,11 @@ class PartitionTable:
     labels: np.ndarray  # (N,)
     label_names: Sequence[str]
     habits: Habits | None = None
+    called: str = "labels"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         counts = self.owned.label_counts(self.labels, len(self.label_names))
-        table = _largest_labels_table(self.owned, counts, self.label_names)
+        table = _largest_labels_table(self.owned, counts, self.label_names, self.called)
         if _NARROWEST * len(self.label_names) <= options.max_width:
             wide = _counts_table(self.owned, counts, self.label_names)
             if Measurement.get(console, options.update(width=_WIDEST), wide).maximum <= options.max_width:
@@ -38,19 +39,24 @@ class PartitionTable:
         yield table
         sizes, kinds = counts.sum(axis=1), (counts > 0).sum(axis=1)
         if self.owned.devices > 1:
-            yield Text(f"A device holds {spread(sizes)} examples of {spread(kinds)} labels.")
+            yield Text(f"A device holds {spread(sizes)} examples of {spread(kinds)} {self.called}.")
         if self.habits is not None:
             yield _habits_line(self.habits, self.owned, self.label_names)
 
 
 def partition_table(
-    owned: Partition, labels: np.ndarray, label_names: Sequence[str], habits: Habits | None = None
+    owned: Partition,
+    labels: np.ndarray,
+    label_names: Sequence[str],
+    habits: Habits | None = None,
+    group: str = "label",
 ) -> PartitionTable:
     """Who holds what: a row for each device (the first twenty), laid out for the width it is printed at.
 
-    ``labels`` are those that devices with ``habits`` give; which devices have some is said below.
+    ``labels`` are those that devices with ``habits`` give; which devices have some is said below. ``group``:
+    what the task calls them (``Task.group``).
     """
-    return PartitionTable(owned, labels, label_names, habits)
+    return PartitionTable(owned, labels, label_names, habits, f"{group}s")
 
 
 def _habits_line(habits: Habits, owned: Partition, label_names: Sequence[str]) -> Text:
@@ -97,10 +103,10 @@ def _counts_table(owned: Partition, counts: np.ndarray, label_names: Sequence[st
     return table
 
 
-def _largest_labels_table(owned: Partition, counts: np.ndarray, label_names: Sequence[str]) -> Table:
+def _largest_labels_table(owned: Partition, counts: np.ndarray, label_names: Sequence[str], called: str) -> Table:
     table = _partition_heading(owned, int(counts.sum()))
     table.add_column("all", justify="right", no_wrap=True)
-    table.add_column("labels", justify="right", no_wrap=True)
+    table.add_column(called, justify="right", no_wrap=True)
     table.add_column("most of them", overflow="fold")
     for device, who in _shown(owned):
         held = counts[device]

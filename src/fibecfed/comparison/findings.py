@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fibecfed.commands import command_line
+from fibecfed.comparison.judged import Judged
 from fibecfed.comparison.rates import rates_of, tried_runs, tunings
 from fibecfed.comparison.records import RunRecord, check_same_data, differing_version, read_record
 from fibecfed.comparison.spec import PROTOCOLS, MethodEntry, PlannedRun, Setting, Spec, final_runs, first_rates
@@ -46,6 +47,7 @@ class Findings:
                     f"({differs}); results of different versions are not mixed. Delete one of them and run it again."
                 )
         self._check_data()
+        self.judged = Judged.of(self.final[0].curve)
         self._seeds: dict[tuple[Setting, str, str], dict[int, RunRecord]] = {}
         for record in self.final:
             for protocol in record.run.protocols:
@@ -125,7 +127,8 @@ class Findings:
     def ranks(self, protocol: str) -> dict[str, float]:
         """Average rank over the complete settings; empty if there is none."""
         tables = [
-            {e.name: float(np.mean(self.scores(s, e.name, protocol))) for e in self.spec.methods} for s in self.complete
+            {e.name: self.judged.sign * float(np.mean(self.scores(s, e.name, protocol))) for e in self.spec.methods}
+            for s in self.complete
         ]
         return average_ranks(tables) if tables else {}
 
@@ -134,13 +137,13 @@ class Findings:
         return entry.name in _CONTROLS or entry.method_name in _CONTROLS
 
     def best_control(self, setting: Setting, protocol: str) -> str | None:
-        """The control of the highest mean in this setting, on the results that are reported: it gets the benefit."""
+        """The control of the best mean in this setting, on the results that are reported: it gets the benefit."""
         means = {e.name: self.mean(setting, e.name, protocol) for e in self.spec.methods if self.is_control(e)}
         known = {name: mean for name, mean in means.items() if mean is not None}
-        return max(known, key=lambda name: known[name]) if known else None
+        return max(known, key=lambda name: self.judged.sign * known[name]) if known else None
 
     def gain(self, entry: str, protocol: str) -> Interval | None:
-        """Score over the best control of each setting, paired by seed; settings that carry no claim left out."""
+        """How much better than the best control of each setting, paired by seed, where a claim can be."""
         differences: list[float] = []
         for setting in self.spec.settings():
             control = self.best_control(setting, protocol)
@@ -149,13 +152,13 @@ class Findings:
         return paired_interval(differences) if differences else None
 
     def against(self, entry: str, other: str, protocol: str) -> Interval | None:
-        """Score over another line, paired over seeds × settings."""
+        """How much better than another line, paired over seeds × settings."""
         differences = [d for s in self.spec.settings() for d in self._differences(s, entry, other, protocol)]
         return paired_interval(differences) if differences else None
 
     def _differences(self, setting: Setting, entry: str, other: str, protocol: str) -> list[float]:
         mine, others = self.seeds(setting, entry, protocol), self.seeds(setting, other, protocol)
-        return [mine[s].score(protocol) - others[s].score(protocol) for s in mine if s in others]
+        return [mine[s].goodness(protocol) - others[s].goodness(protocol) for s in mine if s in others]
 
     def missing(self) -> int:
         """Final runs that have not ended."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fibecfed.comparison.findings import Findings
+from fibecfed.comparison.judged import Judged
 from fibecfed.comparison.log_tables import log_tables
 from fibecfed.comparison.records import RunRecord
 from fibecfed.comparison.running import Comparison
@@ -44,6 +45,8 @@ def write_log(out: Path, log: Path) -> list[Path]:
                 "the variant or the partition another name, or use another --log."
             )
         lines[_key(line)] = line
+    if len({Judged.of_line(line) for line in lines.values()}) > 1:
+        raise InputError(f"'{log}' holds runs that are judged by another score; use another --log.")
     ordered = [lines[key] for key in sorted(lines, key=str)]
     reference = comparison.spec.compared_with
     with_targets = [{**line, "to_target": to_target(line, _beside(line, reference, lines))} for line in ordered]
@@ -95,9 +98,11 @@ def points(line: Line) -> list[dict[str, Any]]:
     """The curve of a line, one mapping for each evaluation."""
     curve = line["curve"]
     records = [dict(zip(curve, values, strict=True)) for values in zip(*curve.values(), strict=True)]
+    judged = Judged.of_line(line)
     for record in records:
+        record |= judged.named()
         for protocol in ("global", "personalized"):
-            record[f"accuracy_{protocol}"] = record[protocol]
+            record[f"{judged.metric}_{protocol}"] = record[protocol]
     if line["after_stage"] is not None:
         records[-1]["after_stage"] = line["after_stage"]
     return records
@@ -119,6 +124,7 @@ def _line(spec: Spec, record: RunRecord) -> Line:
     curve["worst_tenth"] = _rounded(r["worst_tenth"] for r in record.curve)
     curve |= {name: [r[name] for r in record.curve] for name in _COSTS}
     return {
+        **Judged.of(record.curve).named(),
         "data_set": run.setting.data_set,
         "partition": run.setting.partition,
         "variant": run.entry,
@@ -142,8 +148,12 @@ def _line(spec: Spec, record: RunRecord) -> Line:
 
 def _portable(given: Settings) -> Settings:
     """What the comparison's file says, without where a machine's files lie, which says nothing about the result."""
-    data = {key: value for key, value in given.get("data", {}).items() if f"data.{key}" not in WHERE}
-    return {**given, "data": data}
+    kept = dict(given)
+    for section in ("data", "model"):
+        if section == "data" or "dir" in given.get(section, {}):
+            places = WHERE if section == "data" else ("model.dir",)  # a model's name says which one it is
+            kept[section] = {k: v for k, v in given.get(section, {}).items() if f"{section}.{k}" not in places}
+    return kept
 
 
 def _rounded(values: Iterable[float]) -> list[float]:

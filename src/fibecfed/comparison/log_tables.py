@@ -4,12 +4,17 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from fibecfed.comparison.judged import Judged
 from fibecfed.comparison.spec import PROTOCOLS
 from fibecfed.comparison.statistics import Interval, paired_interval, ratio, spread
 from fibecfed.comparison.tables import Cell, Column, ReportTable
 
 Line = Mapping[str, Any]
 Runs = dict[int, Line]  # by seed
+_UNITS = {
+    1: "Percent, means over seeds; differences in points",
+    -1: "Nats a token, means over seeds, lower is better; differences",
+}
 _SCORES = (*PROTOCOLS, "worst tenth")
 
 
@@ -21,7 +26,12 @@ def log_tables(lines: Sequence[Line], reference: str) -> list[ReportTable]:
         by_protocol = cells.setdefault(where, {protocol: {} for protocol in PROTOCOLS})
         for protocol in line["chosen_by"]:
             by_protocol[protocol][line["seed"]] = line
-    return [_scores(cells, reference, _made(lines)), _over_settings(cells, reference), _costs(cells, reference)]
+    judged = Judged.of_line(lines[0]) if lines else Judged.of([])
+    return [
+        _scores(cells, reference, judged, _made(lines)),
+        _over_settings(cells, reference, judged),
+        _costs(cells, reference),
+    ]
 
 
 def _made(lines: Sequence[Line]) -> list[str]:
@@ -44,11 +54,7 @@ def _differences(mine: Mapping[str, Runs], others: Mapping[str, Runs], name: str
     return [_score(one[seed], name) - _score(other[seed], name) for seed in sorted(one.keys() & other.keys())]
 
 
-def _percent(name: str, signed: bool = False) -> Column:
-    return Column(name, 1, 100.0, signed)
-
-
-def _scores(cells: Mapping[Any, Mapping[str, Runs]], reference: str, notes: list[str]) -> ReportTable:
+def _scores(cells: Mapping[Any, Mapping[str, Runs]], reference: str, judged: Judged, notes: list[str]) -> ReportTable:
     rows: list[tuple[Cell, ...]] = []
     for (data_set, partition, split, variant), mine in cells.items():
         others = cells.get((data_set, partition, split, reference))
@@ -60,11 +66,11 @@ def _scores(cells: Mapping[Any, Mapping[str, Runs]], reference: str, notes: list
         rows.append(tuple(row))
     columns = [Column("data set"), Column("partition"), Column("split"), Column("variant"), Column("seeds")]
     for name in _SCORES:
-        columns += [_percent(name), _percent(f"{name} - {reference}", signed=True)]
+        columns += [judged.column(name), judged.column(f"{name} - {reference}", signed=True)]
     return ReportTable(
         "scores", "Scores", columns, rows,
         [
-            "Percent, means over seeds; differences in points with 95 % intervals (Student's t), paired by seed.",
+            f"{_UNITS[judged.sign]} with 95 % intervals (Student's t), paired by seed.",
             "A final number is the mean of a run's last evaluations (a quarter, at most five); of a run that ends with "
             "a judged stage, that stage's alone.",
             *notes,
@@ -72,7 +78,7 @@ def _scores(cells: Mapping[Any, Mapping[str, Runs]], reference: str, notes: list
     )  # fmt: skip
 
 
-def _over_settings(cells: Mapping[Any, Mapping[str, Runs]], reference: str) -> ReportTable:
+def _over_settings(cells: Mapping[Any, Mapping[str, Runs]], reference: str, judged: Judged) -> ReportTable:
     """Differences of each variant over all settings that it shares with the reference."""
     found: dict[tuple[str, str], dict[str, list[float]]] = {}
     settings: dict[tuple[str, str], int] = {}
@@ -88,8 +94,14 @@ def _over_settings(cells: Mapping[Any, Mapping[str, Runs]], reference: str) -> R
     for (split, variant), by_name in found.items():
         gains: list[Interval | None] = [paired_interval(d) if d else None for d in by_name.values()]
         rows.append((split, variant, settings[split, variant], *gains))
-    columns = [Column("split"), Column("variant"), Column("settings"), *(_percent(n, signed=True) for n in _SCORES)]
-    note = f"Points above {reference}; 95 % intervals over seeds and settings, paired."
+    columns = [
+        Column("split"),
+        Column("variant"),
+        Column("settings"),
+        *(judged.column(n, signed=True) for n in _SCORES),
+    ]
+    points = "Points" if judged.sign > 0 else "Nats a token (negative is better)"
+    note = f"{points} above {reference}; 95 % intervals over seeds and settings, paired."
     return ReportTable("over-settings", "Over all settings", columns, rows, [note])
 
 

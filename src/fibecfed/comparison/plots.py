@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from fibecfed.results import metric_of, score_of
+from fibecfed.results import metric_of, score_of, sign_of
 
 Curve = Sequence[Mapping[str, Any]]
 _AXES = (("round", 1.0), ("simulated seconds", 1.0), ("traffic, MB", 1e-6))
@@ -32,7 +32,8 @@ def comparison_png(curves: Mapping[str, Sequence[Curve]], title: str, target: fl
         axes.grid(alpha=0.3)
         if target is not None:
             axes.axhline(target, color="black", linewidth=0.8, linestyle=":")
-    panels[0].set_ylabel(f"{metric_of(next(iter(curves.values()))[0])}, global")
+    first = next(iter(curves.values()))[0]
+    panels[0].set_ylabel(f"{metric_of(first)}, global{'' if sign_of(first) > 0 else ' (lower is better)'}")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.suptitle(title, fontsize=10)
     buffer = io.BytesIO()

@@ -69,11 +69,11 @@ def _cell(out: Path, spec: Spec, setting: Setting, entry: MethodEntry, failed: M
 
 
 def _scores(ended: Sequence[RunRecord], protocol: str) -> dict[float, float]:
-    return {record.run.rate: record.score(protocol) for record in ended if record.run.rate is not None}
+    return {record.run.rate: record.goodness(protocol) for record in ended if record.run.rate is not None}
 
 
 def chosen(scores: Mapping[str, Mapping[float, float]]) -> dict[str, float]:
-    """For each protocol the rate of the highest score; ``scores`` by deciding protocol, then by rate.
+    """For each protocol the rate of the highest of ``scores``, which are by deciding protocol, then by rate.
 
     Ties: the rate that the protocol before it chose, else the first of the grid. One deciding protocol decides for
     both.

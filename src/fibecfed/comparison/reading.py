@@ -1,5 +1,6 @@
 """A comparison's YAML file, read and checked whole before anything runs."""
 
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
@@ -20,10 +21,11 @@ from fibecfed.comparison.spec import (
     first_rates,
     tuning_runs,
 )
-from fibecfed.config import Config, config_hash, keys, merge, nearest_hint, not_offered, read_yaml
+from fibecfed.config import Config, config_hash, keys, merge, nearest_hint, not_offered, read_yaml, task_name
 from fibecfed.config.loading import parse_overrides
 from fibecfed.errors import InputError
 from fibecfed.methods import method_class, resolve
+from fibecfed.tasks import Task, task_kind
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
 _AXES = {"methods": "method", "data_sets": "data set", "partitions": "partition"}
@@ -206,7 +208,20 @@ def _check_grids(spec: Spec) -> None:
         _once("learning rate", [f"{rate:g}" for rate in rates])
 
 
+def _task(spec: Spec) -> type[Task]:
+    """The task of all runs. Raises InputError where they have several: their scores cannot stand in one table."""
+    runs = final_runs(spec, first_rates(spec))
+    kinds = {task_name(run.config): run.name for run in runs}
+    if len(kinds) > 1:
+        named = ", ".join(f"task.kind={kind} ('{name}')" for kind, name in kinds.items())
+        raise InputError(f"The runs have different tasks: {named}; compare each task in a file of its own.")
+    return task_kind(runs[0].config)
+
+
 def _check_target(spec: Spec) -> None:
+    task = _task(spec)
+    begins = FINAL_OF.format(metric=task.metric)
+    number, most = ("a loss above 0", math.inf) if task.lower_is_better else ("an accuracy from 0 to 1", 1)
     names = [d.name for d in spec.data_sets]
     if isinstance(spec.target, dict):
         for key in spec.target:
@@ -216,20 +231,20 @@ def _check_target(spec: Spec) -> None:
     entries = [entry.name for entry in spec.methods]
     for target in stated:
         if isinstance(target, str):
-            method = target.removeprefix(FINAL_OF)
+            method = target.removeprefix(begins)
             if method == target or method not in entries:
                 raise InputError(
-                    f"Key 'target' cannot be {target!r}: give an accuracy from 0 to 1, or '{FINAL_OF}METHOD' with a "
+                    f"Key 'target' cannot be {target!r}: give {number}, or '{begins}METHOD' with a "
                     f"method of this comparison.{nearest_hint(method, entries)}"
                 )
-        elif target is not None and not 0 < target <= 1:
-            raise InputError(f"Key 'target' cannot be {target!r}: an accuracy lies between 0 and 1.")
+        elif target is not None and not 0 < target <= most:
+            raise InputError(f"Key 'target' cannot be {target!r}: give {number}.")
 
 
 def _check_runs(runs: list[PlannedRun]) -> None:
     seen: dict[str, str] = {}
     for run in runs:
-        digest = config_hash(resolve(run.config)) + run.config.data.dir
+        digest = config_hash(resolve(run.config)) + run.config.data.dir + str(run.config.model.dir)
         if digest in seen:
             raise InputError(f"Duplicate run: '{run.name}' has the same settings as '{seen[digest]}'; remove one.")
         seen[digest] = run.name

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fibecfed.comparison.spec import PlannedRun, Spec
+from fibecfed.comparison.spec import PROTOCOLS, PlannedRun, Spec
 from fibecfed.config import WHERE, Config, as_meant, build_config, config_hash, read_yaml, to_dict
 from fibecfed.data import source_differences
 from fibecfed.errors import InputError
 from fibecfed.federation import write_atomically
 from fibecfed.methods import in_use, resolve
-from fibecfed.results import JUDGED, LAST, RunDirectory, final_mean, judged_stage, metric_of
+from fibecfed.results import JUDGED, LAST, RunDirectory, final_mean, judged_stage, metric_of, score_of, sign_of
 
 SPEC_FILE, STATE_FILE = "spec.yaml", "comparison.json"
 FINAL = "final_mean"  # in comparison.json: what the final numbers are the mean of
@@ -37,6 +37,15 @@ class RunRecord:
     def score(self, protocol: str) -> float:
         """Final score by a protocol: the mean over the last evaluations, or a judged stage's alone."""
         return final_mean(self.curve, f"{metric_of(self.curve)}_{protocol}", self.last)
+
+    def goodness(self, protocol: str) -> float:
+        """The final score with the sign that makes a higher one better."""
+        return sign_of(self.curve) * self.score(protocol)
+
+    @property
+    def untrained(self) -> float | None:
+        """The global score before the first round; None where the run was not evaluated there."""
+        return score_of(self.curve[0], PROTOCOLS[0]) if self.curve[0]["round"] == 0 and len(self.curve) > 1 else None
 
     @property
     def worst_tenth(self) -> float:
@@ -81,7 +90,8 @@ def read_record(out: Path, run: PlannedRun) -> RunRecord | None:
             return None
         opened = RunDirectory.open(directory)
         config = to_dict(opened.config())
-        config["data"].pop("dir")  # a machine's path says nothing about the result
+        for section in ("data", "model"):
+            config[section].pop("dir")  # a machine's path says nothing about the result
         content: dict[str, Any] = {"config": config, "summary": summary, "curve": opened.metrics()}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())

@@ -26,10 +26,11 @@ class Report:
     tables: tuple[ReportTable, ...]
     measured: ReportTable
     pictures: dict[str, bytes]
+    metric: str = "accuracy"
 
     def markdown(self) -> str:
         """Everything that a repeated run gives again, digit by digit."""
-        pictures = "\n".join(f"![accuracy: {name}]({name})\n" for name in self.pictures)
+        pictures = "\n".join(f"![{self.metric}: {name}]({name})\n" for name in self.pictures)
         return "\n".join([self.introduction, *[table.markdown() for table in self.tables], pictures])
 
 
@@ -38,9 +39,10 @@ def build_report(out: Path) -> Report:
     comparison, failed = Comparison.open(out)
     out = comparison.out
     found = Findings(comparison.spec, out, failed)
-    tables = [_accuracy(found), _target(found), _costs(found), _ranks(found), _gains(found), _ablations(found)]
+    tables = [_final(found), _target(found), _costs(found), _ranks(found), _gains(found), _ablations(found)]
     tables += [_both_rates(found), _tuning(found)]
-    return Report(_introduction(found), tuple(t for t in tables if t.rows), _measured(found), _pictures(found))
+    kept = tuple(t for t in tables if t.rows)
+    return Report(_introduction(found), kept, _measured(found), _pictures(found), found.judged.metric)
 
 
 def write_report(out: Path) -> list[Path]:
@@ -64,8 +66,8 @@ def _introduction(found: Findings) -> str:
     lines = [
         "# Comparison\n",
         f"{len(spec.methods)} methods, {len(spec.data_sets)} data sets, {len(spec.partitions)} partitions, "
-        f"{len(spec.seeds)} seeds. Accuracies in percent, on the {spec.split} split; final accuracy is the mean of "
-        f"{_averaged(found)}.\n",
+        f"{len(spec.seeds)} seeds. {found.judged.unit}, on the {spec.split} split; final {found.judged.metric} is the "
+        f"mean of {_averaged(found)}.\n",
     ]
     if found.missing():
         lines.append(f"**Not complete: {found.missing()} runs have not ended.** Means are over those that have.\n")
@@ -100,30 +102,38 @@ def _lines(found: Findings) -> Iterable[tuple[Setting, str, tuple[Cell, ...]]]:
                 yield setting, entry.name, (setting.data_set, setting.partition, entry.name)
 
 
-def _percent(name: str, signed: bool = False) -> Column:
-    return Column(name, 1, 100.0, signed)
-
-
-def _accuracy(found: Findings) -> ReportTable:
+def _final(found: Findings) -> ReportTable:
     rows = []
     shows_saved = found.final[0].last is None  # a comparison of the earlier rule keeps its table
+    shows_untrained = any(r.untrained is not None for r in found.final)
     for setting, entry, where in _lines(found):
         records = {p: found.seeds(setting, entry, p).values() for p in PROTOCOLS}
         cells = [_spread([r.score(p) for r in records[p]]) for p in PROTOCOLS]
         worst = _spread([r.worst_tenth for r in records["personalized"]])
         saved = [_spread([r.saved(p) for r in records[p]]) for p in PROTOCOLS] if shows_saved else []
         remarks = ["carries no claim"] * found.no_claim(setting) + ["two rates"] * found.rates_differ(setting, entry)
-        rows.append((*where, len(records["global"]), *cells, worst, *saved, "; ".join(remarks)))
-    shown = (*PROTOCOLS, "worst tenth", *(f"saved model, {p}" for p in PROTOCOLS if shows_saved))
-    columns = (*_WHERE, Column("seeds"), *map(_percent, shown), Column("note"))
+        first = [_spread([r.untrained for r in records["global"] if r.untrained is not None])] * shows_untrained
+        rows.append((*where, len(records["global"]), *first, *cells, worst, *saved, "; ".join(remarks)))
+    shown = (
+        *["untrained"] * shows_untrained,
+        *PROTOCOLS,
+        "worst tenth",
+        *(f"saved model, {p}" for p in PROTOCOLS if shows_saved),
+    )
+    columns = (*_WHERE, Column("seeds"), *map(found.judged.column, shown), Column("note"))
     notes = [
         "Mean ± sample standard deviation over seeds. global: the server's model on all test examples; personalized: "
         "each device's own model on its part; worst tenth: mean over the worst tenth of devices."
     ]
     if shows_saved:
         notes.append(
-            "Those are final accuracies, means of each run's last evaluations; saved model: the last evaluation's."
+            f"Those are final {found.judged.plural}, means of each run's last evaluations; saved model: the last "
+            "evaluation's."
         )
+    if shows_untrained:
+        notes.append("untrained: the global score before the first round.")
+    if found.judged.sign < 0:
+        notes.append(f"{found.judged.metric.capitalize()}: {found.judged.direction}.")
     notes += _judged(found)
     if any("two rates" in str(row[-1]) for row in rows):
         notes.append(
@@ -134,7 +144,7 @@ def _accuracy(found: Findings) -> ReportTable:
     if without:
         which = "; ".join(f"{s.title} ({found.no_claim_reason(s)})" for s in without)
         notes.append(f"Carries no claim, since {RIDGE} is at most 2 points below {CENTRALIZED}, or above it: {which}.")
-    return ReportTable("accuracy", "Final accuracy", columns, rows, notes)
+    return ReportTable(found.judged.metric, f"Final {found.judged.metric}", columns, rows, notes)
 
 
 def _both_rates(found: Findings) -> ReportTable:
@@ -148,7 +158,7 @@ def _both_rates(found: Findings) -> ReportTable:
                 rate = found.rates[setting, entry][protocol]
                 rows.append((*where, protocol, f"{rate:g}", len(records), *cells))
     columns = (
-        *_WHERE, Column("chosen by"), Column("learning rate"), Column("seeds"), *map(_percent, PROTOCOLS)
+        *_WHERE, Column("chosen by"), Column("learning rate"), Column("seeds"), *map(found.judged.column, PROTOCOLS)
     )  # fmt: skip
     return ReportTable("both-rates", "Both learning rates, where the protocols chose different ones", columns, rows)
 
@@ -172,16 +182,16 @@ def _target(found: Findings) -> ReportTable:
         reached = f"{sum(e is not None for e in each)} of {len(each)}"
         rows.append((*where, target, reached, seconds, of_reference, ratio(seconds, slowest), traffic))
     columns = (
-        *_WHERE, _percent("target"), Column("reached"), Column("simulated s", 1),
+        *_WHERE, found.judged.column("target"), Column("reached"), Column("simulated s", 1),
         Column(f"÷ {found.spec.compared_with}", 2),
         Column("÷ slowest", 2), Column("MB", 1, 1e-6, plain_name="bytes"),
     )  # fmt: skip
     notes = [
-        f"The target is reached when the mean global accuracy of {CONSECUTIVE} consecutive evaluations is at least "
-        "that; costs up to the last of them, means over seeds, given where every seed reaches it. A ratio below 1 is "
-        "faster.",
+        f"The target is reached when the mean global {found.judged.metric} of {CONSECUTIVE} consecutive evaluations is "
+        f"at {'least' if found.judged.sign > 0 else 'most'} that; costs up to the last of them, means over "
+        "seeds, given where every seed reaches it. A ratio below 1 is faster.",
     ]
-    return ReportTable("target", "Cost to the target accuracy", columns, rows, notes)
+    return ReportTable("target", f"Cost to the target {found.judged.metric}", columns, rows, notes)
 
 
 def _costs(found: Findings) -> ReportTable:
@@ -207,8 +217,8 @@ def _ranks(found: Findings) -> ReportTable:
     ]
     columns = (Column("method"), *(Column(p, 2) for p in PROTOCOLS))
     note = (
-        f"By mean final accuracy, 1 is best, ties share; mean over the {len(found.complete)} settings (data set and "
-        "partition) in which every method has all its seeds."
+        f"By mean final {found.judged.metric}, 1 is best, ties share; mean over the {len(found.complete)} settings "
+        "(data set and partition) in which every method has all its seeds."
     )
     return ReportTable("ranks", "Average rank", columns, rows, [note])
 
@@ -222,14 +232,19 @@ def _gains(found: Findings) -> ReportTable:
         if any(gain is not None for gain in gains):
             rows.append((entry.name, *gains))
     settings = [s for s in found.spec.settings() if not found.no_claim(s)]
-    notes = ["Points; mean and 95 % interval (Student's t) of differences paired over seeds and settings."]
+    notes = [
+        f"{found.judged.difference}; mean and 95 % interval (Student's t) of differences paired over seeds and "
+        "settings."
+    ]
+    if found.judged.sign < 0:
+        notes.append("A gain is how much lower the loss is.")
     for protocol in PROTOCOLS:
         best = [f"{found.best_control(s, protocol)} ({s.title})" for s in settings if found.best_control(s, protocol)]
         notes.append(f"Best control, {protocol}: {'; '.join(best)}.")
     left_out = len(found.spec.settings()) - len(settings)
     if left_out:
         notes.append(f"{left_out} settings that carry no claim are left out.")
-    columns = (Column("method"), *(_percent(p, signed=True) for p in PROTOCOLS))
+    columns = (Column("method"), *(found.judged.column(p, signed=True) for p in PROTOCOLS))
     return ReportTable("gains", "Gain over the best control", columns, rows, notes)
 
 
@@ -240,8 +255,9 @@ def _ablations(found: Findings) -> ReportTable:
         if entry.name != entry.method_name and entry.method_name in whole:
             against = [found.against(entry.name, entry.method_name, protocol) for protocol in PROTOCOLS]
             rows.append((entry.name, entry.method_name, *against))
-    columns = (Column("configuration"), Column("of"), *(_percent(p, signed=True) for p in PROTOCOLS))
-    note = "Points above the unchanged method; mean and 95 % interval of differences paired over seeds and settings."
+    columns = (Column("configuration"), Column("of"), *(found.judged.column(p, signed=True) for p in PROTOCOLS))
+    better = "Points above" if found.judged.sign > 0 else "Nats a token below"
+    note = f"{better} the unchanged method; mean and 95 % interval of differences paired over seeds and settings."
     return ReportTable("ablations", "Ablations", columns, rows, [note])
 
 
@@ -265,13 +281,13 @@ def _tuning(found: Findings) -> ReportTable:
     pairs = [
         (
             Column(f"learning rate, {p}" if own else "learning rate"),
-            _percent(f"validation, {p}" if own else "validation accuracy"),
+            found.judged.column(f"validation, {p}" if own else f"validation {found.judged.metric}"),
         )
         for p in deciding
     ]
     columns = (*_WHERE, *(column for pair in pairs for column in pair), Column("note"))
     untuned = [e.name for e in found.spec.methods if not found.spec.grid(e)]
-    by = "each protocol by its own accuracy" if own else f"{deciding[0]} accuracy"
+    by = f"each protocol by its own {found.judged.metric}" if own else f"{deciding[0]} {found.judged.metric}"
     notes = [
         f"Chosen on validation data (seed {found.spec.tuning_seed}, {by}) from a grid of "
         f"{len(found.spec.learning_rates or [])} rates for each method."

@@ -13,7 +13,7 @@ from fibecfed.config import Config, build_config, merge
 
 _STRICT_KEYS = ConfigDict(extra="forbid")
 REFERENCE = "fedavg-lora"
-FINAL_OF = "final accuracy of "
+FINAL_OF = "final {metric} of "
 PROTOCOLS = ("global", "personalized")
 Settings = dict[str, Any]
 
@@ -86,9 +86,9 @@ class Spec:
         return list(entry.learning_rates or self.learning_rates or []) if entry.tune else []
 
     def target_of(self, data_set: str) -> float | str | None:
-        """A number, the name of the method whose final accuracy is the target, or None."""
+        """A number, the name of the method whose final score is the target, or None."""
         target = self.target.get(data_set) if isinstance(self.target, dict) else self.target
-        return target.removeprefix(FINAL_OF) if isinstance(target, str) else target
+        return target.split(" of ", 1)[-1] if isinstance(target, str) else target
 
 
 @plain(frozen=True, order=True)

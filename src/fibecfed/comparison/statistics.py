@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from fibecfed.results import judged_stage, score_of
+from fibecfed.results import judged_stage, score_of, sign_of
 
 CONSECUTIVE = 3  # evaluations whose mean must reach the target (docs/method.md section 7)
 NO_CLAIM = 0.02  # of the score; a ridge head this near to centralized training leaves nothing to claim
@@ -48,7 +48,7 @@ def paired_interval(differences: Sequence[float], level: float = 0.95) -> Interv
 
 
 def reached(curve: Sequence[Mapping[str, Any]], target: float, protocol: str = "global") -> Mapping[str, Any] | None:
-    """The evaluation at which the mean score of three consecutive ones first reaches the target.
+    """The evaluation at which the mean score of three consecutive ones first reaches the target, or is better.
 
     A judged stage at the end, whose evaluation is the run's final number, reaches it alone as well.
 
@@ -56,17 +56,19 @@ def reached(curve: Sequence[Mapping[str, Any]], target: float, protocol: str = "
     needs no training has one evaluation: it is not held to have reached anything in time. Source: docs/method.md
     section 7; that the global protocol counts by default is this project's decision [D].
     """
+    sign = sign_of(curve)
+    least = sign * target - 1e-12
     for last in range(CONSECUTIVE - 1, len(curve)):
-        window = [score_of(r, protocol) for r in curve[last - CONSECUTIVE + 1 : last + 1]]
-        if sum(window) / CONSECUTIVE >= target - 1e-12:  # a sum of thirds must not miss by rounding
+        window = [sign * score_of(r, protocol) for r in curve[last - CONSECUTIVE + 1 : last + 1]]
+        if sum(window) / CONSECUTIVE >= least:  # a sum of thirds must not miss by rounding
             return curve[last]
-    if judged_stage(curve) and score_of(curve[-1], protocol) >= target - 1e-12:
+    if judged_stage(curve) and sign * score_of(curve[-1], protocol) >= least:
         return curve[-1]
     return None
 
 
 def average_ranks(settings: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean over settings of each method's rank by score; 1 is best, ties share their mean rank.
+    """The mean over settings of each method's rank by score, the higher the better; 1 is best, ties share their rank.
 
     Raises ValueError if the settings hold different methods.
     """

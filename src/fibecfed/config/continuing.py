@@ -21,6 +21,7 @@ WHERE = (
     "data.separator",
     "data.device",
     "data.allow_download",
+    "model.dir",
     "model.name",
     "model.allow_download",
 )

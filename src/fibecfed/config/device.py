@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from fibecfed.config.loading import check_keys, merge, parse_overrides, read_yaml, to_dict, with_numbers
 from fibecfed.config.paths import HOME, from_home
-from fibecfed.config.schema import Config, RuntimeConfig
+from fibecfed.config.schema import Config, ModelConfig, RuntimeConfig
 from fibecfed.errors import InputError
 
 _STRICT_KEYS = ConfigDict(extra="forbid")
@@ -63,7 +63,7 @@ class DeviceConfig:
         """
         own: dict[str, Any] = {
             "data": {**dataclasses.asdict(self.data), "device": None, "name": Config().data.name, "dir": ""},
-            "model": {"allow_download": self.model.allow_download},
+            "model": {"allow_download": self.model.allow_download, "dir": ModelConfig().dir},
             "runtime": dataclasses.asdict(self.runtime),
         }
         if self.model.name is not None:
@@ -111,5 +111,6 @@ def shared_settings(config: Config) -> dict[str, Any]:
     content = to_dict(config)
     for key in ("file", "test_file", "dir", "device", "text", "text_pair", "label", "separator"):
         content["data"].pop(key)
+    content["model"].pop("dir")
     content["runtime"].pop("device_states")
     return content

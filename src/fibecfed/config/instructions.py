@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 CAUSAL_LM, CLASSIFICATION = "causal-lm", "classification"
 INSTRUCTION_SETS = ("dolly15k", "gsm8k")  # data sets by name that hold prompts and responses
+GROUPED_SETS = ("dolly15k",)  # of these, those whose examples have categories
 _COLUMNS = ("prompt", "response", "context", "system", "messages")
 _CLASSES_ONLY = {"text": "text", "text_pair": None, "label": "label", "labels": None, "label_noise": 0.0}
 
@@ -80,6 +81,8 @@ def check_task(config: "Config") -> None:
             raise InputError("curriculum.per_token is for task.kind=causal-lm; a label is one prediction.")
         if config.warm_up.fall != WarmUpConfig().fall:
             raise InputError("warm_up.fall is for task.kind=causal-lm; set warm_up.accuracy.")
+        if model.quantization != "none":
+            raise InputError("model.quantization is for task.kind=causal-lm; leave it at none.")
         if data.file is None and data.name in INSTRUCTION_SETS:
             raise InputError(f"The data set '{data.name}' has prompts and responses; it needs task.kind=causal-lm.")
     if kind != CAUSAL_LM:
@@ -107,20 +110,17 @@ def check_task(config: "Config") -> None:
         raise InputError(
             "curriculum.score=fisher-model takes the mean over all labels, and responses are no fixed set; use fisher."
         )
-    if config.curriculum.refresh:
-        raise InputError("curriculum.refresh is not there for task.kind=causal-lm yet; leave it off.")
     if config.warm_up.accuracy != WarmUpConfig().accuracy:
         raise InputError("warm_up.accuracy is for task.kind=classification; set warm_up.fall.")
     if config.curriculum.per_token and config.curriculum.score not in (None, "fisher", "loss"):
         raise InputError("curriculum.per_token divides Fisher scores and losses; set curriculum.score to one of them.")
-    if config.curriculum.initialization == "training":
-        raise InputError("curriculum.initialization=training is not there for task.kind=causal-lm yet; leave it out.")
     if config.training.loss not in (None, "cross_entropy"):
         raise InputError(
             "training.loss=prior_corrected needs labels; a language model has training.loss=cross_entropy."
         )
-    if config.sharing.count == "sites":
-        raise InputError("sharing.count=sites compares mixes of labels; for task.kind=causal-lm take another count.")
+    grouped = data.group is not None or (data.file is None and data.name in GROUPED_SETS)
+    if config.sharing.count == "sites" and not grouped:
+        raise InputError("sharing.count=sites compares mixes of groups; set data.group, or take another count.")
     if config.personal.head not in (None, "none"):
         raise InputError("personal.head is about a trained head, and that of a language model is frozen; leave it out.")
     if config.sharing.head == "local":

@@ -312,6 +312,11 @@ def config_hash(config: Config) -> str:
     """16 hex digits over every setting that can change a result; folders and thread placement excluded."""
     content = to_dict(config if may_name_sites(config) else settle(config))
     content["data"].pop("dir")
+    content["model"].pop("dir")
+    if config.model.quantization == "none":  # the same
+        content["model"].pop("quantization")
+    if not config.evaluation.start:  # so that runs from before this key keep their hash
+        content["evaluation"].pop("start")
     content["runtime"].pop("device_states")
     if content["data"]["labels"] is None:  # so that runs from before this key keep their hash
         content["data"].pop("labels")

@@ -4,6 +4,7 @@
 """
 
 import itertools
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,7 +24,7 @@ from fibecfed.config.data import DataConfig
 from fibecfed.config.federation import FederationConfig
 from fibecfed.config.instructions import check_task
 from fibecfed.config.parts import CurriculumConfig, PersonalConfig, SharingConfig, WarmUpConfig
-from fibecfed.config.paths import HOME
+from fibecfed.config.paths import HOME, from_home
 from fibecfed.config.tunings import (
     AdapterConfig,
     AttentivePromptConfig,
@@ -38,6 +39,11 @@ from fibecfed.errors import InputError
 _STRICT_KEYS = ConfigDict(extra="forbid")
 
 
+def _default_model_dir() -> str | None:
+    folder = os.environ.get("FIBECFED_MODEL_DIR")
+    return from_home(folder) if folder else None
+
+
 @dataclass(config=_STRICT_KEYS, frozen=True)
 class ModelConfig:
     """The frozen pretrained model and the head on it."""
@@ -45,6 +51,14 @@ class ModelConfig:
     name: Annotated[
         str, HOME, Field(description="`minilm` (from the extra of that name), a folder, or a Hugging Face model name.")
     ] = "minilm"
+    dir: Annotated[
+        str | None,
+        HOME,
+        Field(
+            description="Folder in which model.name is looked for first. Default: $FIBECFED_MODEL_DIR. None: "
+            "model.name is a path or a hub name as it stands."
+        ),
+    ] = Field(default_factory=_default_model_dir)
     head: Annotated[
         Literal["pooled", "native"],
         Field(
@@ -70,6 +84,13 @@ class ModelConfig:
         Literal["auto", "mean", "cls", "last"],
         Field(description="How token vectors become one (pooled head). auto: mean for encoders, last for decoders."),
     ] = "auto"
+    quantization: Annotated[
+        Literal["none", "4bit"],
+        Field(
+            description="4bit: the frozen weights in nf4 by bitsandbytes (extra `4bit`, CUDA only), arithmetic in "
+            "bf16; causal-lm."
+        ),
+    ] = "none"
     allow_download: Annotated[
         bool,
         Field(
@@ -155,6 +176,9 @@ class EvaluationConfig:
     """When and on what the model is evaluated."""
 
     every: Annotated[int, Field(ge=1, description="Evaluate every so many rounds; the last round always is.")] = 1
+    start: Annotated[
+        bool, Field(description="Evaluate before the first round too, as round 0: what the untrained model comes to.")
+    ] = False
     split: Annotated[
         Literal["test", "validation"],
         Field(description="validation for every tuning decision, test for what is reported."),
@@ -164,7 +188,7 @@ class EvaluationConfig:
         int | None,
         Field(
             ge=1,
-            description="Stop when so many evaluations have passed without a better global accuracy; meant for "
+            description="Stop when so many evaluations have passed without a better global score; meant for "
             "evaluation.split=validation. None: run every round.",
         ),
     ] = None
@@ -283,6 +307,8 @@ class Config:
             raise InputError("training.momentum only applies to training.optimizer=sgd; adamw has its own momentum.")
         if self.model.solves_head and self.model.head != "pooled":
             raise InputError(f"model.head_init={self.model.head_init} needs model.head=pooled.")
+        if self.model.quantization == "4bit" and self.runtime.device not in ("cuda", "auto"):
+            raise InputError("model.quantization=4bit needs a CUDA device; set runtime.device=cuda or auto.")
         if self.training.cache_mb and self.lora.dropout:
             raise InputError("training.cache_mb keeps what dropout would change; set lora.dropout=0 or cache_mb=0.")
         if self.curriculum.fresh and self.curriculum.score != "random":

@@ -1,6 +1,6 @@
 """Difficulty kept up to date by training itself: per-example gradient norms out of its backward passes."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -125,15 +125,17 @@ class RunningDifficulty:
         indices: Iterable[np.ndarray],
         batches: Iterable[Batch],
         weights: Mapping[int, float] | None = None,
+        divisor: Callable[[np.ndarray, Batch], np.ndarray | float] | None = None,
     ) -> Iterator[Batch]:
         """The batches, unchanged; after the step on each one, its examples' recorded difficulties are taken in.
 
         ``indices`` holds each batch's examples. The consumer does one optimizer step a batch, on the mean loss, or on
-        the mean of the losses times ``weights`` (by example, above 0), which is undone.
+        the mean of the losses times ``weights`` (by example, above 0), which is undone. ``divisor``: what else the
+        difficulties of a batch are divided by, (b,) or one number, such as the square of a training scale.
         """
         for chosen, batch in zip(indices, batches, strict=True):
             yield batch
             seen = recorder.take(len(batch)).numpy()
             if weights is not None:
                 seen = seen / np.array([weights[int(i)] for i in chosen]) ** 2
-            self.update(chosen, seen)
+            self.update(chosen, seen if divisor is None else seen / divisor(chosen, batch))

@@ -68,6 +68,8 @@ class TokenizedSet:
 
         Raises InputError if it is not known what that is.
         """
+        if self.by_token is not None:
+            return 2  # one token, and the first that is learned behind it
         if self.special is None:
             raise InputError("Pairs of texts can only be cut with a fast tokenizer, which this model does not have.")
         return sum(self.special) + (1 if self.first is None else 2)
@@ -76,7 +78,8 @@ class TokenizedSet:
         """The examples at these positions, right-padded to the longest of them.
 
         With a ``limit``, at least ``shortest_cut``, they are cut to it as the tokenizer itself would cut them: what it
-        adds before, between and behind the texts stays, the longer text of a pair is cut first.
+        adds before, between and behind the texts stays, the longer text of a pair is cut first. Where tokens
+        are learned, what precedes the first of them goes first, then the end (project decision).
         """
         starts = self.offsets[indices]
         lengths = self.offsets[indices + 1] - starts
@@ -108,6 +111,8 @@ class TokenizedSet:
         """From which column of each cut row (B,) how many tokens (B,) are left out: of the first text, the second."""
         if limit < self.shortest_cut:
             raise ValueError(f"a limit of {limit} tokens leaves no text; the lowest is {self.shortest_cut}")
+        if self.by_token is not None:
+            return [(np.zeros(len(indices), dtype=np.int64), self._ahead(indices, lengths - limit))]
         assert self.special is not None
         before, between, _ = self.special
         texts, room = lengths - sum(self.special), limit - sum(self.special)
@@ -121,6 +126,14 @@ class TokenizedSet:
             (before + kept_first, first - kept_first),
             (before + kept_first + between + kept_second, second - kept_second),
         ]
+
+    def _ahead(self, indices: np.ndarray, excess: np.ndarray) -> np.ndarray:
+        """(B,) how many of the ``excess`` tokens can go from the beginning, so that what is learned stays; one stays
+        before it. The others go from the end.
+        """
+        assert self.by_token is not None
+        first = [int(np.argmax(self.by_token[self.offsets[i] : self.offsets[i + 1]] != IGNORED)) for i in indices]
+        return np.clip(excess, 0, np.array(first, dtype=np.int64) - 1)
 
 
 def _longest_first(first: np.ndarray, second: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
@@ -214,7 +227,7 @@ def tokenize(
 
 
 def _encoded(found: Encoded, rows: Rows, tokenizer: "PreTrainedTokenizerBase", task: type[Task]) -> TokenizedSet:
-    """What a task made into tokens; they cannot be cut again, since only the task knows where."""
+    """What a task made into tokens."""
     return TokenizedSet(
         ids=_joined(found.ids, np.int32),
         offsets=np.concatenate([[0], np.cumsum([len(i) for i in found.ids])]).astype(np.int64),

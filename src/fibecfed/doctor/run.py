@@ -107,13 +107,14 @@ def check_data(config: Config) -> Iterator[Finding]:
     else:
         yield Finding("devices", f"{federation.devices} devices, {federation.sampled} of them a round")
     counts = Counter(splits.train.labels.tolist())
-    yield Finding("labels", ", ".join(f"{name} ({counts[i]})" for i, name in enumerate(names)))
+    called = f"{task_kind(config).group}s"
+    yield Finding(called, ", ".join(f"{name} ({counts[i]})" for i, name in enumerate(names)))
     missing = [name for i, name in enumerate(names) if not counts[i]]
     if missing:
         yield Finding(
-            "labels",
+            called,
             f"no training example of {', '.join(missing)}",
-            "add examples of them, or remove the label from the test data",
+            f"add examples of them, or remove the {task_kind(config).group} from the test data",
         )
 
 

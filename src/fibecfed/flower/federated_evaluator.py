@@ -149,9 +149,12 @@ class FederatedEvaluator:
             task.metric,
             {**of_server, **of_answers},
             {**task.metrics(_joined(personal)), **of_own_answers},
-            worst_tenth(np.array([task.metrics(counts)[task.metric] for counts in personal.values()])),
+            worst_tenth(
+                np.array([task.metrics(counts)[task.metric] for counts in personal.values()]), task.lower_is_better
+            ),
             task.metrics(_joined(without)).get(task.metric) if own else None,
             tuple(sorted(missing, key=lambda failure: failure.device)),
+            task.lower_is_better,
         )
 
     def _answers(self, of_devices: Mapping[int, Counts]) -> dict[str, float]:

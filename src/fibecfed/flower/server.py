@@ -77,7 +77,7 @@ def assemble_server(
     check_settings(config)
     config = settle(resolve(config))
     torch_device(config.runtime.device)
-    learner = learner_of(config, task_kind(config).of(labels_of(config)).outputs)
+    learner = learner_of(config, task_kind(config).of(labels_of(config)))
     mine = describe(learner, labels_of(config))
 
     def check(reply: Reply) -> str | None:
@@ -131,6 +131,8 @@ def check_settings(config: Config) -> None:
             raise InputError(f"data.{key} means nothing to the server: every device has text of its own.")
     if data.partition.kind != "column" and data.partition != PartitionConfig():
         raise InputError("data.partition means nothing here: every device has text of its own.")
+    if config.sharing.count == "sites" and task_kind(config).generates:
+        raise InputError("sharing.count=sites compares groups, and each device here names its own; take another count.")
     if data.partition.habits:
         raise InputError("data.partition.habits means nothing here: every device has labels of its own.")
     if data.test_file is not None and config.evaluation.split == "validation":

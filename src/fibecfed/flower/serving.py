@@ -148,7 +148,7 @@ class DeviceServer:
         told = json.loads(path.read_text(encoding="utf-8"))
         config = build_config(self._config.apply(told))
         self._run = self._site = self._learner = None  # one backbone at a time
-        self._learner = learner_of(resolve(config), task_kind(config).of(labels_of(config)).outputs)
+        self._learner = learner_of(resolve(config), task_kind(config).of(labels_of(config)))
         store = DiskStore(self._of(run) / "states", run)
         self._site = self._learner.site(own_data(self._learner, self._config.device), store)
         self._held = Held(self._site.initial)

@@ -1,11 +1,11 @@
-"""Which methods have no meaning, or no form yet, for a language model."""
+"""Which methods have no meaning for a language model."""
 
 from fibecfed.config import CAUSAL_LM, Config, task_name
 from fibecfed.errors import InputError
 
 _CLASSES = "needs a fixed set of answers, which responses are not"
 _HEAD = "is about a trained head, and that of a language model is frozen"
-_CUTS = "cuts texts at their end, where the response is"
+_LEAKS = "makes its prompt of the whole text, in which the response stands that is to be predicted"
 _REFUSED = {
     "device-majority": _CLASSES,
     "fedavg+prior": _CLASSES,
@@ -15,10 +15,11 @@ _REFUSED = {
     "fedavg-plus": _HEAD,
     "fedrod": _HEAD,
     "fibecfed-plus": _HEAD,
-    "slw": _CUTS,
-    "shortformer": _CUTS,
+    "lpt": _LEAKS,
+    "idpg": _LEAKS,
+    "attempt": _LEAKS,
 }
-_TUNINGS = ("lora", "sparse-lora", "delta-lora", "svd-lora")
+_TUNINGS = ("lora", "sparse-lora", "delta-lora", "svd-lora", "adapter", "prompt", "prefix")
 
 
 def check_method(config: Config, tuning: str) -> None:
@@ -27,9 +28,9 @@ def check_method(config: Config, tuning: str) -> None:
         return
     reason = _REFUSED.get(config.method)
     if reason is None and tuning not in _TUNINGS:
-        reason = f"has tuning={tuning}, which is built around a classifier's head"
+        reason = f"has tuning={tuning}, of which it is not known what it does to a language model"
     if reason is not None:
         raise InputError(
-            f"method={config.method} {reason}; for task.kind=causal-lm take a method of the LoRA family, such as "
-            "fedavg-lora or fibecfed."
+            f"method={config.method} {reason}; for task.kind=causal-lm take another method, such as fedavg-lora or "
+            "fibecfed."
         )

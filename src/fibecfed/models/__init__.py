@@ -1,6 +1,6 @@
 """Backbones, pooling and heads."""
 
-from fibecfed.models.causal import CausalModel, language_model_of
+from fibecfed.models.causal import CausalModel, hidden_states, language_model_of
 from fibecfed.models.entering import Entering, entering, starting_at
 from fibecfed.models.loading import Pretrained, is_decoder, load_pretrained, resolve, weights_sha256
 from fibecfed.models.pooled import NativeClassifier, PooledClassifier, model_inputs, pool
@@ -19,6 +19,7 @@ __all__ = [
     "blocks_path",
     "embedding_rows",
     "entering",
+    "hidden_states",
     "is_decoder",
     "is_weightless",
     "lacks_weights",

@@ -36,7 +36,7 @@ class CausalModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         language_model = language_model_of(self.backbone)
-        hidden = _body(language_model, batch)
+        hidden = self.hidden(batch)
         learned = batch.targets[:, 1:] != IGNORED
         said = self._said(
             language_model.get_output_embeddings(), hidden[:, :-1][learned], batch.targets[:, 1:][learned]
@@ -52,7 +52,6 @@ class CausalModel(nn.Module):
 
     def generated(self, prompts: Sequence[np.ndarray], most: int, pad: int, ends: Sequence[int]) -> list[np.ndarray]:
         """The most probable next tokens after each prompt (n,), at most so many, up to one of ``ends`` (with it)."""
-        language_model = language_model_of(self.backbone)
         width = max(map(len, prompts))
         ids = np.full((len(prompts), width), pad, dtype=np.int64)
         for row, prompt in zip(ids, prompts, strict=True):
@@ -61,13 +60,26 @@ class CausalModel(nn.Module):
         settings = GenerationConfig(
             max_new_tokens=most, do_sample=False, pad_token_id=pad, eos_token_id=list(ends), use_cache=True
         )
+        device = language_model_of(self.backbone).device
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            found = language_model.generate(
-                torch.from_numpy(ids).to(language_model.device),
-                attention_mask=torch.from_numpy(real.astype(np.int64)).to(language_model.device),
+            found = self.generator.generate(
+                torch.from_numpy(ids).to(device),
+                attention_mask=torch.from_numpy(real.astype(np.int64)).to(device),
                 generation_config=settings,
             )
         return [_up_to(row, ends) for row in found[:, width:].cpu().numpy()]
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """(B, T, d) last hidden states of the text's tokens."""
+        return hidden_states(language_model_of(self.backbone), model_inputs(batch, self.backbone.config), 0)
+
+    @property
+    def generator(self) -> Any:
+        """What answers with all that was trained: what PEFT puts before a text is only in its own ``generate``."""
+        settings = getattr(self.backbone, "active_peft_config", None)
+        if settings is not None and settings.is_prompt_learning:
+            return self.backbone
+        return language_model_of(self.backbone)
 
     def _said(self, head: nn.Module, hidden: Tensor, tokens: Tensor) -> Tensor:
         """(n, 2) of n vectors (n, d) and the tokens (n,) that follow them."""
@@ -95,13 +107,13 @@ def language_model_of(backbone: Any) -> Any:
 
 def check_head(name: str, language_model: Any) -> None:
     """Raise InputError where logits are not the output embeddings times the last hidden states, and nothing else."""
-    head, ids = language_model.get_output_embeddings(), torch.arange(1, _PROBE + 1)[None]
+    head, ids = language_model.get_output_embeddings(), torch.arange(1, _PROBE + 1, device=language_model.device)[None]
     batch = Batch(ids, torch.ones_like(ids), ids)
     same = False
     if head is not None and hasattr(head, "weight") and language_model.base_model is not language_model:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             own = language_model(input_ids=ids).logits.double()
-            made = head(_body(language_model, batch)).double()
+            made = head(hidden_states(language_model, model_inputs(batch, language_model.config), 0)).double()
         limit = _SAME.get(next(language_model.parameters()).dtype, _SAME_OF_HALF)
         same = made.shape == own.shape and float((made - own).norm()) <= limit * float(own.norm())
     if not same:
@@ -111,12 +123,16 @@ def check_head(name: str, language_model: Any) -> None:
         )
 
 
-def _body(language_model: Any, batch: Batch) -> Tensor:
-    """(B, T, d) last hidden states. Places are counted from the first real token, wherever the padding is."""
+def hidden_states(language_model: Any, inputs: dict[str, Any], before: int) -> Tensor:
+    """(B, T, d) last hidden states of what ``inputs`` hold.
+
+    Places are counted from the first real token, wherever the padding is; ``before``: places that a cache in
+    ``inputs`` holds, which the attention mask (B, before + T) has too.
+    """
     body = language_model.base_model
-    inputs = model_inputs(batch, language_model.config)
     if "position_ids" in inspect.signature(type(body).forward).parameters:
-        inputs["position_ids"] = (batch.attention_mask.cumsum(dim=1) - 1).clamp_min(0)
+        places = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp_min(0)
+        inputs = {**inputs, "position_ids": places[:, before:]}
     hidden: Tensor = body(**inputs).last_hidden_state
     return hidden
 

@@ -20,6 +20,7 @@ from fibecfed.config import ModelConfig
 from fibecfed.errors import InputError
 from fibecfed.models.causal import check_head
 from fibecfed.models.padding import check_padding
+from fibecfed.models.quantized import loading_settings, prepared
 from fibecfed.models.vocabulary import embedding_rows
 from fibecfed.models.weightless import without_weights
 
@@ -76,10 +77,12 @@ def resolve(config: ModelConfig) -> tuple[str, str]:
                 f"The MiniLM weights in '{folder}' are not the expected ones (sha256); reinstall the extra."
             )
         return str(folder), MINILM_HUB_NAME
-    if Path(config.name).is_dir():
-        if not (Path(config.name) / "config.json").is_file():
-            raise InputError(f"Model folder '{config.name}' holds no config.json.")
-        return config.name, str(Path(config.name).resolve())
+    beside = None if config.dir is None else Path(config.dir) / config.name
+    folder = beside if beside is not None and beside.is_dir() else Path(config.name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise InputError(f"Model folder '{folder}' holds no config.json.")
+        return str(folder), str(folder.resolve())
     return config.name, config.name
 
 
@@ -102,7 +105,7 @@ def load_pretrained(
     texts. So it does if the checkpoint lacks weights of the backbone, which transformers alone would draw at random.
     """
     location, name = resolve(config)
-    native = config.head == "native"
+    native, quantized = config.head == "native", loading_settings(config)
     source: dict[str, Any] = {"local_files_only": not config.allow_download, "trust_remote_code": False}
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
@@ -129,10 +132,12 @@ def load_pretrained(
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # a head of another width; checked below
                 use_safetensors=True,  # pickled weights can run code
+                **quantized,
                 **source,
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise InputError(_explain(config, location, error)) from None
+    backbone = prepared(config, backbone)
     fresh = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     _check_complete(config, backbone, fresh, whole=generates)
     _prepare_tokenizer(config, backbone, tokenizer, reserved)
@@ -281,7 +286,7 @@ def weights_sha256(model: Any, leave_out: Collection[str] = (), whole: bool = Fa
         if name.startswith(base) and name not in leave_out:
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
             values = tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
-            digest.update(values.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(values.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -303,10 +308,15 @@ def _explain(config: ModelConfig, location: str, error: Exception) -> str:
         return f"Model folder '{location}' cannot be loaded: {first}"
     if not config.allow_download:
         return (
-            f"Model '{config.name}' is neither a folder nor in the local Hugging Face cache, and the network is off. "
-            "Set model.name to a folder that holds it, use minilm, or set model.allow_download=true to fetch it."
+            f"Model '{config.name}' is neither a folder{_looked_in(config)} nor in the local Hugging Face cache, and "
+            "the network is off. Set model.name to a folder that holds it, use minilm, or set "
+            "model.allow_download=true to fetch it."
         )
     return f"Model '{config.name}' could not be loaded from the Hugging Face hub: {first}"
+
+
+def _looked_in(config: ModelConfig) -> str:
+    return "" if config.dir is None else f" (in '{config.dir}', which is model.dir, or here)"
 
 
 class _quiet(warnings.catch_warnings):  # noqa: N801 - used as a context manager

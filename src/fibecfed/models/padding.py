@@ -67,7 +67,8 @@ def _made_of(backbone: Any, text: Tensor, padding: Tensor) -> Tensor:
     length = text.shape[1]
     ids = torch.cat([text, padding], dim=1)
     mask = (torch.arange(ids.shape[1]) < length).long()[None]
-    found = backbone(**model_inputs(Batch(ids, mask, torch.zeros(1, dtype=torch.long)), backbone.config))
+    batch = Batch(ids, mask, torch.zeros(1, dtype=torch.long)).to(backbone.device)
+    found = backbone(**model_inputs(batch, backbone.config))
     return (found.logits if "logits" in found else found.last_hidden_state[:, :length]).double()
 
 

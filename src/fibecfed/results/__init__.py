@@ -12,6 +12,7 @@ from fibecfed.results.own_models import OwnModels, own_parameters
 from fibecfed.results.summary import (
     JUDGED,
     LAST,
+    LOWER,
     answer_scores,
     averaged,
     failures_of,
@@ -22,6 +23,7 @@ from fibecfed.results.summary import (
     metric_of,
     metrics_record,
     score_of,
+    sign_of,
     summarize,
     window,
 )
@@ -29,6 +31,7 @@ from fibecfed.results.summary import (
 __all__ = [
     "JUDGED",
     "LAST",
+    "LOWER",
     "OWN_MODELS_FILE",
     "Fingerprint",
     "OwnModels",
@@ -55,6 +58,7 @@ __all__ = [
     "own_parameters",
     "peak_memory_bytes",
     "score_of",
+    "sign_of",
     "summarize",
     "versions",
     "window",

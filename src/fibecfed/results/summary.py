@@ -14,6 +14,7 @@ from fibecfed.tasks.causal_lm import SCORES
 
 LAST = 5  # evaluations that the mean for comparisons covers at most (docs/method.md section 7)
 JUDGED = "after_stage"  # in the last record: the stage after the rounds that its evaluation is of
+LOWER = "lower_is_better"  # in a record whose score is a loss; others have no such entry
 PART = 4  # it covers at most every fourth of a run's evaluations: no mean reaches back to the first rounds [D]
 PROTOCOLS = ("global", "personalized")
 
@@ -65,6 +66,8 @@ def metrics_record(
         if name != main:
             record[f"{name}_global"] = value
             record[f"{name}_personalized"] = evaluation.personalized[name]
+    if evaluation.lower_is_better:
+        record[LOWER] = True
     if stage is not None:
         record[JUDGED] = stage
     return record | {
@@ -109,6 +112,11 @@ def metric_of(records: Sequence[Mapping[str, Any]]) -> str:
 def score_of(record: Mapping[str, Any], protocol: str) -> float:
     """The main metric of an evaluation by "global" or "personalized", in a record of any version."""
     return float(record[f"{metric_of([record])}_{protocol}"])
+
+
+def sign_of(records: Sequence[Mapping[str, Any]]) -> int:
+    """1 where a higher score is better, -1 where a lower one is."""
+    return -1 if records and records[-1].get(LOWER) else 1
 
 
 def final_mean(records: Sequence[Mapping[str, Any]], key: str, last: int | None = None) -> float:

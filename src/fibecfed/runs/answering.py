@@ -10,7 +10,6 @@ from transformers import GenerationConfig, TextStreamer
 
 from fibecfed.config import Config
 from fibecfed.errors import InputError
-from fibecfed.models import language_model_of
 from fibecfed.runs.prediction import loaded
 from fibecfed.tasks.causal_lm import Turn, end_tokens, of_prompt, prompt_text
 
@@ -88,7 +87,7 @@ class LanguageModel:
 
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            language_model_of(self.model.backbone).generate(
+            self.model.generator.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 generation_config=settings,

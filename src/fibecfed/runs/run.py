@@ -213,6 +213,8 @@ def _go_on(
     patience = experiment.config.evaluation.patience
     stopping = None if patience is None else EarlyStopping(patience)
     watching = [*callbacks, *([stopping] if stopping else [])]
+    if experiment.config.evaluation.start and not state.round and not progress.records:
+        progress.evaluated(state, experiment.evaluate(state), None)
     try:
         for callback in watching:
             callback.started(experiment, state, progress.records)

@@ -17,7 +17,7 @@ from fibecfed.runtime.experiment import Experiment
 from fibecfed.runtime.holdings import DevicesHere
 from fibecfed.runtime.in_process import InProcessTransport
 from fibecfed.seeding import torch_seed
-from fibecfed.tasks import task_kind
+from fibecfed.tasks import Task, task_kind
 from fibecfed.training import SequentialExecutor, torch_device
 from fibecfed.tuning import Layout, trainable_tensors
 
@@ -53,7 +53,7 @@ def assemble(
     torch_device(config.runtime.device)
     splits = load_splits(config)
     config = settle(config, splits.sites)
-    learner = learner_of(config, task_kind(config).of(splits.train.label_names).outputs, weights)
+    learner = learner_of(config, task_kind(config).of(splits.train.label_names), weights)
     method = learner.method
     pretrained = learner.pretrained
     data = build_data(config, splits, pretrained.tokenizer, method.pooled_data, pretrained.vocabulary)
@@ -74,18 +74,18 @@ def assemble(
     )
 
 
-def learner_of(config: Config, outputs: int, weights: bool = True) -> Learner:
+def learner_of(config: Config, task: Task, weights: bool = True) -> Learner:
     """Backbone, tuning, head and method of a resolved configuration. Raises InputError; sets torch's threads."""
     torch.set_num_threads(config.runtime.threads)
+    outputs = task.outputs
     seed, kind = torch_seed(config.seed, "model"), tuning(config)
-    generates = task_kind(config).generates
     pretrained = load_pretrained(
-        config.model, outputs, config.runtime.precision, seed, kind.positions(config), generates, weights
+        config.model, outputs, config.runtime.precision, seed, kind.positions(config), task.generates, weights
     )
-    task_kind(config).prepare(pretrained.tokenizer)
+    task.prepare(pretrained.tokenizer)
     model = kind.attach(pretrained, outputs, config, seed)
     if not weights:
         with_zeros(model)
-    layout = dataclasses.replace(kind.layout(model, pretrained.config), outputs=outputs)
+    layout = dataclasses.replace(kind.layout(model, pretrained.config), outputs=outputs, groups=task.group_count)
     method = method_class(config.method)(config, layout)
     return Learner(config, pretrained, model, layout, method, trainable_tensors(model))

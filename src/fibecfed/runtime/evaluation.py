@@ -24,6 +24,7 @@ class Evaluation:
     worst_tenth: float
     never_sampled: float | None  # score of devices without a model of their own; None if there are none
     missing: Sequence[Failure] = ()  # devices whose part in it could not be used
+    lower_is_better: bool = False  # of the score
 
 
 class Evaluator(Protocol):
@@ -63,8 +64,9 @@ class ResidentEvaluator:
             task.metric,
             global_metrics,
             {**task.metrics(personal), **self._answer_metrics(of_devices)},
-            worst_tenth(self._scores(personal)),
+            worst_tenth(self._scores(personal), task.lower_is_better),
             others.get(task.metric),
+            lower_is_better=task.lower_is_better,
         )
 
     def _with_own_targets(self, state: ServerState, server: Counts, own: TokenizedSet) -> Counts:
@@ -149,7 +151,8 @@ def _replaced(counts: Counts, places: np.ndarray, others: Counts) -> Counts:
     return Counts(values)
 
 
-def worst_tenth(scores: np.ndarray) -> float:
-    """The mean of the lowest tenth of devices, at least one."""
+def worst_tenth(scores: np.ndarray, lower_is_better: bool = False) -> float:
+    """The mean score of the worst tenth of devices, at least one."""
     count = max(1, math.ceil(len(scores) / 10))
-    return float(np.sort(scores)[:count].mean())
+    ascending = np.sort(scores)
+    return float((ascending[-count:] if lower_is_better else ascending[:count]).mean())

@@ -133,7 +133,8 @@ class Task(ABC):
     """
 
     kind: ClassVar[str]  # its name in the configuration, task.kind
-    metric: ClassVar[str]  # the main metric, a score: the higher, the better
+    metric: ClassVar[str]  # the main metric, which is the score
+    lower_is_better: ClassVar[bool] = False  # of that score
     judged_by: ClassVar[str] = ""  # what ``judgement`` is called; empty: as the metric
     generates: ClassVar[bool] = False  # its model is a causal language model with the head that it came with
     group: ClassVar[str] = "group"  # what users call the group of an example
@@ -241,7 +242,7 @@ class Task(ABC):
 
     @abstractmethod
     def metrics(self, counts: Counts) -> dict[str, float]:
-        """Metrics of the counts' total, ``metric`` first, then "loss" and others. No examples: {}."""
+        """Metrics of the counts' total, ``metric`` first, then others, "loss" among them. No examples: {}."""
 
     @abstractmethod
     def totals_form(self) -> Form:

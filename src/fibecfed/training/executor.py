@@ -194,7 +194,14 @@ class SequentialExecutor:
         running = RunningDifficulty(*job.difficulty)
         names = [p.name for p in self.layout if p.layer is not None and p.name in job.trained]
         with GradientRecorder(self.model, names) as recorder:
-            yield _Followed(running.follow(recorder, job.batches, batches, job.weights), running)
+            yield _Followed(running.follow(recorder, job.batches, batches, job.weights, self._divisor), running)
+
+    def _divisor(self, chosen: np.ndarray, batch: Batch) -> np.ndarray | float:
+        """What makes a squared gradient norm in training one of an example's own loss, or of a prediction in it."""
+        scale = self.task.training_scale(batch) or 1.0
+        if self.config.curriculum.per_token:
+            return scale**2 * self.data.units(self.task, chosen)
+        return scale**2
 
     def _score(self, job: ScoreJob) -> ScoreResult:
         """One pass; the operations are those of the pass and of two forward passes where layers are tried."""

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from fibecfed.config import Config
 from fibecfed.errors import InputError
-from fibecfed.models import NativeClassifier, PooledClassifier, Pretrained, blocks
+from fibecfed.models import CausalModel, NativeClassifier, PooledClassifier, Pretrained, blocks
 from fibecfed.tuning.kind import Tuning, in_fp32, keep_own, pooling_of, seeded, train_in_fp32
 
 INITIAL_SPREAD = 1e-2  # of a normal distribution cut at two spreads (Houlsby et al., section 3.6)
@@ -54,7 +54,7 @@ class Adapted(nn.Module):
 class BottleneckTuning(Tuning):
     """An adapter on the output of each layer's attention and feed-forward, before the skip connection.
 
-    Trained: the adapters, the layers' own normalisations of width d (LayerNorm or RMSNorm) and the head.
+    Trained: the adapters, the layers' own normalisations of width d (LayerNorm or RMSNorm) and a classifier's head.
     """
 
     name = "adapter"
@@ -72,7 +72,9 @@ class BottleneckTuning(Tuning):
                             Adapted(block.get_submodule(name), hidden, config.adapter.width))  # fmt: skip
                 _train_norms(block, hidden, backbone.dtype)
             model: nn.Module
-            if config.model.head == "native":
+            if pretrained.generates:
+                model = CausalModel(backbone)
+            elif config.model.head == "native":
                 model = NativeClassifier(backbone)
                 _train_native_head(backbone, pretrained.head_modules)
             else:

@@ -103,6 +103,11 @@ def with_peft(pretrained: Pretrained, settings: peft.PeftConfig) -> Any:
     return wrapped
 
 
+def task_type(pretrained: Pretrained) -> peft.TaskType:
+    """What PEFT calls a model of this kind, without a head of its own or with that of a language model."""
+    return peft.TaskType.CAUSAL_LM if pretrained.generates else peft.TaskType.FEATURE_EXTRACTION
+
+
 def train_in_fp32(model: nn.Module) -> None:
     """Trained parameters are fp32, whatever precision the backbone has."""
     for parameter in model.parameters():

@@ -28,12 +28,13 @@ class Parameter:
 class Layout:
     """All trainable parameters in one fixed order, and how many transformer layers the backbone has.
 
-    ``outputs``: of the head, whatever its form.
+    ``outputs``: of the head, whatever its form; ``groups``: that an example can be of.
     """
 
     parameters: tuple[Parameter, ...]
     layers: int
     outputs: int = 1
+    groups: int = 1
 
     def __iter__(self) -> Iterator[Parameter]:
         return iter(self.parameters)
@@ -54,7 +55,7 @@ class Layout:
     def only(self, names: Iterable[str]) -> "Layout":
         """The layout of some of the parameters, order kept."""
         wanted = set(names)
-        return Layout(tuple(p for p in self.parameters if p.name in wanted), self.layers, self.outputs)
+        return Layout(tuple(p for p in self.parameters if p.name in wanted), self.layers, self.outputs, self.groups)
 
     def select(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """This layout's tensors out of a larger mapping, in order. KeyError if one is missing."""

@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from fibecfed.config import Config
 from fibecfed.models import CausalModel, NativeClassifier, PooledClassifier, Pretrained
-from fibecfed.tuning.kind import Tuning, in_fp32, pooling_of, seeded, train_in_fp32, with_peft
+from fibecfed.tuning.kind import Tuning, in_fp32, pooling_of, seeded, task_type, train_in_fp32, with_peft
 from fibecfed.tuning.targets import linear_maps, lora_targets, named_by, outside_layers
 
 _SAVED_BY_PEFT = ("classifier", "score")  # PEFT adds these to modules_to_save by itself
@@ -65,9 +65,7 @@ class LoraTuning(Tuning):
 
 
 def _task_type(pretrained: Pretrained, native: bool) -> peft.TaskType:
-    if pretrained.generates:
-        return peft.TaskType.CAUSAL_LM
-    return peft.TaskType.SEQ_CLS if native else peft.TaskType.FEATURE_EXTRACTION
+    return peft.TaskType.SEQ_CLS if native else task_type(pretrained)
 
 
 class SavedLora(LoraTuning):

@@ -12,7 +12,8 @@ from fibecfed.config import Config
 from fibecfed.errors import InputError
 from fibecfed.models import PooledClassifier, Pretrained, model_inputs, pool
 from fibecfed.tasks import Batch
-from fibecfed.tuning.kind import Tuning, pooling_of, seeded, train_in_fp32, with_peft
+from fibecfed.tuning.causal_prompts import PrefixedCausal
+from fibecfed.tuning.kind import Tuning, pooling_of, seeded, task_type, train_in_fp32, with_peft
 from fibecfed.tuning.prompted import require_pooled
 
 
@@ -61,14 +62,19 @@ class PrefixTuning(Tuning):
                 "be had with it; take BERT, RoBERTa or a decoder, or method=prompt-tuning."
             )
         settings = peft.PrefixTuningConfig(
-            task_type=peft.TaskType.FEATURE_EXTRACTION,
+            task_type=task_type(pretrained),
             num_virtual_tokens=config.prefix.length,
             prefix_projection=False,
             base_model_name_or_path=pretrained.name,
         )
-        pooling = pooling_of(config, pretrained.decoder)
         with seeded(seed):
-            model = Prefixed(with_peft(pretrained, settings), pooling, pretrained.config.hidden_size, outputs)
+            wrapped = with_peft(pretrained, settings)
+            model: nn.Module
+            if pretrained.generates:
+                model = PrefixedCausal(wrapped, _Prefix)
+            else:
+                pooling = pooling_of(config, pretrained.decoder)
+                model = Prefixed(wrapped, pooling, pretrained.config.hidden_size, outputs)
         train_in_fp32(model)
         return model.eval()
 

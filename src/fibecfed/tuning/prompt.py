@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from fibecfed.config import Config
 from fibecfed.models import Pretrained
 from fibecfed.tasks import Batch
-from fibecfed.tuning.kind import seeded, train_in_fp32, with_peft
+from fibecfed.tuning.causal_prompts import PromptedCausal
+from fibecfed.tuning.kind import seeded, task_type, train_in_fp32, with_peft
 from fibecfed.tuning.prompted import PromptedClassifier, PromptKind, drawn_from_vocabulary, embedding_table
 
 
@@ -32,10 +33,9 @@ class PromptTuning(PromptKind):
 
     def attach(self, pretrained: Pretrained, outputs: int, config: Config, seed: int) -> nn.Module:
         self.check(config, trains_prompt=True)
-        pooling, hidden = self.sizes(pretrained, config)
         table = embedding_table(pretrained)
         settings = peft.PromptTuningConfig(
-            task_type=peft.TaskType.FEATURE_EXTRACTION,
+            task_type=task_type(pretrained),
             num_virtual_tokens=config.prompt.length,
             token_dim=table.shape[1],
             num_layers=pretrained.config.num_hidden_layers,  # PEFT does not find them in every configuration
@@ -44,7 +44,11 @@ class PromptTuning(PromptKind):
         )
         with seeded(seed):
             wrapped = with_peft(pretrained, settings)
-            model = SoftPrompt(wrapped, pooling, hidden, outputs)
+            model: nn.Module
+            if pretrained.generates:
+                model = PromptedCausal(wrapped)
+            else:
+                model = SoftPrompt(wrapped, *self.sizes(pretrained, config), outputs)
             start = initial_prompt(pretrained, config)  # last, so that the head does not depend on where it starts
         with torch.no_grad():
             wrapped.prompt_encoder["default"].embedding.weight.copy_(start)

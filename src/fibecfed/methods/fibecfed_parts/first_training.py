@@ -95,6 +95,9 @@ def learned(device: Device, config: Config, matrices: Layout, result: LocalResul
     memory: dict[str, Tensor] = {}
     if config.curriculum.score in SCORED_BY_MODEL:
         difficulty = _complete(_scores(device, result))
+        if config.curriculum.per_token and config.curriculum.score == "loss":
+            data = device.site.data
+            difficulty = difficulty / data.train.units(data.task, device.indices)
         memory[DIFFICULTY] = torch.from_numpy(difficulty)
         if config.curriculum.refresh:
             memory[FIRST_DIFFICULTY] = torch.from_numpy(difficulty.copy())

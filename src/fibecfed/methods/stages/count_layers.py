@@ -78,7 +78,7 @@ class CountLayers(Exchange):
         """L losses, one share of the spectrum, or how many examples of each group there are."""
         count = self.config.sharing.count
         if self._compares_sites:
-            return {GROUP_COUNTS: TensorSpec((self.layout.outputs,), torch.float64)}, COSTS
+            return {GROUP_COUNTS: TensorSpec((self.layout.groups,), torch.float64)}, COSTS
         tensors = {"losses": TensorSpec((self.layout.layers,), torch.float64)} if count == "functional" else {}
         share = {"kept_share": Number(0, 1, or_none=True, required=True)} if count in _SPECTRAL else {}
         return tensors, {**COSTS, **share}

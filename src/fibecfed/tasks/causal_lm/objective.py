@@ -29,7 +29,8 @@ class CausalLanguageModel(Task):
     """
 
     kind: ClassVar[str] = "causal-lm"
-    metric: ClassVar[str] = "token_accuracy"
+    metric: ClassVar[str] = "loss"
+    lower_is_better: ClassVar[bool] = True
     judged_by: ClassVar[str] = "token_probability"
     generates: ClassVar[bool] = True
 
@@ -108,15 +109,15 @@ class CausalLanguageModel(Task):
         )
 
     def metrics(self, counts: Counts) -> dict[str, float]:
-        """token_accuracy, loss (nats a token) and perplexity, over all learned tokens."""
+        """loss (nats a token), perplexity and token_accuracy, over all learned tokens."""
         tokens = int(counts.values["tokens"].sum()) if counts.values else 0
         if not tokens:
             return {}
         loss = float(counts.values["loss"].sum() / tokens)
         return {
-            self.metric: float(counts.values["correct"].sum() / tokens),
-            "loss": loss,
+            self.metric: loss,
             "perplexity": math.exp(min(loss, _MOST_NATS)),
+            "token_accuracy": float(counts.values["correct"].sum() / tokens),
         }
 
     def totals_form(self) -> Form:

@@ -1,4 +1,4 @@
-"""What the runs of a comparison are judged by, and how tables show it: an accuracy in percent, a loss as it is."""
+"""What the runs of a comparison are judged by, and how tables show it: a share in percent, a loss as it is."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Judged:
         return Judged.of([line])
 
     def named(self) -> dict[str, Any]:
-        """What a line of a log says of it; nothing of an accuracy, so that lines stay as they were."""
+        """What a line of a log says of it; nothing of a share, so that lines stay as they were."""
         if self == Judged.of([{}]):
             return {}
         return {"metric": self.metric, **({LOWER: True} if self.sign < 0 else {})}

@@ -22,7 +22,7 @@ def confidence_sums(chances: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 class Suspicion(NamedTuple):
-    """What a model that has learned something says against a device's labels. The counts are additive over devices."""
+    """What a model that has learned something says against a device's groups. The counts are additive over devices."""
 
     wrong: int  # examples that the model is sure are not what the data says
     sure: int  # examples that it is sure of
@@ -41,7 +41,7 @@ def suspicion(chances: np.ndarray, groups: np.ndarray, sums: np.ndarray) -> Susp
     """What ``chances`` (n, G) say of the ``groups`` (n,) that the data gives.
 
     The model is sure of an example if its likeliest group is at least as likely as, on average, that group is for
-    examples that the data puts in it: ``sums`` (2, G) are the ``confidence_sums`` of as many devices as are known.
+    examples that the data puts in it. ``sums`` (2, G) are the ``confidence_sums`` of as many devices as are known.
     It is wrong if the data puts it elsewhere, but for habits: where the device calls most of what the model calls b by
     the name a, and means b by most of a, it is consistent, not wrong.
     Source: project decision (docs/method.md section 4), after Northcutt et al. 2021, whose thresholds these are. Their

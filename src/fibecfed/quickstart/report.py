@@ -150,8 +150,9 @@ class Findings:
         ]
 
     def _favourite(self) -> Path:
-        """The run to predict with: the first method's."""
-        return self.plan.out / self.rows[0].method
+        """The run to predict with: the default method's, if it is among them."""
+        names = [r.method for r in self.rows]
+        return self.plan.out / (Config().method if Config().method in names else names[0])
 
     def environment(self) -> str:
         """Seed, versions, hardware and commit of the runs; more than one of each if they differ."""

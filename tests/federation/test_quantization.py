@@ -83,7 +83,7 @@ def test_the_largest_entries_by_hand() -> None:
     assert (few["places"].tolist(), few["values"].tolist()) == ([1, 9], [-3.0, 6.0])
 
 
-@pytest.mark.parametrize("packing", PACKINGS, ids=str)
+@pytest.mark.parametrize("packing", PACKINGS, ids=lambda packing: type(packing).__name__)
 def test_what_is_packed_has_the_outline_and_comes_back_in_shape(packing: Packing) -> None:
     shapes = [(8, 5), (3, 40), (2, 3, 7), (50,)]
     tensors = [torch.from_numpy(np.random.default_rng(1).normal(size=shape)).float() for shape in shapes]
@@ -96,7 +96,7 @@ def test_what_is_packed_has_the_outline_and_comes_back_in_shape(packing: Packing
         torch.testing.assert_close(back[kept], tensor[kept], rtol=0.01, atol=0.05)
 
 
-@pytest.mark.parametrize("packing", PACKINGS, ids=str)
+@pytest.mark.parametrize("packing", PACKINGS, ids=lambda packing: type(packing).__name__)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_stays_so(packing: Packing, value: float) -> None:
     tensor = torch.ones(4, 40)
@@ -104,7 +104,7 @@ def test_what_is_not_finite_stays_so(packing: Packing, value: float) -> None:
     assert not torch.isfinite(there_and_back(packing, [tensor], random(0))[0]).all()
 
 
-@pytest.mark.parametrize("packing", PACKINGS, ids=str)
+@pytest.mark.parametrize("packing", PACKINGS, ids=lambda packing: type(packing).__name__)
 def test_parts_that_do_not_fit_are_refused(packing: Packing) -> None:
     packed = packing.packed([torch.ones(4, 40)], random(0))
     for name, part in packed.items():

@@ -84,6 +84,8 @@ LISTS = ("evaluation.generate",)  # keys that take several of their choices
 def needed_by(name: str, word: str) -> dict[str, Any]:
     if name == "evaluation.generate" or (name, word) == ("data.train_on", "all"):
         return {"task": {"kind": "causal-lm"}, "data": {"name": "gsm8k"}}
+    if (name, word) == ("model.quantization", "4bit"):
+        return {"runtime": {"device": "cuda"}, "task": {"kind": "causal-lm"}, "data": {"name": "gsm8k"}}
     return {"data": {"validation_fraction": 0.1}} if (name, word) == ("evaluation.split", "validation") else {}
 
 

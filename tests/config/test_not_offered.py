@@ -27,8 +27,8 @@ ASKED = {
     "model.head=causal-lm": GENERATION,
     "model.head=lm": GENERATION,
     "federation.asynchronous=true": "trains in rounds",
-    "model.load_in_4bit=true": "nor a quantized model",
-    "model.quantization=nf4": "nor a quantized model",
+    "model.load_in_4bit=true": "quantizes none but",
+    "model.load_in_8bit=true": "quantizes none but",
 }
 
 

@@ -19,8 +19,9 @@ _ASYNCHRONOUS = (
     "fibecfed trains in rounds: the server waits for the devices of a round, at most federation.deadline_seconds."
 )
 _FULL = (
-    "fibecfed trains adapters on a frozen model (LoRA, prompts, bottlenecks; see fibecfed methods): neither all of the "
-    "weights nor a quantized model. runtime.precision and training.gradient_checkpointing save memory."
+    "fibecfed trains adapters on a frozen model (LoRA, prompts, bottlenecks; see fibecfed methods), not all of the "
+    "weights, and quantizes none but a language model's (model.quantization=4bit, on CUDA). runtime.precision and "
+    "training.gradient_checkpointing save memory."
 )
 # The whole of a key or value, or a part of it between hyphens, dots and the like; the first that fits is said.
 _WHOLE = ((_PRIVACY, r"delta"),)
@@ -28,12 +29,12 @@ _PARTS = (
     (_SECURE, r"secure|secagg|secagg_?plus|encrypt(ed|ion)?|homomorphic|mpc|ckks|paillier"),
     (_PRIVACY, r"privacy|private|dp|ldp|cdp|epsilon|eps|dpsgd|noise_?multiplier|opacus|rdp|accountant|"
                r"differential(ly)?"),
-    (_GENERATION, r"tasks?|task_?type|generat(e|ion|ive)|causal|causal_?lm|clm|mlm|lm|seq2seq|seq_2_seq_lm|"
+    (_GENERATION, r"tasks?|task_?type|generati(on|ve)|causal|causal_?lm|clm|mlm|lm|seq2seq|seq_2_seq_lm|"
                   r"language_?model(l?ing)?|max_?new_?tokens|prompt_?template|instructions?|"
                   r"completions?|answers?|chat(_?template)?|sft|dpo|rlhf|ppo|summarization|translation|regression|ner|"
                   r"token_?classification|question_?answering"),
     (_ASYNCHRONOUS, r"async(hronous)?|staleness|buffer_?size|fedbuff|fedasync"),
-    (_FULL, r"quantiz(e|ed|ation)|qlora|load_in_(4|8)bit|bits|bnb|bitsandbytes|full_?fine_?tun(e|ing)"),
+    (_FULL, r"quantized?|qlora|load_in_(4|8)bit|bits|bnb|bitsandbytes|full_?fine_?tun(e|ing)"),
 )  # fmt: skip
 _PATTERNS = [
     *((sentence, re.compile(words, re.IGNORECASE), True) for sentence, words in _WHOLE),

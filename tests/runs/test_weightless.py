@@ -54,6 +54,13 @@ def test_the_same_bytes_as_with_weights(method: str, config: Config, tmp_path: P
     assert "has a config.json and no weights" in shapes
 
 
+def test_a_folder_in_the_folder_of_models_is_found(config: Config, tmp_path: Path) -> None:
+    alone = without(config, tmp_path / "models" / "shapes")
+    beside = {"model": {"name": "shapes", "dir": str(tmp_path / "models")}}
+    output = shown(build_config(merge(to_dict(alone), beside)), tmp_path / "a.yaml")
+    assert "'shapes' has a config.json and no weights" in output
+
+
 def test_memory_is_counted_from_shapes(config: Config, tmp_path: Path) -> None:
     config = build_config(merge(to_dict(without(config, tmp_path / "model")), {"method": "fedavg-lora"}))
     experiment = assemble(config, weights=False)

@@ -17,7 +17,7 @@ from fibecfed.config import Config
 from fibecfed.errors import InputError
 from fibecfed.federation import ServerState
 from fibecfed.methods import usable_methods
-from fibecfed.models import lacks_weights
+from fibecfed.models import lacks_weights, resolve
 from fibecfed.runs.estimate import Round, estimate, ordinary_round
 from fibecfed.runs.evaluate_run import evaluate_run
 from fibecfed.runs.run import RunResult, resume, run
@@ -100,8 +100,8 @@ def show_results(summary: dict[str, Any], where: Path | None, console: Console) 
 
 def dry(config: Config, console: Console) -> None:
     """What a run would take; a language model's folder may lack the weights."""
-    generates = task_kind(config).generates
-    experiment = assemble(config, weights=not (generates and lacks_weights(config.model.name)))
+    counts_only = task_kind(config).generates and lacks_weights(resolve(config.model)[0])
+    experiment = assemble(config, weights=not counts_only)
     say_notes(experiment.data.notes, console)
     found = estimate(experiment)
     console.print(estimate_table(found), traffic_table(found))

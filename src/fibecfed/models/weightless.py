@@ -16,9 +16,9 @@ from fibecfed.models.causal import language_model_of
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
 
 
-def lacks_weights(name: str) -> bool:
-    """Whether model.name is a folder with a config.json and no file of weights."""
-    folder = Path(name)
+def lacks_weights(location: str) -> bool:
+    """Whether a model's location (``resolve``) is a folder with a config.json and no file of weights."""
+    folder = Path(location)
     return (folder / "config.json").is_file() and not any(list(folder.glob(ending)) for ending in _WEIGHTS)
 
 

@@ -17,13 +17,8 @@ class Judged:
 
     @staticmethod
     def of(curve: Sequence[Mapping[str, Any]]) -> "Judged":
-        """As the evaluations of a run name it."""
+        """As the evaluations of a run name it, or one line of a log; of shares a line says nothing."""
         return Judged(metric_of(curve), sign_of(curve))
-
-    @staticmethod
-    def of_line(line: Mapping[str, Any]) -> "Judged":
-        """As a line of a log names it; one of accuracies does not."""
-        return Judged.of([line])
 
     def named(self) -> dict[str, Any]:
         """What a line of a log says of it; nothing of a share, so that lines stay as they were."""

@@ -45,7 +45,7 @@ def write_log(out: Path, log: Path) -> list[Path]:
                 "the variant or the partition another name, or use another --log."
             )
         lines[_key(line)] = line
-    if len({Judged.of_line(line) for line in lines.values()}) > 1:
+    if len({Judged.of([line]) for line in lines.values()}) > 1:
         raise InputError(f"'{log}' holds runs that are judged by another score; use another --log.")
     ordered = [lines[key] for key in sorted(lines, key=str)]
     reference = comparison.spec.compared_with
@@ -98,7 +98,7 @@ def points(line: Line) -> list[dict[str, Any]]:
     """The curve of a line, one mapping for each evaluation."""
     curve = line["curve"]
     records = [dict(zip(curve, values, strict=True)) for values in zip(*curve.values(), strict=True)]
-    judged = Judged.of_line(line)
+    judged = Judged.of([line])
     for record in records:
         record |= judged.named()
         for protocol in ("global", "personalized"):
@@ -148,11 +148,9 @@ def _line(spec: Spec, record: RunRecord) -> Line:
 
 def _portable(given: Settings) -> Settings:
     """What the comparison's file says, without where a machine's files lie, which says nothing about the result."""
-    kept = dict(given)
-    for section in ("data", "model"):
-        if section == "data" or "dir" in given.get(section, {}):
-            places = WHERE if section == "data" else ("model.dir",)  # a model's name says which one it is
-            kept[section] = {k: v for k, v in given.get(section, {}).items() if f"{section}.{k}" not in places}
+    kept = {**given, "data": {key: v for key, v in given.get("data", {}).items() if f"data.{key}" not in WHERE}}
+    if "model" in given:  # whose name says which one it is
+        kept["model"] = {key: value for key, value in given["model"].items() if key != "dir"}
     return kept
 
 

@@ -26,7 +26,7 @@ def log_tables(lines: Sequence[Line], reference: str) -> list[ReportTable]:
         by_protocol = cells.setdefault(where, {protocol: {} for protocol in PROTOCOLS})
         for protocol in line["chosen_by"]:
             by_protocol[protocol][line["seed"]] = line
-    judged = Judged.of_line(lines[0]) if lines else Judged.of([])
+    judged = Judged.of(lines[:1])
     return [
         _scores(cells, reference, judged, _made(lines)),
         _over_settings(cells, reference, judged),

@@ -79,13 +79,13 @@ def score(
             if scorer is None:
                 with torch.no_grad():
                     losses[positions] = task.losses(model, batch).double().cpu().numpy()
-                _note(chances, positions, said)
-                continue
-            found = scorer.score_model(task, batch) if kind == "fisher-model" else scorer.score(task, batch)
-            losses[positions] = found.losses.double().cpu().numpy()
-            difficulty[positions] = found.difficulty.numpy()
-            _note(chances, positions, said)
-            _report(found, batch, on_gradients, on_noise_gradient)
+            else:
+                found = scorer.score_model(task, batch) if kind == "fisher-model" else scorer.score(task, batch)
+                losses[positions] = found.losses.double().cpu().numpy()
+                difficulty[positions] = found.difficulty.numpy()
+                _report(found, batch, on_gradients, on_noise_gradient)
+            if chances is not None:  # a batch that had to be passed again, one by one, counts as that
+                chances[positions] = torch.cat(said)[-len(positions) :].numpy()
     if kind == "loss":
         difficulty = losses.copy()
     _require_finite(difficulty, losses, indices)
@@ -104,12 +104,6 @@ def _watching(model: nn.Module, task: Task, wanted: bool) -> Iterator[list[Tenso
         yield said
     finally:
         handle.remove()
-
-
-def _note(chances: np.ndarray | None, positions: np.ndarray, said: Sequence[Tensor]) -> None:
-    """Put down what was said of these examples; a batch that had to be passed again, one by one, counts as that."""
-    if chances is not None:
-        chances[positions] = torch.cat(list(said))[-len(positions) :].numpy()
 
 
 def _report(

@@ -22,6 +22,11 @@ def part_in_use(config: CurriculumConfig, step: int, steps: int) -> float:
     return prefix_fraction(config.pacing or "linear", step, steps, config.start or START, config.full_at)
 
 
+def most_in_use(config: CurriculumConfig) -> float:
+    """The cap that is set; 1 where there is none, or each device finds its own."""
+    return 1.0 if config.cap is None or config.cap == "auto" else config.cap
+
+
 def select(
     config: CurriculumConfig,
     difficulty: np.ndarray,
@@ -39,7 +44,7 @@ def select(
     ``difficulty`` and ``groups`` (n,) of the device's own examples. Those that are ``doubtful`` (n,) take no part.
     Source: docs/method.md section 4.
     """
-    whole, cap = len(difficulty), 1.0 if config.cap in (None, "auto") else float(config.cap or 1.0)
+    whole, cap = len(difficulty), most_in_use(config)
     kept = np.arange(whole) if doubtful is None else np.flatnonzero(~doubtful)
     difficulty, groups = difficulty[kept], groups[kept]
     examples = len(difficulty)
@@ -50,23 +55,22 @@ def select(
         pool = easy_first(difficulty, groups, stratified).prefix(count, cap)
         paced = prefix_fraction("linear", step, steps, config.start or START, config.full_at)
         count = min(examples, prefix_size(paced, whole))
-        return _among(kept, draw(pool.positions, count, stream(seed, "competence", step, device)))
-    if config.fresh:
+        found = draw(pool.positions, count, stream(seed, "competence", step, device))
+    elif config.fresh:
         count = min(count, capped_size(cap, examples))
-        return _among(kept, random_subset(groups, count, stream(seed, "random subset", step, device), stratified))
-    if config.importance and fraction >= 1:
+        found = random_subset(groups, count, stream(seed, "random subset", step, device), stratified)
+    elif config.importance and fraction >= 1:
         most = capped_size(cap, examples)
         easy = easy_first(difficulty, groups, stratified).prefix(most).positions
         drawn = importance_sample(difficulty[easy], most, stream(seed, "importance", step, device))
-        return _among(kept, Selection(easy[drawn.positions], drawn.weights))
-    if config.unit == "batch":
-        order = batches_easy_first(difficulty, batch_size, stream(seed, "curriculum batches", device))
+        found = Selection(easy[drawn.positions], drawn.weights)
     else:
-        order = easy_first(difficulty, groups, stratified)
-    found = _among(kept, order.prefix(count, cap))
-    # So that a device which leaves nothing out trains as one without a curriculum, to the bit; training shuffles them.
-    return Selection(np.sort(found.positions)) if config.cap == "auto" else found
-
-
-def _among(kept: np.ndarray, found: Selection) -> Selection:
+        if config.unit == "batch":
+            order = batches_easy_first(difficulty, batch_size, stream(seed, "curriculum batches", device))
+        else:
+            order = easy_first(difficulty, groups, stratified)
+        found = order.prefix(count, cap)
+        if config.cap == "auto":
+            # A device which leaves nothing out trains as one without a curriculum, to the bit; training shuffles them.
+            found = Selection(np.sort(found.positions))
     return Selection(kept[found.positions], found.weights)

@@ -1,8 +1,8 @@
 """The seam between what a device found and what is sent, and its mirror at the server.
 
 Clipping, noise and masking belong here; today everything passes as it is. What numbers look like on the wire is decided
-after it, in compression.py. Randomness that protects
-privacy must never come from ``seed``, which server and devices share: whoever knows it could take the noise away.
+after it, in compression.py. Randomness that protects privacy must never come from ``seed``, which server and devices
+share: whoever knows it could take the noise away.
 """
 
 from typing import Protocol

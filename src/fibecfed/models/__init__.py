@@ -1,6 +1,6 @@
 """Backbones, pooling and heads."""
 
-from fibecfed.models.causal import CausalModel, hidden_states, language_model_of
+from fibecfed.models.causal import PROBE, CausalModel, hidden_states, language_model_of, same_but_for_rounding
 from fibecfed.models.entering import Entering, entering, starting_at
 from fibecfed.models.loading import Pretrained, is_decoder, load_pretrained, resolve, weights_sha256
 from fibecfed.models.pooled import NativeClassifier, PooledClassifier, model_inputs, pool
@@ -9,6 +9,7 @@ from fibecfed.models.vocabulary import embedding_rows, words_without_embedding
 from fibecfed.models.weightless import activation_bytes, is_weightless, lacks_weights, with_zeros
 
 __all__ = [
+    "PROBE",
     "CausalModel",
     "Entering",
     "NativeClassifier",
@@ -29,6 +30,7 @@ __all__ = [
     "model_inputs",
     "pool",
     "resolve",
+    "same_but_for_rounding",
     "starting_at",
     "weights_sha256",
     "with_zeros",

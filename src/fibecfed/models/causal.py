@@ -16,8 +16,8 @@ from fibecfed.models.pooled import model_inputs
 from fibecfed.tasks import IGNORED, Batch
 
 _MOST_LOGITS = 2**24  # entries of logits held at once: 64 MiB in fp32
-_PROBE = 4  # tokens
-_SAME = {torch.float32: 1e-4}  # how far rounding moves logits that are made in two ways, relative (L2)
+PROBE = 4  # tokens
+_SAME = {torch.float32: 1e-4}  # how far rounding moves what a model says that is made in two ways, relative (L2)
 _SAME_OF_HALF = 0.05
 
 
@@ -107,20 +107,25 @@ def language_model_of(backbone: Any) -> Any:
 
 def check_head(name: str, language_model: Any) -> None:
     """Raise InputError where logits are not the output embeddings times the last hidden states, and nothing else."""
-    head, ids = language_model.get_output_embeddings(), torch.arange(1, _PROBE + 1, device=language_model.device)[None]
+    head, ids = language_model.get_output_embeddings(), torch.arange(1, PROBE + 1, device=language_model.device)[None]
     batch = Batch(ids, torch.ones_like(ids), ids)
     same = False
     if head is not None and hasattr(head, "weight") and language_model.base_model is not language_model:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             own = language_model(input_ids=ids).logits.double()
             made = head(hidden_states(language_model, model_inputs(batch, language_model.config), 0)).double()
-        limit = _SAME.get(next(language_model.parameters()).dtype, _SAME_OF_HALF)
-        same = made.shape == own.shape and float((made - own).norm()) <= limit * float(own.norm())
+        same = same_but_for_rounding(made, own, next(language_model.parameters()).dtype)
     if not same:
         raise InputError(
             f"Model '{name}' ({type(language_model).__name__}) makes its logits in a way of its own (not head times "
             "last hidden states), which task.kind=causal-lm does not take; use another model."
         )
+
+
+def same_but_for_rounding(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
+    """Whether two ways to make what a model of this type says come to the same."""
+    limit = _SAME.get(dtype, _SAME_OF_HALF)
+    return one.shape == other.shape and float((one - other).norm()) <= limit * float(other.norm())
 
 
 def hidden_states(language_model: Any, inputs: dict[str, Any], before: int) -> Tensor:

@@ -143,10 +143,7 @@ def load_pretrained(
     _prepare_tokenizer(config, backbone, tokenizer, reserved)
     if native and decoder:
         _check_last_token(config, tokenizer)
-    backbone.config.pad_token_id = tokenizer.pad_token_id
-    backbone.config.use_cache = False
-    backbone.requires_grad_(False)
-    backbone.eval()
+    _freeze(backbone, tokenizer)
     check_padding(config.name, backbone, tokenizer, native)
     if generates:
         check_head(config.name, backbone)
@@ -166,11 +163,16 @@ def load_pretrained(
 def _counted_only(config: ModelConfig, backbone: Any, tokenizer: Any, name: str, reserved: int) -> Pretrained:
     """A causal language model without weights."""
     _prepare_tokenizer(config, backbone, tokenizer, reserved)
+    _freeze(backbone, tokenizer)
+    return Pretrained(backbone, tokenizer, name, "", True, generates=True)
+
+
+def _freeze(backbone: Any, tokenizer: Any) -> None:
+    """In evaluation mode, without gradients and caches, with the tokenizer's pad token."""
     backbone.config.pad_token_id = tokenizer.pad_token_id
     backbone.config.use_cache = False
     backbone.requires_grad_(False)
     backbone.eval()
-    return Pretrained(backbone, tokenizer, name, "", True, generates=True)
 
 
 def _settings(hf_config: Any) -> dict[str, str]:

@@ -3,7 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-_CODE = """\
+# Of a model and its tokenizer, with the template of the training beside it.
+ANSWERS = """\
+messages = [{"role": "user", "content": "a prompt"}]
+text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+batch = tokenizer(text, add_special_tokens=False, return_token_type_ids=False, return_tensors="pt")
+with torch.no_grad():
+    logits = model(**batch).logits
+    answer = model.generate(**batch, max_new_tokens=100, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+print(tokenizer.decode(answer[0, batch["input_ids"].shape[1] :], skip_special_tokens=True))
+"""
+
+_LOADS = """\
 import json
 import torch
 from peft import PeftModel
@@ -13,13 +24,6 @@ task = json.load(open("adapter/task.json", encoding="utf-8"))
 tokenizer = AutoTokenizer.from_pretrained("adapter")  # with the template of the training
 base = AutoModelForCausalLM.from_pretrained(task["base_model"], **task["base_settings"])
 model = PeftModel.from_pretrained(base, "adapter").eval()
-messages = [{"role": "user", "content": "a prompt"}]
-text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-batch = tokenizer(text, add_special_tokens=False, return_token_type_ids=False, return_tensors="pt")
-with torch.no_grad():
-    logits = model(**batch).logits
-    answer = model.generate(**batch, max_new_tokens=100, do_sample=False, pad_token_id=tokenizer.pad_token_id)
-print(tokenizer.decode(answer[0, batch["input_ids"].shape[1] :], skip_special_tokens=True))
 """
 
 _OWN = """\
@@ -32,7 +36,7 @@ print(model.answer("a prompt"))
 
 def language_model_code(description: Mapping[str, Any], in_peft: bool) -> str:
     """Python that loads ``adapter/`` and answers; with fibecfed where PEFT does not hold the kind of tuning."""
-    return _CODE if in_peft else _OWN
+    return _LOADS + ANSWERS if in_peft else _OWN
 
 
 def language_model_input(texts: list[str]) -> str:

@@ -5,21 +5,15 @@ from typing import Any
 
 from fibecfed.config import Config
 from fibecfed.results.card import POOLED_HEAD, POOLING
+from fibecfed.results.language_model_card import ANSWERS
 from fibecfed.tasks import TASKS
 
-_ANSWERS = """\
+_LOADS = """\
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(".")  # with the template of the training
 model = AutoModelForCausalLM.from_pretrained(".", dtype="auto").eval()
-messages = [{"role": "user", "content": "a prompt"}]
-text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-batch = tokenizer(text, add_special_tokens=False, return_token_type_ids=False, return_tensors="pt")
-with torch.no_grad():
-    logits = model(**batch).logits
-    answer = model.generate(**batch, max_new_tokens=100, do_sample=False, pad_token_id=tokenizer.pad_token_id)
-print(tokenizer.decode(answer[0, batch["input_ids"].shape[1] :], skip_special_tokens=True))
 """
 
 _CLASSIFIES = """\
@@ -49,7 +43,7 @@ def merged_code(description: Mapping[str, Any]) -> str:
     """Python that loads a merged model from the folder it is run in; ``description`` is that of its adapter."""
     task = TASKS[description["task"]]
     if task.generates:
-        return _ANSWERS
+        return _LOADS + ANSWERS
     pair = len(description["texts"]) > 1
     texts = '["a text"], ["its second text"]' if pair else '["a text"], return_token_type_ids=False'
     parts = _NATIVE

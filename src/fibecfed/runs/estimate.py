@@ -110,8 +110,8 @@ def _ordinary_round(experiment: Experiment) -> Round:
     device.indices = _usual(device.indices, experiment.data.train.lengths, _STEPS * config.training.batch_size)
     work = stage.work(device, request)
     job = next(work)
+    weightless = is_weightless(experiment.model)
     while not isinstance(job, TrainJob):  # a device that was never sampled scores its examples first
-        weightless = is_weightless(experiment.model)
         job = work.send(made_up_result(experiment, job) if weightless else experiment.site.executor.result(job))
     packing = server.compression
     back = {name: torch.zeros(spec.shape, dtype=spec.dtype) for name, spec in stage.expected(state)[0].items()}

@@ -46,8 +46,7 @@ def assemble(
     """Load data and model, wire devices and server. Raises InputError for anything the user must fix.
 
     ``transport`` None keeps the devices in this thread. ``weights`` False: of the model only its shapes, to be counted
-    (causal-lm). Sets torch's thread count to ``runtime.threads``, since
-    gradients depend on it.
+    (causal-lm). Sets torch's thread count to ``runtime.threads``, since gradients depend on it.
     """
     config = resolve(config)
     torch_device(config.runtime.device)

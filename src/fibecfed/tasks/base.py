@@ -138,6 +138,7 @@ class Task(ABC):
     judged_by: ClassVar[str] = ""  # what ``judgement`` is called; empty: as the metric
     generates: ClassVar[bool] = False  # its model is a causal language model with the head that it came with
     group: ClassVar[str] = "group"  # what users call the group of an example
+    tells_groups: ClassVar[bool] = False  # whether ``chances`` are there
 
     @classmethod
     @abstractmethod
@@ -207,8 +208,6 @@ class Task(ABC):
     def trial_targets(ids: Tensor) -> Tensor:
         """Targets of a made-up batch (1, T), for counting operations."""
         return torch.zeros(len(ids), dtype=torch.int64, device=ids.device)
-
-    tells_groups: ClassVar[bool] = False  # whether ``chances`` are there
 
     @staticmethod
     def chances(outputs: Tensor) -> Tensor:

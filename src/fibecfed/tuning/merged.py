@@ -12,13 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from fibecfed.errors import InputError
-from fibecfed.models import NativeClassifier, PooledClassifier
+from fibecfed.models import PROBE, NativeClassifier, PooledClassifier, same_but_for_rounding
 from fibecfed.tasks import TASKS
 from fibecfed.tuning.adapter_files import HEAD_FILE, TASK_FILE
-
-_PROBE = 4  # tokens
-_SAME = {torch.float32: 1e-4}  # how far rounding moves what a model says once it is merged, relative (L2)
-_SAME_OF_HALF = 0.05
 
 
 def merged(model: Any) -> Any:
@@ -44,9 +40,7 @@ def merged(model: Any) -> Any:
             for name in list(module.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
     plain: Any = backbone.merge_and_unload()
-    after = _said(plain)
-    limit = _SAME.get(plain.dtype, _SAME_OF_HALF)
-    if not float((after - before).norm()) <= limit * float(before.norm()):
+    if not same_but_for_rounding(_said(plain), before, plain.dtype):
         raise InputError(
             f"The merged {type(plain).__name__} does not say what base and adapter say together, so that something in "
             "it cannot be merged; keep base and adapter apart, as the run's README.md loads them."
@@ -73,7 +67,7 @@ def save_merged(directory: Path, model: Any, tokenizer: Any, description: Mappin
 
 
 def _said(model: nn.Module) -> Tensor:
-    ids = torch.arange(1, _PROBE + 1)[None]
+    ids = torch.arange(1, PROBE + 1)[None]
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         found: Any = model(input_ids=ids, attention_mask=torch.ones_like(ids))
     first: Tensor = found[0]

@@ -22,10 +22,9 @@ def doubtful_of(device: Device, pooled: Any) -> np.ndarray | None:
     state = device.state
     if state is None or CHANCES not in state.memory:
         return None
-    known = np.zeros(0) if pooled is None else np.asarray(pooled, dtype=np.float64)
-    told = TOLD in state.memory
-    own = confidence_of(device, state, pooled).numpy()
-    everybody = own if pooled is None else known if told else known + own
+    everybody = np.zeros(()) if pooled is None else np.asarray(pooled, dtype=np.float64)
+    if pooled is None or TOLD not in state.memory:
+        everybody = everybody + confidence_of(device, state, pooled).numpy()
     wrong, sure = everybody[:, -1]
     if wrong < LEAST_WRONG * sure or sure == 0:
         return None

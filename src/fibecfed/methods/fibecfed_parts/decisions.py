@@ -12,7 +12,7 @@ from fibecfed.curriculum import (
     log_histogram,
     rank_stability,
 )
-from fibecfed.curriculum.selection import part_in_use
+from fibecfed.curriculum.selection import most_in_use, part_in_use
 from fibecfed.federation import Device, ServerState, Site
 from fibecfed.methods.fibecfed_parts.confidence import CONFIDENCE, doubtful_of
 from fibecfed.methods.fibecfed_parts.initialization import DIFFICULTY, FIRST_DIFFICULTY, judgements_key, kept_rows_of
@@ -71,7 +71,7 @@ def _prefix(config: Config, warm_up: int) -> list[float]:
     if curriculum.score in (None, "none"):
         return [1.0] * rounds
     steps = max(1, rounds - warm_up)
-    cap = 1.0 if curriculum.cap in (None, "auto") else float(curriculum.cap)  # each device's own is in "caps"
+    cap = most_in_use(curriculum)  # what devices find themselves is in "caps"
     paced = [min(cap, part_in_use(curriculum, t, steps)) for t in range(steps)]
     return ([1.0] * warm_up + paced)[:rounds]
 

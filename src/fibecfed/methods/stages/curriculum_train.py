@@ -25,16 +25,10 @@ from fibecfed.federation import (
 )
 from fibecfed.methods.fibecfed_parts.confidence import CONFIDENCE, TOLD, confidence_of, doubtful_of
 from fibecfed.methods.fibecfed_parts.first_training import before_first_training, learned, watched
-from fibecfed.methods.fibecfed_parts.initialization import (
-    DIFFICULTY,
-    FIRST_DIFFICULTY,
-    ROWS,
-    kept_rows_of,
-)
+from fibecfed.methods.fibecfed_parts.initialization import DIFFICULTY, FIRST_DIFFICULTY, ROWS, kept_rows_of
 from fibecfed.methods.stages.partly_shared import PartlyShared
 from fibecfed.methods.stages.score_layers import initialized
 from fibecfed.seeding import stream
-from fibecfed.tasks import task_kind
 from fibecfed.training import DeviceFailed, LocalResult, TrainJob, scheduled_rate
 
 TIMES = "times trained"  # how often a device's local layers trained, in its memory
@@ -73,8 +67,7 @@ class CurriculumTrain(PartlyShared):
     def expected(self, state: ServerState) -> tuple[Mapping[str, TensorSpec], Mapping[str, InfoSpec]]:
         """What was sent; and how sure the model was of the device's examples, where that decides the cap."""
         tensors, info = super().expected(state)
-        groups = task_kind(self.config).judged_groups(self.layout.outputs)
-        own = {CONFIDENCE: TensorSpec((2, groups + 1), torch.float64)} if self._finds_cap else {}
+        own = {CONFIDENCE: TensorSpec((2, self.layout.groups + 1), torch.float64)} if self._finds_cap else {}
         return {**tensors, **own}, info
 
     def problem(self, state: ServerState, reply: Reply) -> str | None:
@@ -137,8 +130,7 @@ class CurriculumTrain(PartlyShared):
         """The reply, with how sure the model was of the device's examples when it scored them; told once."""
         if not self._finds_cap:
             return reply, state
-        groups = task_kind(self.config).judged_groups(self.layout.outputs)
-        sums = torch.zeros(2, groups + 1, dtype=torch.float64)
+        sums = torch.zeros(2, self.layout.groups + 1, dtype=torch.float64)
         if state is not None and TOLD not in state.memory:
             sums = confidence_of(device, state, request.info.get(CONFIDENCE))
             state = dataclasses.replace(state, memory={**state.memory, TOLD: torch.tensor(True)})

@@ -29,6 +29,7 @@ class Classification(Task):
     kind: ClassVar[str] = "classification"
     metric: ClassVar[str] = "accuracy"
     group: ClassVar[str] = "label"
+    tells_groups: ClassVar[bool] = True
 
     labels: tuple[str, ...]
     extra_metrics: tuple[str, ...] = ()
@@ -65,8 +66,6 @@ class Classification(Task):
     @property
     def group_count(self) -> int:
         return len(self.labels)
-
-    tells_groups: ClassVar[bool] = True
 
     @staticmethod
     def chances(outputs: Tensor) -> Tensor:

@@ -126,6 +126,11 @@ def rounds_done(out: Path) -> int:
     return loaded[0].round if loaded else 0
 
 
+def has_round_3(device: Command) -> bool:
+    """Whether a device has fetched its message; one that has not waits for a killed server's objects for a minute."""
+    return "Received successfully" in device.said().partition("ROUND 3]")[2]
+
+
 def logs(*commands: Command) -> str:
     return "\n".join(f"--- {c.log.name}\n{c.said()[-3000:]}" for c in commands)
 
@@ -182,6 +187,8 @@ def test_one_server_three_devices_and_a_stranger(small: Config, sites: Path) -> 
         wait_for("a round without it", lambda: rounds_done(third) >= 2, 90, server, run, *devices)
         assert states(sites, 1, third) == kept
 
+        fetched = [devices[0], devices[2]]
+        wait_for("round 3 in mid-round", lambda: all(map(has_round_3, fetched)), 90, server, run, *devices)
         server.kill()
         assert run.wait(60) == 1
         assert "fibecfed flower run --resume" in run.said()

@@ -83,6 +83,34 @@ def test_what_was_tried_stays_and_is_not_overwritten(tmp_path: Path, content: di
         write_log(tmp_path / "out", tmp_path / "log.jsonl")
 
 
+def test_ctrl_c_leaves_what_was_done_in_the_log(
+    tmp_path: Path, content: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_then_interrupted(runs: Any, *rest: Any, **options: Any) -> Any:
+        in_this_process(runs[:1], *rest, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "run_side_by_side", one_then_interrupted)
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(content))
+    log = tmp_path / "log.jsonl"
+    words = ["compare", str(tmp_path / "spec.yaml"), "--out", str(tmp_path / "out"), "--log", str(log)]
+    result = CliRunner().invoke(app, words)
+    assert "What was done is kept" in result.output
+    assert [(x["variant"], x["seed"]) for x in read_log(log)] == [("fedavg-lora", 0)]
+
+
+def test_a_log_is_shown_against_any_of_its_variants(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps(line(v, 0, scores)) + "\n" for v, scores in (("a", [0.5]), ("b", [0.75]))))
+    shown = CliRunner().invoke(app, ["report", str(log), "--reference", "a"]).output
+    assert "global - a" in shown
+    assert "+25.0" in shown
+    wrong = CliRunner().invoke(app, ["report", str(log), "--reference", "aa"])
+    assert wrong.exit_code == 2
+    assert "has no variant 'aa'" in " ".join(wrong.stderr.split())
+    assert CliRunner().invoke(app, ["report", str(tmp_path), "--reference", "a"]).exit_code == 2
+
+
 def line(variant: str, seed: int, scores: list[float]) -> dict[str, Any]:
     steps = list(range(1, len(scores) + 1))
     return {

@@ -247,13 +247,23 @@ def compare(
 
 @app.command()
 def report(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of a comparison.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of a comparison, or a --log of one.")],
+    reference: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of a log: the variant that all others are compared with.")
+    ] = None,
 ) -> None:
-    """Write the tables and pictures of a comparison: Markdown, CSV, LaTeX, PNG."""
+    """Write the tables and pictures of a comparison: Markdown, CSV, LaTeX, PNG; print those of a log."""
     with explained():
         from fibecfed.cli.comparison_command import report as write
+        from fibecfed.cli.comparison_command import report_log
+        from fibecfed.comparison.spec import REFERENCE
 
-        write(directory, console)
+        if directory.is_file():
+            report_log(directory, reference or REFERENCE, console)
+        elif reference is not None:
+            raise InputError("--reference is for a log; a comparison's file names its own reference.")
+        else:
+            write(directory, console)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from fibecfed.commands import command_line
-from fibecfed.comparison import Comparison, Outcome, build_report, write_log, write_report
+from fibecfed.comparison import Comparison, Outcome, build_report, tables_of, write_log, write_report
 from fibecfed.config import split_arguments
 from fibecfed.errors import InputError, RunFailed
 from fibecfed.side_by_side import WantedRun
@@ -52,14 +52,26 @@ def compare(
         outcome = comparison.run(watcher.jobs, hours, watcher)
     except KeyboardInterrupt:
         watcher.stop()
+        if log is not None and comparison.reported:
+            _add_to(log, out, console)
         _say(console, f"What was done is kept; go on with: {again}")
         raise
     finally:
         watcher.stop()
     if log is not None and any("--seed-" in name for name in outcome.finished):
-        files = write_log(out, log)
-        _say(console, f"Log: {files[0]}, with tables in {files[1]}.")
+        _add_to(log, out, console)
     _conclude(outcome, out, again, console)
+
+
+def _add_to(log: Path, out: Path, console: Console) -> None:
+    files = write_log(out, log)
+    _say(console, f"Log: {files[0]}, with tables in {files[1]}.")
+
+
+def report_log(log: Path, reference: str, console: Console) -> None:
+    """Print the tables of a log against a variant. Raises InputError as ``tables_of``."""
+    for table in tables_of(log, reference):
+        console.print(table.markdown(), highlight=False, markup=False, soft_wrap=True)
 
 
 def report(out: Path, console: Console) -> None:

@@ -1,6 +1,6 @@
 """`fibecfed compare` and `fibecfed report`: what is compared, how it is run, and the tables."""
 
-from fibecfed.comparison.log import write_log
+from fibecfed.comparison.log import tables_of, write_log
 from fibecfed.comparison.reading import load_spec
 from fibecfed.comparison.report import Report, build_report, write_report
 from fibecfed.comparison.running import Comparison, Outcome, Watcher
@@ -14,6 +14,7 @@ __all__ = [
     "Watcher",
     "build_report",
     "load_spec",
+    "tables_of",
     "write_log",
     "write_report",
 ]

@@ -16,7 +16,8 @@ from fibecfed.comparison.records import RunRecord
 from fibecfed.comparison.running import Comparison
 from fibecfed.comparison.spec import Settings, Spec
 from fibecfed.comparison.statistics import reached
-from fibecfed.config import WHERE, expanded
+from fibecfed.comparison.tables import ReportTable
+from fibecfed.config import WHERE, expanded, nearest_hint
 from fibecfed.errors import InputError
 from fibecfed.federation import write_atomically
 from fibecfed.results import score_of
@@ -47,9 +48,8 @@ def write_log(out: Path, log: Path) -> list[Path]:
         lines[_key(line)] = line
     if len({Judged.of([line]) for line in lines.values()}) > 1:
         raise InputError(f"'{log}' holds runs that are judged by another score; use another --log.")
-    ordered = [lines[key] for key in sorted(lines, key=str)]
     reference = comparison.spec.compared_with
-    with_targets = [{**line, "to_target": to_target(line, _beside(line, reference, lines))} for line in ordered]
+    with_targets = _with_targets(lines, reference)
     log.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in with_targets)
     write_atomically(log, text.encode())
@@ -57,6 +57,20 @@ def write_log(out: Path, log: Path) -> list[Path]:
     markdown = "\n".join(table.markdown() for table in log_tables(with_targets, reference))
     write_atomically(tables, f"# What was tried\n\n{markdown}".encode())
     return [log, tables]
+
+
+def tables_of(log: Path, reference: str) -> list[ReportTable]:
+    """The tables of a log, against any of its variants. Raises InputError for a log or reference that is none."""
+    lines = {_key(line): line for line in read_log(log)}
+    if not lines:
+        raise InputError(f"'{log}' holds no runs.")
+    variants = sorted({line["variant"] for line in lines.values()})
+    if reference not in variants:
+        raise InputError(
+            f"'{log}' has no variant '{reference}' to compare with.{nearest_hint(reference, variants)} It has: "
+            f"{', '.join(variants)}."
+        )
+    return log_tables(_with_targets(lines, reference), reference)
 
 
 def read_log(log: Path) -> list[Line]:
@@ -72,6 +86,12 @@ def read_log(log: Path) -> list[Line]:
             raise InputError(f"Line {number} of '{log}' is not a run ({error!r}); remove it.") from None
         lines.append(line)
     return lines
+
+
+def _with_targets(lines: Mapping[tuple[str, ...], Line], reference: str) -> list[Line]:
+    """In order, each with what it spent up to the final score of the reference's run beside it."""
+    ordered = [lines[key] for key in sorted(lines, key=str)]
+    return [{**line, "to_target": to_target(line, _beside(line, reference, lines))} for line in ordered]
 
 
 def to_target(line: Line, reference: Line | None) -> dict[str, Any] | None:

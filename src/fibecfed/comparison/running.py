@@ -121,6 +121,11 @@ class Comparison:
         return Outcome(failures, tuple(name for name in wanted if name in done), left, late)
 
     @property
+    def reported(self) -> bool:
+        """Whether a run that is reported has ended."""
+        return any(not run.tuning and read_record(self.out, run) is not None for run in self._known_runs())
+
+    @property
     def made_with(self) -> Mapping[str, str]:
         """The versions and the accelerator of this process."""
         return made_with(versions(), hardware(), self._all_runs())

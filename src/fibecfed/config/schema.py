@@ -22,7 +22,7 @@ from fibecfed.config.baselines import (
 )
 from fibecfed.config.data import DataConfig
 from fibecfed.config.federation import FederationConfig
-from fibecfed.config.instructions import check_task
+from fibecfed.config.instructions import CLASSIFICATION, check_task, task_name
 from fibecfed.config.parts import CurriculumConfig, PersonalConfig, SharingConfig, WarmUpConfig
 from fibecfed.config.paths import HOME, from_home
 from fibecfed.config.tunings import (
@@ -260,7 +260,13 @@ class TaskConfig:
 class Config:
     """Everything that defines a run. ``fibecfed config`` prints it."""
 
-    method: Annotated[str, Field(description="The method (`fibecfed methods` lists them).")] = "fibecfed"
+    method: Annotated[
+        str,
+        Field(
+            description="The method (`fibecfed methods` lists them). auto: fibecfed-plus for a classifier with a pooled "
+            "head, fibecfed for everything else."
+        ),
+    ] = "auto"
     tuning: Annotated[
         TuningName | None,
         Field(
@@ -302,7 +308,11 @@ class Config:
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
 
     def __post_init__(self) -> None:
-        """Check what single keys cannot: raises InputError for settings that contradict each other."""
+        """Settle the method, and check what single keys cannot: raises InputError for settings that contradict."""
+        if self.method == "auto":  # settled here, so that whoever reads a configuration reads the method's name
+            plus = task_name(self) == CLASSIFICATION and self.model.head == "pooled"
+            object.__setattr__(self, "method", "fibecfed-plus" if plus else "fibecfed")
+            object.__setattr__(self, "_left_open", True)
         if self.training.momentum and self.training.optimizer == "adamw":
             raise InputError("training.momentum only applies to training.optimizer=sgd; adamw has its own momentum.")
         if self.model.solves_head and self.model.head != "pooled":
@@ -335,6 +345,11 @@ class Config:
         if self.evaluation.split == "validation" and not self.data.validation_fraction:
             raise InputError("evaluation.split=validation needs data.validation_fraction above 0.")
         check_task(self)
+
+    @property
+    def left_method_open(self) -> bool:
+        """Whether this configuration was built with method=auto; a copy of it names the method."""
+        return getattr(self, "_left_open", False)
 
     @property
     def dataset(self) -> str:

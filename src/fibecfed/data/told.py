@@ -38,7 +38,8 @@ def told_by_columns(config: Config) -> Config:
     if not found:
         return config
     task = dataclasses.replace(config.task, kind=CAUSAL_LM)
-    return dataclasses.replace(config, task=task, data=dataclasses.replace(data, **found))
+    method = "auto" if config.left_method_open else config.method
+    return dataclasses.replace(config, method=method, task=task, data=dataclasses.replace(data, **found))
 
 
 def _columns(path: Path, separator: str) -> Sequence[str]:

@@ -13,7 +13,7 @@ from fibecfed.errors import InputError
 from fibecfed.results import RunDirectory
 from fibecfed.side_by_side import WantedRun
 
-METHODS = ("fibecfed", "fedavg-lora", "local-only", "centralized-lora")
+METHODS = ("fibecfed-plus", "fedavg-plus", "fedavg-lora", "local-only", "centralized-lora")
 
 # Chosen on validation data, for about 40 CPU seconds a method. Each company has labelled 40 messages: few enough to
 # pass over them several times in two minutes. One evaluation, because local-only evaluates every device's model on the

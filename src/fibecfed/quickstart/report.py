@@ -91,6 +91,11 @@ class Findings:
             "personalized: each device's own model on its own part of them, pooled; "
             f"{headings(config)[2]}: the lowest of these. Equal to global where devices keep nothing of their own.",
         ]
+        if {"fibecfed-plus", "fedavg-plus"} <= methods:
+            sentences.append(
+                "fedavg-plus has the same heads and loss as fibecfed-plus and no curriculum: what both gain over "
+                "fedavg-lora is owed to these."
+            )
         if "local-only" in methods:
             sentences.append(
                 "local-only is what federation has to beat: no device learns from another. "

@@ -116,7 +116,7 @@ def test_which_methods_run_for_a_language_model_is_known_without_model_and_data(
     assert result.exit_code == 0, result.output
     assert result.stderr.startswith("Parameters and bytes a round were not counted: ")
     rows = table_of(result.stdout)
-    assert list(rows) == list(METHODS) and list(rows["fibecfed"])[-1] == "refused" and "bytes_up" not in rows["fibecfed"]
+    assert list(rows) == list(METHODS) and "bytes_up" not in rows["fibecfed"]
     assert rows["fedprox"]["refused"] == ""
     assert rows["ridge-head"]["refused"] == "It is about a trained head, and that of a language model is frozen."
     assert rows["device-majority"]["refused"] == "It needs a fixed set of answers, which responses are not."

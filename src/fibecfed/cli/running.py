@@ -15,9 +15,9 @@ from fibecfed.commands import command_line
 from fibecfed.config import Config
 from fibecfed.federation import ServerState
 from fibecfed.runs.estimate import estimate
-from fibecfed.runs.weightless import counted_only
 from fibecfed.runs.evaluate_run import evaluate_run
 from fibecfed.runs.run import RunResult, resume, run
+from fibecfed.runs.weightless import counted_only
 from fibecfed.runtime import Experiment, assemble
 
 

@@ -122,3 +122,13 @@ def test_the_doctor_reads_a_sites_prompts(tmp_path: Path) -> None:
     assert [(f.text.split(": ")[1], f.fix) for f in found] == [
         ("3 prompts with responses, for a server with task.kind=causal-lm", None)
     ]
+
+
+def test_the_doctor_reads_the_columns_that_a_site_names(tmp_path: Path) -> None:
+    file = write(tmp_path / "asked.jsonl", [{"q": "a", "a": "b"}, {"q": "a", "a": ""}, {"q": "", "a": "b"}])
+    data: Any = {"file": str(file), "prompt": "q", "response": "a"}
+    own = DeviceConfig(folder=str(tmp_path / "own"), data=data, model={"name": str(folder("llama"))})  # type: ignore[arg-type]
+    found = {finding.subject: finding for finding in check_device(own, tmp_path, [])}
+    assert found["columns"].text == "prompt 'q', response 'a'; responses are learned"
+    assert found["data"].fix is not None and found["rows"].text.startswith("2 of the 3 rows")
+    assert found["template"].text.startswith("The tokenizer has no chat template; this plain one")

@@ -54,5 +54,6 @@ def _columns(path: Path, separator: str) -> Sequence[str]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         first = next((line for line in file if line.strip()), "")
     if ending == ".jsonl":
-        return list(dict(json.loads(first)))
+        record = json.loads(first)
+        return list(record) if isinstance(record, dict) else ()
     return [name.strip() for name in next(csv.reader([first], delimiter="\t" if ending == ".tsv" else separator), [])]

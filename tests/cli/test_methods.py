@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -15,6 +16,7 @@ from fibecfed.config import Config
 from fibecfed.methods import METHODS
 from fibecfed.runs.estimate import Round, estimate, ordinary_round
 from fibecfed.runtime import assemble
+from tasks import instructions
 
 
 @pytest.fixture
@@ -104,6 +106,32 @@ def test_with_a_model_it_says_what_a_round_takes(small: Config) -> None:
     assert rows["fedavg-lora"]["parameters_trained"] == str(assemble(config).layout.size)
     assert rows["fedavg-lora"]["refused"] == ""
     assert "needs model.head=pooled" in rows["ridge-head"]["refused"]
+
+
+@pytest.mark.parametrize("named", ["task", "file"])
+def test_which_methods_run_for_a_language_model_is_known_without_model_and_data(named: str, tmp_path: Path) -> None:
+    run = tmp_path / "run.yaml"
+    run.write_text("data: {file: nowhere.jsonl, prompt: question}\nmodel: {name: nowhere}\nproximal: {mu: 0.1}\n")
+    result = CliRunner().invoke(app, ["methods", "task.kind=causal-lm" if named == "task" else str(run)])
+    assert result.exit_code == 0, result.output
+    assert result.stderr.startswith("Parameters and bytes a round were not counted: ")
+    rows = table_of(result.stdout)
+    assert list(rows) == list(METHODS) and "bytes_up" not in rows["fibecfed"]
+    assert rows["fedprox"]["refused"] == ""
+    assert rows["ridge-head"]["refused"] == "It is about a trained head, and that of a language model is frozen."
+    assert rows["device-majority"]["refused"] == "It needs a fixed set of answers, which responses are not."
+    assert ("does not use proximal.mu" in rows["fedavg-lora"]["refused"]) == (named == "file")
+
+
+def test_a_language_model_without_weights_is_counted(tmp_path: Path) -> None:
+    asked = instructions.write(tmp_path / "asked.jsonl", instructions.records(40))
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((instructions.folder("llama") / name).read_bytes())
+    result = CliRunner().invoke(app, ["methods", f"data.file={asked}", f"model.name={tmp_path}", "lora.rank=2"])
+    assert result.exit_code == 0, result.output
+    rows = table_of(result.stdout)
+    assert int(rows["fibecfed"]["parameters_trained"]) <= int(rows["fedavg-lora"]["parameters_trained"])
+    assert all(row["bytes_up"] or row["refused"].startswith("It ") for row in rows.values())
 
 
 def test_a_model_that_is_not_there_is_an_error() -> None:

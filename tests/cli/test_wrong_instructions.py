@@ -12,10 +12,11 @@ from tasks.instructions import folder, write
 
 GOOD = {"prompt": "thank you", "response": "great service"}
 USER = {"role": "user", "content": "a"}
+SAID = {"role": "assistant", "content": "b"}
 Wrong = tuple[Callable[[Path], Sequence[str]], str]
 
 
-def of(*rows: dict[str, Any], keys: Sequence[str] = ("data.prompt=prompt",)) -> Callable[[Path], Sequence[str]]:
+def of(*rows: Any, keys: Sequence[str] = ("data.prompt=prompt",)) -> Callable[[Path], Sequence[str]]:
     return lambda here: [f"data.file={write(here / 'asked.jsonl', rows)}", *keys]
 
 
@@ -39,10 +40,31 @@ def bad_template(here: Path) -> Sequence[str]:
 WRONG: dict[str, Wrong] = {
     "no response column": (of({"prompt": "a"}), "has no column 'response' (data.response)"),
     "empty response": (of(GOOD, {"prompt": "a", "response": " "}), "row 2 has an empty or missing 'response'"),
+    "a response that cannot be seen": (
+        of(GOOD, {"prompt": "a", "response": "\u200b \u00a0"}),
+        "row 2 has an empty or missing 'response'",
+    ),
+    "a turn that cannot be seen": (
+        of({"m": [USER, {"role": "assistant", "content": "\u200b"}]}, keys=["data.messages=m"]),
+        "row 1 has nothing that can be seen as the content of turn 2 of 'm'",
+    ),
+    "an assistant that begins": (
+        of({"m": [SAID, USER, SAID]}, keys=["data.messages=m"]),
+        "row 1 begins 'm' with the role 'assistant'",
+    ),
     "a role that does not exist": (
         of({"m": [USER, {"role": "bot", "content": "b"}]}, keys=["data.messages=m"]),
         "row 1 has the role 'bot' in turn 2 of 'm'; roles are",
     ),
+    "a call of a tool": (
+        of({"m": [USER, SAID | {"tool_calls": [{"name": "search"}]}]}, keys=["data.messages=m"]),
+        "row 1 has 'tool_calls' in turn 2 of 'm', and calls of tools are not learned",
+    ),
+    "rows that are lists": (
+        of([["a", "b"]], keys=["task.kind=causal-lm"]),
+        'row 1 must be a JSON object such as {"prompt": ..., "response": ...}.',
+    ),
+    "rows that are numbers": (of(5, keys=[]), 'row 1 must be a JSON object such as {"text": ..., "label": ...}.'),
     "no answer at the end": (of({"m": [USER]}, keys=["data.messages=m"]), "row 1 ends 'm' with the role 'user'"),
     "messages that are none": (of({"m": "hello"}, keys=["data.messages=m"]), "row 1 has no list of turns as 'm'"),
     "template error": (bad_template, "refuses this conversation: no user may speak"),

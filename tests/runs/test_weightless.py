@@ -4,6 +4,7 @@ import re
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,14 +12,15 @@ from torch.autograd.graph import saved_tensors_hooks
 from typer.testing import CliRunner
 
 import fibecfed
-from fibecfed import InputError
+from fibecfed import InputError, load_config
 from fibecfed.cli.app import app
 from fibecfed.config import Config, build_config, merge, to_dict, to_yaml
-from fibecfed.models import activation_bytes, is_weightless
-from fibecfed.models.causal import language_model_of
+from fibecfed.models import activation_bytes, is_weightless, load_pretrained
 from fibecfed.runs.estimate import estimate
 from fibecfed.runtime import assemble
-from tasks.instructions import build, records, settings, write
+from fibecfed.tasks import Batch
+from fibecfed.tuning import TUNINGS
+from tasks.instructions import build, folder, records, settings, write
 
 
 @pytest.fixture
@@ -78,10 +80,15 @@ def test_memory_is_counted_from_shapes(config: Config, tmp_path: Path) -> None:
     assert less.activations > 2 * 4 * found.examples * found.tokens * 16  # two layers keep their inputs, at least
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_activations_are_those_that_autograd_keeps(kind: str) -> None:
-    built = build(kind)
-    model, ids = built.model.train(False), torch.zeros(3, 20, dtype=torch.int64)
+@pytest.mark.parametrize(
+    ("kind", "tuning"), [("llama", "lora"), ("gpt2", "lora"), ("llama", "prompt"), ("gpt2", "prefix")]
+)
+def test_activations_are_those_that_autograd_keeps(kind: str, tuning: str) -> None:
+    model: Any = build(kind).model
+    if tuning != "lora":
+        config = load_config(model={"name": str(folder(kind))})
+        model = TUNINGS[tuning].attach(load_pretrained(config.model, 0, generates=True), 0, config, 0)
+    ids = torch.zeros(3, 20, dtype=torch.int64)
     mask = torch.ones_like(ids)
     mask[0, 15:] = 0  # padded, as batches are
     own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
@@ -93,9 +100,9 @@ def test_activations_are_those_that_autograd_keeps(kind: str) -> None:
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = language_model_of(model.backbone).base_model(input_ids=ids, attention_mask=mask)
+        result = model.hidden(Batch(ids, mask, ids))
     expected = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    assert result.last_hidden_state.requires_grad
+    assert result.requires_grad and expected > 0
     assert activation_bytes(model, 3, 20, nullcontext) == expected
 
 

@@ -268,18 +268,21 @@ def report(
 
 @app.command()
 def methods(arguments: Arguments = None) -> None:
-    """List the methods; with settings (such as model.name=minilm) also what a round of each takes on one device."""
+    """List the methods; with settings (such as model.name=minilm) also what a round of each takes on one device.
+
+    With task.kind=causal-lm it says which of them a language model can have; that needs no model and no data.
+    """
     with explained():
-        from fibecfed.cli.methods_command import show_methods
+        from fibecfed.cli.methods_command import note_on_rounds, show_methods
 
         if not arguments:
             example = command_line("methods", "model.name=minilm")
             show_methods(None, f"For parameters and bytes a round, name a model: {example}", console, errors)
             return
-        from fibecfed.cli.running import rounds_of_methods
+        from fibecfed.runs.methods_for import methods_for
 
-        rounds = rounds_of_methods(read_arguments(arguments))
-        show_methods(rounds, "Of one device in a round in mid-run; 0 where there are no rounds.", console, errors)
+        rounds = methods_for(read_arguments(arguments))
+        show_methods(rounds.found, note_on_rounds(rounds.uncounted), console, errors)
 
 
 @app.command()

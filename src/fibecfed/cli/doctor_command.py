@@ -8,19 +8,22 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from fibecfed.config import Config, load_device_config
+from fibecfed.config import CAUSAL_LM, Config, load_device_config, task_name
 from fibecfed.doctor import (
     Finding,
     check_certificate,
     check_data,
     check_device,
     check_flower,
+    check_learning,
     check_listening,
     check_model,
     check_output,
     check_reachable,
+    check_rows,
     check_server,
     check_settings,
+    check_template,
     check_versions,
 )
 
@@ -65,11 +68,20 @@ def _findings(config: Config, wanted: Wanted) -> Iterator[Finding]:
         yield from check_device(load_device_config(wanted.device), wanted.device.parent, list(wanted.connect))
         return
     yield from check_settings(config)
-    yield from check_model(config)
+    model = list(check_model(config))
+    yield from model
+    answers = task_name(config) == CAUSAL_LM
+    if answers:
+        yield from check_template(config)
     if wanted.server is not None:
         yield from check_server(wanted.server, wanted.host, config)
     else:
-        yield from check_data(config)
+        data = list(check_data(config))
+        yield from data
+        if answers:
+            yield from check_rows(config)
+        if answers and not any(finding.fix for finding in (*model, *data)):
+            yield from check_learning(config)
     yield from check_output(wanted.out, config)
     if wanted.certificate is not None:
         yield from check_certificate(wanted.certificate, wanted.key, wanted.authority, wanted.host)

@@ -16,7 +16,15 @@ from fibecfed.runs.estimate import Round
 _WIDEST = 10_000  # columns; room enough to see how wide a table would like to be
 _NUMBERS = ("parameters trained", "parameters sent", "bytes down", "bytes up")
 
-Rounds = Mapping[str, Round | str]  # of each method: what a round takes, or why there is none
+# Of each method: what a round takes, why it cannot be had, or None where it can be had and nothing was counted.
+Rounds = Mapping[str, Round | str | None]
+
+
+def note_on_rounds(uncounted: str | None) -> str:
+    """What the numbers are, or why there are none."""
+    if uncounted is None:
+        return "Of one device in a round in mid-run; 0 where there are no rounds."
+    return f"Parameters and bytes a round were not counted: {uncounted}"
 
 
 def show_methods(rounds: Rounds | None, note: str, console: Console, errors: Console) -> None:
@@ -26,11 +34,12 @@ def show_methods(rounds: Rounds | None, note: str, console: Console, errors: Con
         errors.print(trouble, soft_wrap=True, markup=False)
     if console.is_terminal:
         console.print(MethodsTable(rounds, methods))
-        console.print(note, soft_wrap=True)
+        console.print(note, soft_wrap=True, markup=False, highlight=False)
         return
     heads = ["method", "source", "trains", "sends"]
+    counted = _counted(rounds)
     if rounds is not None:
-        heads += [head.replace(" ", "_") for head in (*_NUMBERS, "refused")]
+        heads += [head.replace(" ", "_") for head in (*counted, "refused")]
     writer = csv.writer(sys.stdout, delimiter="\t", lineterminator="\n")
     writer.writerow(heads)
     for name, method in methods.items():
@@ -38,10 +47,15 @@ def show_methods(rounds: Rounds | None, note: str, console: Console, errors: Con
         if rounds is not None:
             found = rounds[name]
             numbers = _numbers(found)
-            row += [""] * len(_NUMBERS) if numbers is None else map(str, numbers)
+            row += [""] * len(counted) if numbers is None else map(str, numbers)
             row.append(found if isinstance(found, str) else "")
         writer.writerow(row)
-    errors.print(note, soft_wrap=True)
+    errors.print(note, soft_wrap=True, markup=False, highlight=False)
+
+
+def _counted(rounds: Rounds | None) -> Sequence[str]:
+    """What is known of rounds."""
+    return _NUMBERS if rounds is not None and any(isinstance(found, Round) for found in rounds.values()) else ()
 
 
 def _numbers(found: Round | str | None) -> list[int] | None:
@@ -80,10 +94,11 @@ class MethodsTable:
         table = Table(title="Methods")
         for column in ("method", "source", "trains", "sends"):
             table.add_column(column)
-        for column in _NUMBERS if self._rounds else ():
+        for column in _counted(self._rounds):
             table.add_column(column.replace(" ", "\n", 1) if "param" in column else column, justify="right")
         for name, method in self._methods.items():
             found = None if self._rounds is None else self._rounds[name]
-            cells = [method.paper, found if isinstance(found, str) else method.trains, method.sends]
+            refused = f"cannot be had: {found}" if isinstance(found, str) else None
+            cells = [method.paper, refused or method.trains, method.sends]
             table.add_row(name, *cells, *(f"{number:,}" for number in _numbers(found) or ()))
         return table

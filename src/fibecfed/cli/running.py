@@ -1,6 +1,5 @@
 """What `run` and `evaluate` do once their arguments are read."""
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,15 +13,12 @@ from fibecfed.cli.dry_run import assumptions, estimate_table, traffic_table
 from fibecfed.cli.tables import decision_lines, partition_table, summary_table
 from fibecfed.commands import command_line
 from fibecfed.config import Config
-from fibecfed.errors import InputError
 from fibecfed.federation import ServerState
-from fibecfed.methods import usable_methods
-from fibecfed.models import lacks_weights, resolve
-from fibecfed.runs.estimate import Round, estimate, ordinary_round
+from fibecfed.runs.estimate import estimate
 from fibecfed.runs.evaluate_run import evaluate_run
 from fibecfed.runs.run import RunResult, resume, run
+from fibecfed.runs.weightless import counted_only
 from fibecfed.runtime import Experiment, assemble
-from fibecfed.tasks import task_kind
 
 
 class Introduction(Callback):
@@ -100,31 +96,12 @@ def show_results(summary: dict[str, Any], where: Path | None, console: Console) 
 
 def dry(config: Config, console: Console) -> None:
     """What a run would take; a language model's folder may lack the weights."""
-    counts_only = task_kind(config).generates and lacks_weights(resolve(config.model)[0])
-    experiment = assemble(config, weights=not counts_only)
+    experiment = assemble(config, weights=not counted_only(config))
     say_notes(experiment.data.notes, console)
     found = estimate(experiment)
     console.print(estimate_table(found), traffic_table(found))
     for line in assumptions(found):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def rounds_of_methods(config: Config) -> dict[str, Round | str]:
-    """What a round of each method takes on one device, or why it cannot be had with these settings.
-
-    Raises InputError if none can.
-    """
-    found: dict[str, Round | str] = {}
-    for name in usable_methods()[0]:
-        try:
-            experiment = assemble(dataclasses.replace(config, method=name))
-            found[name] = dataclasses.replace(ordinary_round(experiment), job=None)  # its tensors are large
-        except InputError as error:
-            found[name] = str(error)
-    reasons = [why for why in found.values() if isinstance(why, str)]
-    if len(reasons) == len(found):
-        raise InputError(reasons[0])
-    return found
 
 
 def evaluate_directory(directory: Path, split: str | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from fibecfed.config.data import DataConfig, PartitionConfig
 from fibecfed.config.device import DeviceConfig, load_device_config, shared_settings
 from fibecfed.config.earlier import as_meant
 from fibecfed.config.federation import FederationConfig
-from fibecfed.config.instructions import CAUSAL_LM, INSTRUCTION_SETS, task_name
+from fibecfed.config.instructions import CAUSAL_LM, CLASSIFICATION, COLUMNS, INSTRUCTION_SETS, task_name
 from fibecfed.config.loading import (
     Key,
     build_config,
@@ -55,6 +55,8 @@ from fibecfed.config.tunings import (
 
 __all__ = [
     "CAUSAL_LM",
+    "CLASSIFICATION",
+    "COLUMNS",
     "INSTRUCTION_SETS",
     "ROUNDS",
     "WHERE",

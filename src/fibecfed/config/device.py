@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from fibecfed.config.instructions import check_columns
 from fibecfed.config.loading import check_keys, merge, parse_overrides, read_yaml, to_dict, with_numbers
 from fibecfed.config.paths import HOME, from_home
 from fibecfed.config.schema import Config, ModelConfig, RuntimeConfig
@@ -30,6 +31,26 @@ class DeviceData:
     text_pair: Annotated[str | None, Field(description="Column with the second text; None: one text a row.")] = None
     label: Annotated[str, Field(description="Column with the label.")] = "label"
     separator: Annotated[str, Field(min_length=1, max_length=1, description="What separates columns of a CSV.")] = ","
+    prompt: Annotated[str | None, Field(description="causal-lm: column with the prompt. None: prompt.")] = None
+    response: Annotated[str | None, Field(description="causal-lm: column with the response. None: response.")] = None
+    context: Annotated[
+        str | None, Field(description="causal-lm: column with text that belongs to the prompt. None: none.")
+    ] = None
+    system: Annotated[str | None, Field(description="causal-lm: column with a system message. None: none.")] = None
+    messages: Annotated[
+        str | None,
+        Field(
+            description="causal-lm: column with a list of {role, content} turns, instead of prompt and response. None: "
+            "messages, where the file has that column, and not prompt and response."
+        ),
+    ] = None
+    group: Annotated[
+        str | None, Field(description="causal-lm: column with a category, by which draws are stratified. None: none.")
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Raise InputError for columns that exclude one another."""
+        check_columns(self)
 
 
 @dataclass(config=_STRICT_KEYS, frozen=True)
@@ -109,7 +130,7 @@ def _relative_to(folder: Path, content: dict[str, Any]) -> dict[str, Any]:
 def shared_settings(config: Config) -> dict[str, Any]:
     """What a server tells devices of a run: everything but where text, models and folders lie on its own machine."""
     content = to_dict(config)
-    for key in ("file", "test_file", "dir", "device", "text", "text_pair", "label", "separator"):
+    for key in ("dir", "device", *(field.name for field in dataclasses.fields(DeviceData))):
         content["data"].pop(key)
     content["model"].pop("dir")
     content["runtime"].pop("device_states")

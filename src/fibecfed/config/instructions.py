@@ -9,12 +9,13 @@ from fibecfed.config.parts import WarmUpConfig
 from fibecfed.errors import InputError
 
 if TYPE_CHECKING:
+    from fibecfed.config.device import DeviceData
     from fibecfed.config.schema import Config
 
 CAUSAL_LM, CLASSIFICATION = "causal-lm", "classification"
 INSTRUCTION_SETS = ("dolly15k", "gsm8k")  # data sets by name that hold prompts and responses
 GROUPED_SETS = ("dolly15k",)  # of these, those whose examples have categories
-_COLUMNS = ("prompt", "response", "context", "system", "messages")
+COLUMNS = ("prompt", "response", "context", "system", "messages")
 _CLASSES_ONLY = {"text": "text", "text_pair": None, "label": "label", "labels": None, "label_noise": 0.0}
 
 
@@ -61,16 +62,23 @@ def task_name(config: "Config") -> str:
     if config.task.kind is not None:
         return config.task.kind
     data = config.data
-    asked = any(getattr(data, key) is not None for key in _COLUMNS)
+    asked = any(getattr(data, key) is not None for key in COLUMNS)
     named = data.file is None and data.name in INSTRUCTION_SETS
     return CAUSAL_LM if asked or named else CLASSIFICATION
+
+
+def check_columns(data: "InstructionColumns | DeviceData") -> None:
+    """Raise InputError where whole conversations and a part of one are both named."""
+    both = next((key for key in COLUMNS if key != "messages" and getattr(data, key) is not None), None)
+    if data.messages is not None and both is not None:
+        raise InputError(f"data.messages holds whole conversations, and data.{both} a part of one; set one of them.")
 
 
 def check_task(config: "Config") -> None:
     """Raise InputError for settings of data and model that belong to the other kind of task."""
     data, model, kind = config.data, config.model, task_name(config)
     if kind == CLASSIFICATION:
-        for key in (*_COLUMNS, "group"):
+        for key in (*COLUMNS, "group"):
             if getattr(data, key) is not None:
                 raise InputError(f"data.{key} is for task.kind=causal-lm; leave it out, or set task.kind=causal-lm.")
         if data.train_on != "response":
@@ -94,14 +102,7 @@ def check_task(config: "Config") -> None:
             )
     if data.partition.habits:
         raise InputError("data.partition.habits swaps labels, and a language model has none; leave it out.")
-    if data.messages is not None:
-        both = next(
-            (key for key in ("prompt", "response", "context", "system") if getattr(data, key) is not None), None
-        )
-        if both is not None:
-            raise InputError(
-                f"data.messages holds whole conversations, and data.{both} a part of one; set one of them."
-            )
+    check_columns(data)
     if config.evaluation.generate and data.train_on != "response":
         raise InputError("evaluation.generate needs data.train_on=response, which tells prompts from responses.")
     if model.head != "pooled" or model.solves_head or model.pooling != "auto":

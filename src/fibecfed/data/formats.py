@@ -262,7 +262,8 @@ def _read_jsonl(path: Path, columns: AnyColumns, optional: Collection[str]) -> F
                 reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "depth"
                 raise InputError(f"{where} is not valid JSON ({reason}); every line must be one object.") from None
             if not isinstance(record, dict):
-                raise InputError(f'{where} must be a JSON object such as {{"text": ..., "label": ...}}.')
+                wanted = ", ".join(f"{json.dumps(name, ensure_ascii=False)}: ..." for name in columns.keys.values())
+                raise InputError(f"{where} must be a JSON object such as {{{wanted}}}.")
             records.append(record)
             lines.append(number)
     if not records:

@@ -1,6 +1,6 @@
 """Reading prompts with responses, or conversations: a user's files, and the sets that are known by name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,6 +101,40 @@ def read_test_file(config: Config) -> Rows | None:
     return None if data.test_file is None else _read(data.test_file, _without_devices(data))
 
 
+def column_sentence(config: Config) -> str:
+    """Which column holds what."""
+    found = ", ".join(f"{key} '{name}'" for key, name in instruction_columns(config).items())
+    grouped = "" if config.data.group is None else f", group '{config.data.group}'"
+    learned = "all tokens are" if config.data.train_on == "all" else "responses are"
+    return f"{found}{grouped}; {learned} learned"
+
+
+def unusable(config: Config, location: str) -> tuple[int, list[str]]:
+    """How many rows the files of a location have, and for each that has nothing to learn, or no prompt, why.
+
+    Raises InputError for a file or column that is missing.
+    """
+    columns = _without_devices(config.data)
+    tables = [read_table(path, columns) for path in find_files(location).paths]
+    return sum(map(len, tables)), [why for table in tables for why in _unusable(table, columns.keys)]
+
+
+def _unusable(table: FileTable, keys: Mapping[str, str]) -> Iterator[str]:
+    from fibecfed.tasks.causal_lm import of_messages
+
+    for row in range(len(table)):
+        if "messages" in keys:
+            column = keys["messages"]
+            try:
+                _seen(of_messages(table.cells[column][row], column, table.place(row)), column)
+            except InputError as error:
+                yield str(error)
+            continue
+        empty = [name for key in ("prompt", "response") if is_empty(table.cells[name := keys[key]][row])]
+        if empty:
+            yield f"{table.place(row)} has no {' and no '.join(empty)}."
+
+
 def _without_devices(data: DataConfig) -> FewColumns:
     return FewColumns({key: name for key, name in _keys(data).items() if key != "device"}, data.separator)
 
@@ -187,11 +221,23 @@ def _conversations(table: FileTable, keys: Mapping[str, str]) -> "list[Conversat
 
     if "messages" in keys:
         column = keys["messages"]
-        return [of_messages(cell, column, table.place(row)) for row, cell in enumerate(table.cells[column])]
+        found = (of_messages(cell, column, table.place(row)) for row, cell in enumerate(table.cells[column]))
+        return [_seen(conversation, column) for conversation in found]
     prompts, responses = text_cells(table, keys["prompt"]), text_cells(table, keys["response"])
     contexts, systems = (_optional(table, keys.get(key)) for key in _OPTIONAL)
     parts = zip(prompts, responses, contexts, systems, strict=True)
     return [of_prompt(p, r, table.place(row), context=c, system=s) for row, (p, r, c, s) in enumerate(parts)]
+
+
+def _seen(conversation: "Conversation", column: str) -> "Conversation":
+    """The same. Raises InputError for a turn of which nothing can be seen."""
+    for number, turn in enumerate(conversation.turns, 1):
+        if is_empty(turn.content):
+            raise InputError(
+                f"{conversation.place} has nothing that can be seen as the content of turn {number} of '{column}'; "
+                "fill it in."
+            )
+    return conversation
 
 
 def _optional(table: FileTable, column: str | None) -> list[str]:

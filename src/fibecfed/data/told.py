@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from fibecfed.config import CAUSAL_LM, Config, task_name
+from fibecfed.config import CAUSAL_LM, CLASSIFICATION, COLUMNS, Config
 from fibecfed.data.locations import find_files
 from fibecfed.errors import InputError
 
@@ -19,20 +19,22 @@ def told_by_columns(config: Config) -> Config:
     """With task.kind=causal-lm where data.file has columns for it, and none of those that a classifier would read.
 
     That is: prompt and response, or messages, and neither data.text nor data.label; the settings must leave the task
-    open. A file that cannot be read changes nothing here; reading it for real says why.
+    open. Where they say causal-lm and name no columns, messages are taken if there is no prompt with a response. A
+    file that cannot be read changes nothing here; reading it for real says why.
     """
-    data = config.data
-    if data.file is None or config.task.kind is not None or task_name(config) == CAUSAL_LM:
+    data, kind = config.data, config.task.kind
+    named = any(getattr(data, key) is not None for key in COLUMNS)
+    if data.file is None or named or kind == CLASSIFICATION:
         return config
     try:
         present = set(_columns(find_files(data.file).paths[0], data.separator))
     except (InputError, OSError, ValueError, csv.Error, pyarrow.ArrowException):
         return config
-    if {data.text, data.label} & present:
+    if kind is None and {data.text, data.label} & present:
         return config
     found: dict[str, Any] = {}
     if {"prompt", "response"} <= present:
-        found = {"prompt": "prompt", "response": "response"}
+        found = {} if kind is not None else {"prompt": "prompt", "response": "response"}
     elif "messages" in present:
         found = {"messages": "messages"}
     if not found:
@@ -53,5 +55,6 @@ def _columns(path: Path, separator: str) -> Sequence[str]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         first = next((line for line in file if line.strip()), "")
     if ending == ".jsonl":
-        return list(dict(json.loads(first)))
+        record = json.loads(first)
+        return list(record) if isinstance(record, dict) else ()
     return [name.strip() for name in next(csv.reader([first], delimiter="\t" if ending == ".tsv" else separator), [])]

@@ -1,5 +1,6 @@
 """What a run over many machines needs beside a run: Flower, keys, a site's own text, a server that answers over TLS."""
 
+import dataclasses
 import importlib.metadata
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from fibecfed.data.instructions import read_site
 from fibecfed.data.locations import find_files, skipped_sentence
 from fibecfed.data.told import told_by_columns
 from fibecfed.doctor.finding import Finding
+from fibecfed.doctor.language_model import check_rows, check_template
 from fibecfed.doctor.network import INSIDE, certificate_problem, check_certificate, check_secret, check_tls
 from fibecfed.doctor.run import check_model, check_output
 from fibecfed.errors import InputError
@@ -61,19 +63,20 @@ def check_server(folder: Path, host: str | None, config: Config) -> Iterator[Fin
 def check_device(own: DeviceConfig, keys: Path, servers: list[str]) -> Iterator[Finding]:
     """Whether a site can take part: its text, its model if it names one, its folder, its keys, its servers."""
     data = own.data
-    columns = Columns(data.text, data.text_pair, data.label, None, data.separator)
+    answers = False
     for path in (data.file, data.test_file):
         if path is None:
             continue
-        told = told_by_columns(
-            load_config(data={"file": path, "text": data.text, "label": data.label, "separator": data.separator})
-        )
-        answers = task_name(told) == CAUSAL_LM
         try:
+            told = told_by_columns(load_config(data={**dataclasses.asdict(data), "file": path, "test_file": None}))
+            answers = task_name(told) == CAUSAL_LM
+            columns = Columns(data.text, data.text_pair, data.label, None, data.separator)
             # Of labels other sites may have others.
             rows = read_site(told)[0] if answers else read_rows(path, columns, fewest_labels=1)
         except InputError as error:
             yield Finding("data", f"'{path}' cannot be used", str(error))
+            if answers:
+                yield from check_rows(told)
             continue
         skipped = skipped_sentence(path, find_files(path))
         if skipped is not None:
@@ -82,16 +85,21 @@ def check_device(own: DeviceConfig, keys: Path, servers: list[str]) -> Iterator[
             yield Finding(
                 "data", f"'{path}': {len(rows)} prompts with responses, for a server with task.kind=causal-lm"
             )
+            yield from check_rows(told)
             continue
         counts = Counter(rows.labels.tolist())
         listed = ", ".join(f"{name} ({counts[i]})" for i, name in enumerate(rows.label_names))
         yield Finding("data", f"'{path}': {len(rows)} examples; {listed}. The server's data.labels must name them all")
     named = {} if own.model.name is None else {"name": own.model.name}
     config = load_config(
-        model={**named, "allow_download": own.model.allow_download}, federation={"devices": 1, "sampled": 1}
+        model={**named, "allow_download": own.model.allow_download},
+        federation={"devices": 1, "sampled": 1},
+        task={"kind": CAUSAL_LM if answers else None},
     )
     if own.model.name is not None:
         yield from check_model(config)
+        if answers:
+            yield from check_template(config)
     yield from check_output(Path(own.folder), config)
     missing = [name for name in ("ca.crt", "device.key") if not (keys / name).is_file()]
     if missing:

@@ -107,6 +107,8 @@ def check_data(config: Config) -> Iterator[Finding]:
     else:
         yield Finding("devices", f"{federation.devices} devices, {federation.sampled} of them a round")
     counts = Counter(splits.train.labels.tolist())
+    if task_kind(config).generates and len(names) < 2:
+        return
     called = f"{task_kind(config).group}s"
     yield Finding(called, ", ".join(f"{name} ({counts[i]})" for i, name in enumerate(names)))
     missing = [name for i, name in enumerate(names) if not counts[i]]

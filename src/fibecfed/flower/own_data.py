@@ -101,6 +101,7 @@ def _data(
     learner: Learner, train: Rows, held_out: Rows, validation: Rows, device: int | None, origin: str
 ) -> FederatedData:
     config, pretrained = learner.config, learner.pretrained
+    said = task_kind(config).note(pretrained.tokenizer)
     devices = _belonging_to(device, len(train), config.federation.device_count)
     as_tokens = partial(
         tokenize,
@@ -120,6 +121,7 @@ def _data(
         origin=origin,
         evaluated_on=config.evaluation.split,
         tokenize=as_tokens,
+        notes=() if said is None else (said,),
         fingerprint=data_print({}, train, validation, held_out, devices),
     )
 

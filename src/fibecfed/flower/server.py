@@ -19,7 +19,7 @@ from fibecfed.runtime.handshake import Description, describe, differences
 from fibecfed.tasks import task_kind
 from fibecfed.training import torch_device
 
-_OF_DEVICES = ("file", "device", "train_examples", "test_examples", "label_noise", "name", "allow_download")
+_OF_DEVICES = ("file", "device", "train_examples", "test_examples", "label_noise", "name", "allow_download", "group")
 
 
 @dataclass(frozen=True)

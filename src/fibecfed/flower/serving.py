@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fibecfed.commands import command_line
-from fibecfed.config import DeviceConfig, build_config, to_yaml
+from fibecfed.config import Config, DeviceConfig, build_config, to_yaml
+from fibecfed.data.told import told_by_columns
 from fibecfed.errors import FibecFedError
 from fibecfed.federation import (
     Device,
@@ -126,6 +127,8 @@ class DeviceServer:
             raise Refused(" ".join(found))
         train, held_out = len(site.data.train), len(site.data.held_out)
         self._report(f"Joined run {run} with {train} training and {held_out} held-out examples.")
+        for note in site.data.notes:
+            self._report(f"Note: {note}")
         counts = {"examples": train, "held_out_examples": held_out}
         return Reply(address, {}, {"site": mine.to_content(), wire.KEEPS: True, **counts})
 
@@ -146,7 +149,7 @@ class DeviceServer:
         if not path.is_file():
             raise Refused("it has not joined this run")
         told = json.loads(path.read_text(encoding="utf-8"))
-        config = build_config(self._config.apply(told))
+        config = self._settings(told)
         self._run = self._site = self._learner = None  # one backbone at a time
         self._learner = learner_of(resolve(config), task_kind(config).of(labels_of(config)))
         store = DiskStore(self._of(run) / "states", run)
@@ -154,6 +157,10 @@ class DeviceServer:
         self._held = Held(self._site.initial)
         self._run, self._told = run, told
         return self._site
+
+    def _settings(self, told: dict[str, Any]) -> Config:
+        """The run's configuration here: what the server told, with what only this device decides."""
+        return told_by_columns(build_config(self._config.apply(told)))
 
     def _save_adapter(self, device: Device, request: Request) -> None:
         """The device's own model (or the server's, where the method keeps none) as an adapter in its folder."""
@@ -173,7 +180,6 @@ class DeviceServer:
         shutil.rmtree(folder / "adapter", ignore_errors=True)
         fresh.rename(folder / "adapter")
         assert self._told is not None
-        settings = build_config(self._config.apply(self._told))
-        text = to_yaml(settings, "Written by fibecfed: this device's settings in a run.")
+        text = to_yaml(self._settings(self._told), "Written by fibecfed: this device's settings in a run.")
         write_atomically(folder / "config.yaml", text.encode())
         self._report(f"The run has ended; this device has an adapter. Try: {command_line('predict', folder, 'a text')}")

@@ -7,7 +7,7 @@ from typing import Any
 from fibecfed.config import Config, build_config, merge, nearest_hint, not_offered, task_name, to_dict
 from fibecfed.errors import InputError
 from fibecfed.methods.base import FederatedAveraging
-from fibecfed.methods.for_task import check_method
+from fibecfed.methods.for_task import check_method, refused
 from fibecfed.methods.inside import inside
 from fibecfed.methods.outside import load, outside_names, package_of, package_versions
 from fibecfed.methods.own_settings import own_settings
@@ -71,6 +71,11 @@ def tuning(config: Config) -> Tuning:
     return TUNINGS[tuning_of(config, method_class(config.method))]
 
 
+def refusal(config: Config) -> str | None:
+    """What the method does that the task cannot have, after "it"; None if it can be had. Raises for an unknown one."""
+    return refused(config, config.tuning or method_class(config.method).tuning)
+
+
 def resolve(config: Config) -> Config:
     """The configuration with every key that is left to the method set to what the method says.
 
@@ -119,6 +124,7 @@ __all__ = [
     "method_names",
     "package_of",
     "package_versions",
+    "refusal",
     "resolve",
     "settled_by_rounds",
     "tuning",

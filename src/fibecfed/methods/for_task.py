@@ -22,13 +22,19 @@ _REFUSED = {
 _TUNINGS = ("lora", "sparse-lora", "delta-lora", "svd-lora", "adapter", "prompt", "prefix")
 
 
-def check_method(config: Config, tuning: str) -> None:
-    """Raise InputError for a method or kind of tuning that a language model cannot have."""
+def refused(config: Config, tuning: str) -> str | None:
+    """What a method or kind of tuning does that a language model cannot have, after "it"; None if it can be had."""
     if task_name(config) != CAUSAL_LM:
-        return
+        return None
     reason = _REFUSED.get(config.method)
     if reason is None and tuning not in _TUNINGS:
         reason = f"has tuning={tuning}, of which it is not known what it does to a language model"
+    return reason
+
+
+def check_method(config: Config, tuning: str) -> None:
+    """Raise InputError for a method or kind of tuning that a language model cannot have."""
+    reason = refused(config, tuning)
     if reason is not None:
         raise InputError(
             f"method={config.method} {reason}; for task.kind=causal-lm take another method, such as fedavg-lora or "

@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 from transformers import AutoModelForCausalLM
 
-from fibecfed.models.causal import language_model_of
+from fibecfed.tasks import Batch
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
 
@@ -42,19 +42,21 @@ def with_zeros(model: nn.Module) -> None:
 
 
 def activation_bytes(model: Any, examples: int, length: int, running: Callable[[], Any]) -> int:
-    """What autograd keeps of a forward pass over (examples, length) tokens, up to the last hidden states.
+    """What autograd keeps of a CausalModel's forward pass over (examples, length) tokens, up to the last hidden states.
 
     Nothing is computed: the pass runs on tensors without values, with attention as torch's fused kernels keep it.
     ``running`` gives a context in which the pass runs, such as one that recomputes activations.
     """
-    body = _Body(language_model_of(model.backbone))
+    body = _Body(model)
     kept: dict[int, tuple[int, Tensor]] = {}  # with the tensor, or its place could be used again
-    with FakeTensorMode(), running():
+    with FakeTensorMode(allow_non_fake_inputs=True), running():  # PEFT keeps the places of its prompt as they are
         named = [*body.named_parameters(remove_duplicate=False), *body.named_buffers(remove_duplicate=False)]
-        shapes = {
-            name: torch.empty(t.shape, dtype=t.dtype, requires_grad=isinstance(t, nn.Parameter) and t.requires_grad)
-            for name, t in named
+        made = {id(t): t for _, t in named}  # a tied tensor once
+        empty = {
+            key: torch.empty(t.shape, dtype=t.dtype, requires_grad=isinstance(t, nn.Parameter) and t.requires_grad)
+            for key, t in made.items()
         }
+        shapes = {name: empty[id(t)] for name, t in named}
         own = {tensor.untyped_storage()._cdata for tensor in shapes.values()}
 
         def keep(tensor: Tensor) -> Tensor:
@@ -70,12 +72,12 @@ def activation_bytes(model: Any, examples: int, length: int, running: Callable[[
 
 
 class _Body(nn.Module):
-    """The layers under a language model's head; calling them gives the last hidden states."""
+    """What is under a language model's head, with the prompts before it; calling it gives the last hidden states."""
 
-    def __init__(self, language_model: Any) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.body = language_model.base_model
+        self.model = model
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        hidden: Tensor = self.body(input_ids=ids, attention_mask=mask).last_hidden_state
+        hidden: Tensor = self.model.hidden(Batch(ids, mask, ids))
         return hidden

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from fibecfed.config import Config
 from fibecfed.curriculum import Scores
 from fibecfed.errors import InputError
-from fibecfed.models import activation_bytes
+from fibecfed.models import activation_bytes, lacks_weights, resolve
 from fibecfed.runtime import Experiment
 from fibecfed.sharing import LayerChange
+from fibecfed.tasks import task_kind
 from fibecfed.training import ScoreJob, ScoreResult, TrainJob
 
 _MOMENTS = {"adamw": 2}  # values that an optimizer keeps of each that trains, without momentum
@@ -31,6 +33,11 @@ class CountedMemory:
     def total(self) -> int:
         """Their sum."""
         return self.weights + self.trained + self.activations
+
+
+def counted_only(config: Config) -> bool:
+    """Whether the model is a language model's folder without weights, of which shapes are all that is known."""
+    return task_kind(config).generates and lacks_weights(resolve(config.model)[0])
 
 
 def made_up_result(experiment: Experiment, job: Any) -> ScoreResult:

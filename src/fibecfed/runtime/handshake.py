@@ -19,7 +19,7 @@ SHOWN = 5  # differences that are named
 
 # Settings that every site has for itself: where its files are and how they are written, and its hardware. Base
 # weights are compared by what they are, not by the name that a machine has for them.
-OWN_SETTINGS = (*WHERE, "runtime.threads", "runtime.device", "runtime.device_states")
+OWN_SETTINGS = (*WHERE, "data.group", "runtime.threads", "runtime.device", "runtime.device_states")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Description:
     tokenizer_sha256: str
     outputs: tuple[str, ...]  # their names
     parameters: tuple[tuple[str, tuple[int, ...]], ...]  # name and shape of all that trains, in the order of the layout
+    template_sha256: str = ""  # of a language model: how conversations become text; "": no language model
     package: str = ""  # that brings the method, with its version; "": fibecfed itself
 
     @property
@@ -42,8 +43,9 @@ class Description:
     def to_content(self) -> dict[str, Any]:
         """As JSON has it."""
         content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        if not self.package:
-            del content["package"]
+        for key in ("package", "template_sha256"):
+            if not content[key]:
+                del content[key]
         return content
 
     @staticmethod
@@ -56,6 +58,7 @@ class Description:
             tokenizer_sha256=str(content["tokenizer_sha256"]),
             outputs=tuple(str(name) for name in content["outputs"]),
             parameters=tuple((str(name), tuple(int(n) for n in shape)) for name, shape in content["parameters"]),
+            template_sha256=str(content.get("template_sha256", "")),
             package=str(content.get("package", "")),
         )
 
@@ -69,6 +72,7 @@ def describe(process: Experiment | Learner, outputs: Sequence[str]) -> Descripti
         tokenizer_sha256=tokenizer_sha256(process.pretrained.tokenizer),
         outputs=tuple(outputs),
         parameters=tuple((p.name, p.shape) for p in process.layout),
+        template_sha256=template_sha256(process.pretrained.tokenizer) if process.pretrained.generates else "",
         package=package_of(process.config.method),
     )
 
@@ -89,6 +93,16 @@ def tokenizer_sha256(tokenizer: Any) -> str:
     content.pop("truncation", None)
     content["chat_template"] = getattr(tokenizer, "chat_template", None)
     content |= {"pad_token": tokenizer.pad_token, "model_max_length": int(tokenizer.model_max_length)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def template_sha256(tokenizer: Any) -> str:
+    """A digest over what writes a conversation: the chat template, and the special tokens that it and its end take."""
+    content = {
+        "chat_template": tokenizer.chat_template,
+        "special": sorted(tokenizer.all_special_tokens),
+        "begin_end": [tokenizer.bos_token, tokenizer.eos_token],
+    }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -138,7 +152,14 @@ def _model(server: Description, site: Description) -> Iterator[str]:
             f"The base model's weights differ (sha256 {server.base_sha256[:16]} at the server, {site.base_sha256[:16]} "
             "here); let model.name be a copy of the server's model."
         )
-    if server.tokenizer_sha256 != site.tokenizer_sha256:
+    if server.template_sha256 != site.template_sha256:
+        yield (
+            f"The chat templates differ, or the special tokens that begin and end a text (sha256 "
+            f"{server.template_sha256[:16]} at the server, {site.template_sha256[:16]} here), so that the same "
+            "conversation would be other tokens; copy the server's tokenizer files, chat_template.jinja with them, "
+            "beside the model."
+        )
+    elif server.tokenizer_sha256 != site.tokenizer_sha256:
         yield (
             f"The tokenizers differ (sha256 {server.tokenizer_sha256[:16]} at the server, "
             f"{site.tokenizer_sha256[:16]} here); copy the server's tokenizer files beside the model."

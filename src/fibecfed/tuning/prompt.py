@@ -61,5 +61,5 @@ def initial_prompt(pretrained: Pretrained, config: Config) -> Tensor:
     length = config.prompt.length
     if config.prompt.init == "random":
         table = embedding_table(pretrained)
-        return torch.randn(length, table.shape[1]) * table.std()
+        return torch.randn(length, table.shape[1]).to(table.device) * table.std()
     return drawn_from_vocabulary(pretrained, length)

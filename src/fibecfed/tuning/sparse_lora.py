@@ -40,7 +40,7 @@ class SparseChange(nn.Module):
 
     def __init__(self, positions: Tensor) -> None:
         super().__init__()
-        self.values = nn.Parameter(torch.zeros(len(positions)))
+        self.values = nn.Parameter(torch.zeros(len(positions), device=positions.device))
         self.register_buffer("positions", positions, persistent=False)
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -71,7 +71,8 @@ class SparseLoraTuning(LoraTuning):
             positions = sparse_positions(config.seed, number, out_in, config.sparse.density)
             if transposed:
                 positions = positions % out_in[1] * out_in[0] + positions // out_in[1]
-            parametrize.register_parametrization(base, "weight", SparseChange(torch.from_numpy(positions)))
+            places = torch.from_numpy(positions).to(base.weight.device)
+            parametrize.register_parametrization(base, "weight", SparseChange(places))
         return model
 
     def role(self, name: str, layer: int | None) -> str:

@@ -9,6 +9,7 @@ from fibecfed.errors import InputError, half_character
 
 ROLES = ("system", "user", "assistant")
 RESPONSE = "assistant"
+_CALLS = ("tool_calls", "function_call")  # which would silently be left out
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ def of_messages(cell: object, column: str, place: str) -> Conversation:
         )
     if len(turns) == 1:
         raise InputError(f"{place} has a response only in '{column}'; put a turn of the user before it.")
+    if turns[0].role == RESPONSE:
+        raise InputError(
+            f"{place} begins '{column}' with the role '{RESPONSE}', and a response answers something; put a turn of "
+            "the user before it, or remove it."
+        )
     return Conversation(turns, place)
 
 
@@ -80,6 +86,12 @@ def _turn(entry: Any, number: int, column: str, place: str) -> Turn:
     if not isinstance(entry, Mapping) or not {"role", "content"} <= entry.keys():
         raise InputError(f"{place} has a turn {number} in '{column}' without role and content; each turn needs both.")
     role, content = entry["role"], entry["content"]
+    called = next((key for key in _CALLS if entry.get(key)), None)
+    if called is not None:
+        raise InputError(
+            f"{place} has '{called}' in turn {number} of '{column}', and calls of tools are not learned; write the "
+            "call into the content, or remove it."
+        )
     if role not in ROLES:
         raise InputError(f"{place} has the role {role!r} in turn {number} of '{column}'; roles are {', '.join(ROLES)}.")
     if not isinstance(content, str) or not content.strip():

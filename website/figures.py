@@ -100,7 +100,7 @@ def _pacing() -> Iterator[str]:
 
     yield _text(left, 32, "The curriculum: how much of its examples a device trains on", font_weight="bold")
     yield _box(left, top, place(WARM_UP + 1, 0)[0] - left, bottom - top, GREY, GREY)
-    yield _text((left + place(WARM_UP + 1, 0)[0]) / 2, 190, "warm-up", "middle")
+    yield _text((left + place(WARM_UP + 1, 0)[0]) / 2, 190, "warm-up: all", "middle")
     for percent in (0, 20, 40, 60, 80, 100):
         y = place(1, percent / 100)[1]
         yield f'<line x1="{left}" y1="{y:g}" x2="{right}" y2="{y:g}" stroke="{GREY}"/>'

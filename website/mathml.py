@@ -39,8 +39,10 @@ class MathML(Extension):
     """Registers both notations; code in backticks is not read for formulas."""
 
     def extendMarkdown(self, md: Markdown) -> None:
-        md.preprocessors.register(Blocks(md), "formula-blocks", 28)  # after white space is put right (30), before fences are read (25)
-        md.inlinePatterns.register(InALine(IN_A_LINE, md), "formulas", 185)  # backticks are read at 190
+        md.preprocessors.register(
+            Blocks(md), "formula-blocks", 28
+        )  # after white space is put right (30), before fences are read (25)
+        md.inlinePatterns.register(InALine(IN_A_LINE, md), "formulas", 185)
 
 
 def makeExtension(**settings: Any) -> MathML:  # the name that Markdown asks for

@@ -26,18 +26,18 @@ OF_THE_ENVIRONMENT = ("data.dir", "model.dir")  # their defaults differ from mac
 
 CONFIGURATION = f"""# Configuration
 
-Made from the code by `python website/reference.py`; `fibecfed config` prints the same at a terminal, and redirected as a
-YAML file to begin with. [Your own data](your-data.md#settings) says how settings are given.
+Made from the code by `python website/reference.py`; `fibecfed config` prints the same at a terminal, and redirected as
+a YAML file to begin with. [Your own data](your-data.md#settings) says how settings are given.
 
-Where a number is wanted: {NUMBER_RULE}. `null` is no value; what it stands for is said. In a file, sections are nested; on
-the command line and here, `section.key` names one. Marks: **[P]** the paper's, **[L]** its group's earlier work, **[D]**
-decided by this project.
+Where a number is wanted: {NUMBER_RULE}.
+`null` is no value; what it stands for is said. In a file, sections are nested; on the command line and here,
+`section.key` names one. Marks: **[P]** the paper's, **[L]** its group's earlier work, **[D]** decided by this project.
 """
 
 API = """# Python
 
-Made from the code by `python website/reference.py`. Names of the first part come from `fibecfed` itself; they are imported when
-they are first used. [Your own data](your-data.md#from-python) has a first example.
+Made from the code by `python website/reference.py`. Names of the first part come from `fibecfed` itself; they are
+imported when they are first used. [Your own data](your-data.md#from-python) has a first example.
 """
 
 FOR_EXTENSIONS = """## For methods and tasks of one's own

@@ -62,6 +62,7 @@ def test_the_readme_has_its_two_set_up_lines() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_command_works(place: Path, stand_in: Path | None) -> None:
+    from_cold = False
     for command in commands():
         if stand_in is not None and "quickstart" in command:
             continue  # tests/cli/test_quickstart.py runs it on the tiny model
@@ -70,7 +71,8 @@ def test_every_command_works(place: Path, stand_in: Path | None) -> None:
         assert name.removeprefix(".venv/bin/") == "fibecfed"
         if stand_in is not None and trains:
             arguments += [f"model.name={stand_in}", "data.train_examples=90"]
-        if arguments[0] == "predict":  # the installed command, from cold
+        if arguments[0] == "predict" and not from_cold:  # the installed command, once
+            from_cold = True
             done = subprocess.run(
                 ["fibecfed", *arguments], cwd=place, capture_output=True, text=True, timeout=600, env=environment()
             )

@@ -13,8 +13,8 @@ CITED_SECTIONS = re.compile(rf"docs/method\.md,?{GAP}sections?{GAP}(\d+(?:(?:,{G
 
 def written() -> Iterator[tuple[str, str]]:
     """Every text that may cite a document, by its path."""
-    files = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    for folder in ("src", "tests", "benchmarks", "experiments", "examples"):
+    files = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    for folder in ("src", "tests", "benchmarks", "experiments", "examples", "website"):
         files += [p for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".md", ".yaml")]
     return ((str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")) for path in files)
 

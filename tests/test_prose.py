@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 MODULES = sorted((ROOT / "src").rglob("*.py"))
 MOST = 40  # words
 END = re.compile(r"(?<!et al\.)(?<!e\.g\.)(?<!i\.e\.)(?<=[.!?])[\"'`*)]*\s+")
@@ -20,7 +20,7 @@ TO_AUTHORS = re.compile(r"\b(?:TODO|FIXME|XXX|WIP|reviewers?|(?:dear|the|for|not
 
 def paragraphs(text: str) -> Iterator[str]:
     """Running text and list items; no fenced or indented block, no heading, no row of a table."""
-    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^ *```.*?^ *```|^<!--.*?-->", "", text, flags=re.MULTILINE | re.DOTALL)
     block: list[str] = []
     for line in [*text.splitlines(), ""]:
         apart = not line.strip() or line.lstrip().startswith(("|", "#")) or (line.startswith("    ") and not block)

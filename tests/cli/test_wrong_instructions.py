@@ -42,7 +42,7 @@ WRONG: dict[str, Wrong] = {
     "empty response": (of(GOOD, {"prompt": "a", "response": " "}), "row 2 has an empty or missing 'response'"),
     "a response that cannot be seen": (
         of(GOOD, {"prompt": "a", "response": "\u200b \u00a0"}),
-        "row 2 has an empty or missing 'response'",
+        "row 2 has only invisible characters as 'response'",
     ),
     "a turn that cannot be seen": (
         of({"m": [USER, {"role": "assistant", "content": "\u200b"}]}, keys=["data.messages=m"]),

@@ -9,7 +9,7 @@ import numpy as np
 
 from fibecfed.data.columns import Columns
 from fibecfed.data.formats import FileTable, read_table
-from fibecfed.data.labels import disagreement, label_name, meaning, number_text, visible
+from fibecfed.data.labels import disagreement, label_name, meaning, number_text
 from fibecfed.data.locations import find_files
 from fibecfed.data.rows import Rows
 from fibecfed.errors import InputError, half_character
@@ -105,11 +105,8 @@ def text_cells(table: FileTable, column: str) -> list[str]:
 
 
 def is_empty(value: object) -> bool:
-    """Whether a cell holds nothing: None, NaN, white space, or characters that cannot be seen."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return True
-    text = str(value).strip()
-    return not text or (not text.isascii() and not visible(text))
+    """Whether a cell holds nothing: None, NaN, or white space."""
+    return value is None or (isinstance(value, float) and math.isnan(value)) or not str(value).strip()
 
 
 def cell_text(value: object) -> str:

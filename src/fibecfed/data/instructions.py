@@ -11,6 +11,7 @@ from fibecfed.config import Config, DataConfig
 from fibecfed.data.columns import FewColumns
 from fibecfed.data.files import cell_text, devices_of, is_empty, names_of, text_cells
 from fibecfed.data.formats import FileTable, read_table
+from fibecfed.data.labels import visible
 from fibecfed.data.locations import find_files
 from fibecfed.data.rows import Rows
 from fibecfed.errors import InputError
@@ -130,7 +131,7 @@ def _unusable(table: FileTable, keys: Mapping[str, str]) -> Iterator[str]:
             except InputError as error:
                 yield str(error)
             continue
-        empty = [name for key in ("prompt", "response") if is_empty(table.cells[name := keys[key]][row])]
+        empty = [name for key in ("prompt", "response") if _nothing(table.cells[name := keys[key]][row])]
         if empty:
             yield f"{table.place(row)} has no {' and no '.join(empty)}."
 
@@ -223,16 +224,35 @@ def _conversations(table: FileTable, keys: Mapping[str, str]) -> "list[Conversat
         column = keys["messages"]
         found = (of_messages(cell, column, table.place(row)) for row, cell in enumerate(table.cells[column]))
         return [_seen(conversation, column) for conversation in found]
-    prompts, responses = text_cells(table, keys["prompt"]), text_cells(table, keys["response"])
+    prompts, responses = (_visible_cells(table, keys[key]) for key in ("prompt", "response"))
     contexts, systems = (_optional(table, keys.get(key)) for key in _OPTIONAL)
     parts = zip(prompts, responses, contexts, systems, strict=True)
     return [of_prompt(p, r, table.place(row), context=c, system=s) for row, (p, r, c, s) in enumerate(parts)]
 
 
+def _nothing(cell: object) -> bool:
+    return is_empty(cell) or (isinstance(cell, str) and _invisible(cell))
+
+
+def _invisible(text: str) -> bool:
+    """Whether a text is there, and nothing of it can be seen, such as a space without width."""
+    return not text.isascii() and not visible(text)
+
+
+def _visible_cells(table: FileTable, column: str) -> list[str]:
+    texts = text_cells(table, column)
+    unseen = next((row for row, text in enumerate(texts) if _invisible(text)), None)
+    if unseen is not None:
+        raise InputError(
+            f"{table.place(unseen)} has only invisible characters as '{column}'; fill it in or remove the row."
+        )
+    return texts
+
+
 def _seen(conversation: "Conversation", column: str) -> "Conversation":
     """The same. Raises InputError for a turn of which nothing can be seen."""
     for number, turn in enumerate(conversation.turns, 1):
-        if is_empty(turn.content):
+        if _invisible(turn.content):
             raise InputError(
                 f"{conversation.place} has nothing that can be seen as the content of turn {number} of '{column}'; "
                 "fill it in."

@@ -94,6 +94,7 @@ def test_every_snippet_works(place: Path, stand_in: Path | None) -> None:
     if stand_in is not None:
         shops = shops.replace("load_config(", f"load_config(model={{'name': {str(stand_in)!r}}}, ")
         shops = shops.replace('"rounds": 15', '"rounds": 2')
+        shops = shops.replace('"label": "topic"', '"label": "topic", "train_examples": 40')
         api = api.replace("load_config(", f"load_config(model={{'name': {str(stand_in)!r}}}, ")
         api = api.replace('"label": "topic"', '"label": "topic", "train_examples": 90')
     for snippet in (shops, api):

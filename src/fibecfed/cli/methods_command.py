@@ -3,6 +3,7 @@
 import csv
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
@@ -10,18 +11,22 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from fibecfed.methods import METHODS, FederatedAveraging, usable_methods
-from fibecfed.runs.estimate import Round
+from fibecfed.cli.declared_methods import Declared, declared_methods, others_bring_methods
+
+if TYPE_CHECKING:  # they import torch, which a plain list does without
+    from fibecfed.methods import FederatedAveraging
+    from fibecfed.runs.estimate import Round
 
 _WIDEST = 10_000  # columns; room enough to see how wide a table would like to be
 _NUMBERS = ("parameters trained", "parameters sent", "bytes down", "bytes up")
 
-Rounds = Mapping[str, Round | str]  # of each method: what a round takes, or why there is none
+Rounds = Mapping[str, "Round | str"]  # of each method: what a round takes, or why there is none
+Methods = Mapping[str, "Declared | type[FederatedAveraging]"]
 
 
 def show_methods(rounds: Rounds | None, note: str, console: Console, errors: Console) -> None:
     """The methods and a note on them; in a pipe the note goes to the error output."""
-    methods, troubles = usable_methods()
+    methods, troubles = _listed(counted=rounds is not None)
     for trouble in troubles:
         errors.print(trouble, soft_wrap=True, markup=False)
     if console.is_terminal:
@@ -44,8 +49,17 @@ def show_methods(rounds: Rounds | None, note: str, console: Console, errors: Con
     errors.print(note, soft_wrap=True)
 
 
-def _numbers(found: Round | str | None) -> list[int] | None:
-    if not isinstance(found, Round):
+def _listed(counted: bool) -> tuple[Methods, list[str]]:
+    """The methods, and a sentence for each that cannot be used; imports them only where that has to be."""
+    if not counted and not others_bring_methods():
+        return declared_methods(), []
+    from fibecfed.methods import usable_methods
+
+    return usable_methods()
+
+
+def _numbers(found: "Round | str | None") -> list[int] | None:
+    if found is None or isinstance(found, str):
         return None
     return [found.parameters_trained, found.parameters_sent, found.bytes_down, found.bytes_up]
 
@@ -53,7 +67,7 @@ def _numbers(found: Round | str | None) -> list[int] | None:
 class MethodsTable:
     """The registry; with ``rounds``, what a round of each takes, or why the method cannot be had."""
 
-    def __init__(self, rounds: Rounds | None = None, methods: Mapping[str, type[FederatedAveraging]] = METHODS) -> None:
+    def __init__(self, rounds: Rounds | None, methods: Methods) -> None:
         self._rounds = rounds
         self._methods = methods
 
@@ -68,7 +82,7 @@ class MethodsTable:
             for line in self._about(found, method.trains, method.sends):
                 yield Padding(Text(line), (0, 0, 0, 4))
 
-    def _about(self, found: Round | str | None, trains: str, sends: str) -> Sequence[str]:
+    def _about(self, found: "Round | str | None", trains: str, sends: str) -> Sequence[str]:
         if isinstance(found, str):
             return [f"cannot be had: {found}"]
         numbers = _numbers(found)

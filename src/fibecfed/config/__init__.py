@@ -30,6 +30,7 @@ from fibecfed.config.loading import (
     split_arguments,
     to_dict,
     to_yaml,
+    unknown_method,
 )
 from fibecfed.config.not_offered import not_offered
 from fibecfed.config.parts import CurriculumConfig, PersonalConfig, SharingConfig, WarmUpConfig
@@ -111,4 +112,5 @@ __all__ = [
     "task_name",
     "to_dict",
     "to_yaml",
+    "unknown_method",
 ]

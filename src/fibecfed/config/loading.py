@@ -278,6 +278,13 @@ def check_keys(content: Mapping[str, Any], cls: type, prefix: str = "", root: ty
             check_keys(value, sections[key], f"{name}.", root)
 
 
+def unknown_method(name: str, known: Iterable[str]) -> str:
+    """The sentence on a method that there is not."""
+    known = list(known)
+    hint = not_offered(name) + nearest_hint(name, known)
+    return f"Unknown method '{name}' (key 'method').{hint} Known: {', '.join(known)}."
+
+
 def nearest_hint(name: str, known: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` for the nearest known name, or an empty string."""
     known = list(known)

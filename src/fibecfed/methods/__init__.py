@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from fibecfed.config import Config, build_config, merge, nearest_hint, not_offered, task_name, to_dict
+from fibecfed.config import Config, build_config, merge, task_name, to_dict, unknown_method
 from fibecfed.errors import InputError
 from fibecfed.methods.base import FederatedAveraging
 from fibecfed.methods.for_task import check_method
@@ -30,9 +30,7 @@ def method_class(name: str) -> type[FederatedAveraging]:
     """
     found = load(name, name in METHODS) or METHODS.get(name)
     if found is None:
-        known = method_names()
-        hint = not_offered(name) + nearest_hint(name, known)
-        raise InputError(f"Unknown method '{name}' (key 'method').{hint} Known: {', '.join(known)}.")
+        raise InputError(unknown_method(name, method_names()))
     return found
 
 

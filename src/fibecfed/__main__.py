@@ -6,9 +6,10 @@ import sys
 def main() -> None:
     """Entry point of the ``fibecfed`` command; Ctrl-C while it still loads is one line, too."""
     try:
-        from fibecfed.importing import uncollected
+        from fibecfed.importing import process_of_one_command, uncollected
         from fibecfed.interruption import interruptible
 
+        process_of_one_command()
         with interruptible(), uncollected():
             from fibecfed.cli.app import main as carry_out
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import tiny
 from fibecfed.training import operations
@@ -57,3 +58,24 @@ def test_another_structure_has_operations_of_its_own(other: str, monkeypatch: py
     assert counted(tiny.build("bert", tuning="sparse-lora")) != plain
     assert counted(OTHERS[other]()) == alone
     assert alone != plain
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+@pytest.mark.parametrize("tuning", ["lora", "svd-lora", "prefix"])
+def test_a_count_is_that_of_torch(kind: str, tuning: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = tiny.build(kind, tuning=tuning)
+    counter = OperationCounter(built.model, built.task, torch.device("cpu"))
+    passes = (counter._forward_backward, counter._forward)
+    ours = [counter._count(8, each) for each in passes]
+
+    class Torchs(FlopCounterMode):
+        def __init__(self) -> None:
+            super().__init__(display=False)
+
+        @property
+        def total(self) -> int:
+            return self.get_total_flops()
+
+    monkeypatch.setattr("fibecfed.training.operations._Operations", Torchs)
+    assert ours == [counter._count(8, each) for each in passes]
+    assert ours[0] > ours[1] > 0

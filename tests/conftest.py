@@ -1,5 +1,6 @@
 """What tests share: tiny models, a small labelled file, and the data folder where there is one."""
 
+import gc
 import os
 import signal
 import sys
@@ -70,6 +71,12 @@ _PHRASES = {
     "delivery": ["the parcel never arrived", "where is my kettle", "it came late", "the box was open"],
     "praise": ["great service", "thank you so much", "I love the blue one", "it works well"],
 }
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from what was imported, which it would go through again and again in every test."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

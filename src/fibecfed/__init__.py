@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fibecfed.importing import uncollected
+
 if TYPE_CHECKING:
     from fibecfed.callbacks import Callback, EarlyStopping, TensorBoard, Trackio
     from fibecfed.config import Config, load_config
@@ -57,7 +59,8 @@ _WHERE = {
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"fibecfed.{_WHERE[name]}"), name)
+    with uncollected():
+        return getattr(importlib.import_module(f"fibecfed.{_WHERE[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -6,9 +6,11 @@ import sys
 def main() -> None:
     """Entry point of the ``fibecfed`` command; Ctrl-C while it still loads is one line, too."""
     try:
+        from fibecfed.importing import process_of_one_command, uncollected
         from fibecfed.interruption import interruptible
 
-        with interruptible():
+        process_of_one_command()
+        with interruptible(), uncollected():
             from fibecfed.cli.app import main as carry_out
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")

@@ -14,6 +14,7 @@ from fibecfed.commands import command_line
 from fibecfed.config import expanded
 from fibecfed.config.loading import parse_overrides
 from fibecfed.errors import InputError
+from fibecfed.importing import uncollected
 from fibecfed.screen import plain_console, say
 
 app = typer.Typer(
@@ -71,7 +72,8 @@ def run(
                     "only settings that may change, as federation.rounds=40."
                 )
             wanted = parse_overrides(arguments or [])
-            from fibecfed.cli.running import go_on, loggers_of
+            with uncollected():
+                from fibecfed.cli.running import go_on, loggers_of
 
             go_on(resume, wanted, loggers_of(tensorboard, trackio), console)
             return
@@ -79,7 +81,8 @@ def run(
         from fibecfed.cli.data_notes import check_data
 
         check_data(config)
-        from fibecfed.cli.running import dry, loggers_of, start  # takes seconds, which a mistake need not
+        with uncollected():
+            from fibecfed.cli.running import dry, loggers_of, start  # takes seconds, which a mistake need not
 
         if dry_run:
             dry(config, console)
@@ -96,7 +99,8 @@ def evaluate(
 ) -> None:
     """Evaluate a run's saved model again, by both protocols."""
     with explained():
-        from fibecfed.cli.running import evaluate_directory
+        with uncollected():
+            from fibecfed.cli.running import evaluate_directory
 
         console.print_json(json.dumps(evaluate_directory(directory, split)))
 
@@ -139,9 +143,10 @@ def predict(
     language model's answer to one argument comes as plain text, bit by bit.
     """
     with explained():
-        from fibecfed.cli.answering_command import Generation
-        from fibecfed.cli.predict_command import Request
-        from fibecfed.cli.predict_command import predict as carry_out
+        with uncollected():
+            from fibecfed.cli.answering_command import Generation
+            from fibecfed.cli.predict_command import Request
+            from fibecfed.cli.predict_command import predict as carry_out
 
         generation = Generation(max_new_tokens, temperature, seed)
         carry_out(Request(directory, texts or [], file, device, out, force, generation), console, errors)
@@ -164,8 +169,9 @@ def chat(
 ) -> None:
     """Talk with a run's language model over several turns; lines from a pipe are answered as one JSON object a line."""
     with explained():
-        from fibecfed.cli.answering_command import Generation
-        from fibecfed.cli.chat_command import chat as carry_out
+        with uncollected():
+            from fibecfed.cli.answering_command import Generation
+            from fibecfed.cli.chat_command import chat as carry_out
 
         carry_out(directory, device, Generation(max_new_tokens, temperature, seed), errors)
 

@@ -37,6 +37,7 @@ COURSE = (
     "training.cache_mb",
     "training.gradient_checkpointing",
     "runtime.threads",
+    "runtime.workers",
     "runtime.device",
     "runtime.device_states",
 )

@@ -256,7 +256,7 @@ def _train(
             stage = done.stage.name if done.stage.evaluated else None
             record = progress.evaluated(state, experiment.evaluate(state), done.loss, stage)
         progress.wall_seconds = before + time.perf_counter() - started
-        progress.peak_memory = max(progress.peak_memory, peak_memory_bytes())
+        progress.peak_memory = max(progress.peak_memory, peak_memory_bytes(experiment.site.executor.processes))
         if directory is not None:
             directory.save_checkpoint(state, progress.extra())
             if record is not None:

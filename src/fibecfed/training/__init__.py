@@ -2,6 +2,7 @@
 
 from fibecfed.training.executor import Executor, SequentialExecutor, torch_device
 from fibecfed.training.job import (
+    AnswerJob,
     CountJob,
     CountResult,
     CurvatureJob,
@@ -20,8 +21,11 @@ from fibecfed.training.job import (
     TrainJob,
 )
 from fibecfed.training.local import scheduled_rate
+from fibecfed.training.spread import SpreadExecutor
+from fibecfed.training.worker_count import WorkerCount, use_cores, worker_count
 
 __all__ = [
+    "AnswerJob",
     "CountJob",
     "CountResult",
     "CurvatureJob",
@@ -39,7 +43,11 @@ __all__ = [
     "ScoreJob",
     "ScoreResult",
     "SequentialExecutor",
+    "SpreadExecutor",
     "TrainJob",
+    "WorkerCount",
     "scheduled_rate",
     "torch_device",
+    "use_cores",
+    "worker_count",
 ]

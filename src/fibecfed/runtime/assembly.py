@@ -1,6 +1,7 @@
 """From a configuration to everything a run in this process needs."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from fibecfed.seeding import torch_seed
 from fibecfed.tasks import Task, task_kind
 from fibecfed.training import SequentialExecutor, SpreadExecutor, torch_device, worker_count
 from fibecfed.tuning import Layout, trainable_tensors
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ def assemble(
     pretrained = learner.pretrained
     data = build_data(config, splits, pretrained.tokenizer, method.pooled_data, pretrained.vocabulary)
     workers = worker_count(config, data, learner.model)
+    _log.info("%s", workers)
     site = learner.site(data, store or MemoryStore(), workers.number)
     carrier = transport or InProcessTransport(DeviceSide(method, site))
     return Experiment(

@@ -22,7 +22,7 @@ from fibecfed.training.job import (
 )
 from fibecfed.training.local import scheduled_rate
 from fibecfed.training.spread import SpreadExecutor
-from fibecfed.training.worker_count import WorkerCount, use_cores, worker_count
+from fibecfed.training.worker_count import WorkerCount, cores_here, use_cores, worker_count
 
 __all__ = [
     "AnswerJob",
@@ -46,6 +46,7 @@ __all__ = [
     "SpreadExecutor",
     "TrainJob",
     "WorkerCount",
+    "cores_here",
     "scheduled_rate",
     "torch_device",
     "use_cores",

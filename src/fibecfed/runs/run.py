@@ -226,7 +226,8 @@ def _go_on(
                 state = _train(experiment, state, progress, directory, watching)
                 state = _delivered(experiment, state, progress, directory)
             elif state.round < experiment.config.federation.rounds:
-                report(
+                now = f"Stopped after round {state.round} by evaluation.patience={patience}"
+                report(f"{now}; null there lets it go on.")
                     f"Stopped after round {state.round} by evaluation.patience={patience}; null there lets it go on."
                 )
         finally:

@@ -226,10 +226,8 @@ def _go_on(
                 state = _train(experiment, state, progress, directory, watching)
                 state = _delivered(experiment, state, progress, directory)
             elif state.round < experiment.config.federation.rounds:
-                now = f"Stopped after round {state.round} by evaluation.patience={patience}"
-                report(f"{now}; null there lets it go on.")
-                    f"Stopped after round {state.round} by evaluation.patience={patience}; null there lets it go on."
-                )
+                stopped = f"Stopped after round {state.round} by evaluation.patience={patience}"
+                report(f"{stopped}; null there lets it go on.")
         finally:
             for callback in watching:
                 callback.ended()

@@ -39,6 +39,7 @@ class Work:
 @dataclass(eq=False)
 class _Worker:
     pid: int
+    template: int  # that it was forked from, and ends with
     connection: Connection
     work: Work | None = None
 
@@ -142,9 +143,12 @@ class Workers:
             self._deal()
 
     def _how_it_ended(self, worker: _Worker) -> str:
-        try:
-            status = int(self._ask(REAP, worker.pid))
-        except (EOFError, OSError):  # the template died, and its workers with it
+        template = self._processes.template
+        status = None
+        if template is not None and template[0] == worker.template:
+            with suppress(EOFError, OSError):
+                status = self._ask(REAP, worker.pid)
+        if status is None:
             return "ended together with the process it was forked from"
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
@@ -169,7 +173,8 @@ class Workers:
         if problem:
             self.close()
             raise RunFailed(f"A worker process could not begin: {problem}. Set runtime.workers=1, which needs none.")
-        return _Worker(pid, here)
+        assert self._processes.template is not None
+        return _Worker(pid, self._processes.template[0], here)
 
     def _fork(self, connection: Connection) -> int:
         if self._processes.template is not None:

@@ -78,7 +78,7 @@ def test_two_workers_train_and_judge_a_language_model_as_one_process_does(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = write(tmp_path / "asked.jsonl", records(40))
-    config = settings(file, method="fibecfed", evaluation={"generate": ["exact_match"], "generate_examples": 2})
+    config = settings(file, method="fedavg-lora", evaluation={"generate": ["exact_match"], "generate_examples": 2})
     assert_same(config, tmp_path, caplog)
 
 
@@ -160,7 +160,7 @@ def test_what_is_wrong_in_a_worker_is_said_as_in_one_process(small: Config, monk
 @pytest.fixture
 def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)))
-    monkeypatch.setattr("fibecfed.training.worker_count._share", None)
+    monkeypatch.setattr("fibecfed.training.cores._share", None)
 
 
 def test_auto_is_one_process_where_jobs_are_tiny(small: Config, four_cores: None) -> None:
@@ -173,7 +173,7 @@ def test_auto_is_one_process_where_jobs_are_tiny(small: Config, four_cores: None
 def test_auto_shares_the_cores_among_threads_devices_and_runs(
     small: Config, four_cores: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fibecfed.training.worker_count.LEAST_WORK", 1.0)
+    monkeypatch.setattr("fibecfed.training.cores.LEAST_WORK", 1.0)
     ready = assemble(small)
 
     def number(**changes: Any) -> int:

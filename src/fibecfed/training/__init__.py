@@ -22,7 +22,7 @@ from fibecfed.training.job import (
 )
 from fibecfed.training.local import scheduled_rate
 from fibecfed.training.spread import SpreadExecutor
-from fibecfed.training.worker_count import WorkerCount, cores_here, use_cores, worker_count
+from fibecfed.training.cores import WorkerCount, cores_here, use_cores, worker_count
 
 __all__ = [
     "AnswerJob",

@@ -1,5 +1,6 @@
 """The local work of devices and the executor that runs it."""
 
+from fibecfed.training.cores import WorkerCount, cores_here, use_cores, worker_count
 from fibecfed.training.executor import Executor, SequentialExecutor, torch_device
 from fibecfed.training.job import (
     AnswerJob,
@@ -22,7 +23,6 @@ from fibecfed.training.job import (
 )
 from fibecfed.training.local import scheduled_rate
 from fibecfed.training.spread import SpreadExecutor
-from fibecfed.training.cores import WorkerCount, cores_here, use_cores, worker_count
 
 __all__ = [
     "AnswerJob",

@@ -14,6 +14,10 @@ def echo(order: Order, parent: Connection) -> None:
     parent.send({"round": 1, "directory": order["directory"], "resume": order["resume"]})
 
 
+def say_cores(order: Order, parent: Connection) -> None:
+    parent.send({"cores": order["cores"]})
+
+
 def take_a_while(order: Order, parent: Connection) -> None:
     parent.send({"at": time.monotonic()})
     time.sleep(0.3)

@@ -56,6 +56,17 @@ def test_runs_are_reported_and_those_done_are_left_alone(tmp_path: Path, worker:
     assert not list((tmp_path / "out").glob("*.log"))
 
 
+@pytest.mark.parametrize(("jobs", "cores"), [(1, 5), (2, 2), (9, 1)], ids=["alone", "two", "more than there are"])
+def test_each_run_has_its_share_of_the_cores(
+    tmp_path: Path, worker: Any, monkeypatch: pytest.MonkeyPatch, jobs: int, cores: int
+) -> None:
+    worker(workers.say_cores)
+    monkeypatch.setattr(processes, "cores_here", lambda: 5)
+    notes = Notes()
+    run_side_by_side(runs(tmp_path, "a", "b", "c"), jobs, notes)
+    assert [event["cores"] for _, event in notes.events] == [cores] * 3
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_no_more_than_jobs_run_at_once(tmp_path: Path, worker: Any, jobs: int) -> None:
     worker(workers.take_a_while)

@@ -65,6 +65,11 @@ def assumptions(found: Estimate) -> list[str]:
             "attention and without what the program itself takes; time is not known."
         )
     lines += [f"Bytes are those that summary.json of a run on one machine counts. Assumed: {'; '.join(taken)}."]
+    if found.workers > 1:
+        lines.append(
+            f"Time and memory are measured in one process; the time is that of {found.workers} which share it equally, "
+            "each of which takes some more memory."
+        )
     if traffic.met < traffic.devices:
         lines.append(f"{traffic.met} of the {traffic.devices} devices are sampled at least once.")
     return lines

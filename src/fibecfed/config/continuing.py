@@ -37,6 +37,7 @@ COURSE = (
     "training.cache_mb",
     "training.gradient_checkpointing",
     "runtime.threads",
+    "runtime.workers",
     "runtime.device",
     "runtime.device_states",
 )
@@ -67,8 +68,10 @@ class Change:
 
 
 def dotted(config: Config) -> dict[str, Any]:
-    """Every setting by its dotted key, as JSON has it."""
-    return json.loads(json.dumps(dict(_dotted(to_dict(config), ""))))
+    """Every setting that can make a difference by its dotted key, as JSON has it."""
+    found = dict(_dotted(to_dict(config), ""))
+    del found["runtime.workers"]  # any number of processes gives the same
+    return json.loads(json.dumps(found))
 
 
 def _dotted(content: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

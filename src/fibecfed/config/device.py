@@ -110,6 +110,11 @@ def load_device_config(path: Path, overrides: Iterable[str] = ()) -> DeviceConfi
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
         raise InputError(f"'{path}': '{name}' cannot be {first['input']!r}: {first['msg']}.") from None
+    if config.runtime.workers not in ("auto", 1):
+        raise InputError(
+            f"'{path}': runtime.workers={config.runtime.workers}, but the process of a device runs that device alone; "
+            "leave it out."
+        )
     if not config.data.file:
         raise InputError(f"'{path}' does not say where the device's text is: set data.file.")
     return config

@@ -318,6 +318,7 @@ def config_hash(config: Config) -> str:
     if not config.evaluation.start:  # so that runs from before this key keep their hash
         content["evaluation"].pop("start")
     content["runtime"].pop("device_states")
+    content["runtime"].pop("workers")
     if content["data"]["labels"] is None:  # so that runs from before this key keep their hash
         content["data"].pop("labels")
     if config.federation.compression == "none":  # the same

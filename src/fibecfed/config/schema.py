@@ -228,6 +228,14 @@ class RuntimeConfig:
     threads: Annotated[
         int, Field(ge=1, description="CPU threads of torch. Gradients differ in the last bits between thread counts.")
     ] = 1
+    workers: Annotated[
+        Annotated[int, Field(ge=1)] | Literal["auto"],
+        Field(
+            description="Processes that share the devices' work and the evaluation, with the same results for any "
+            "number. 1: none beside this one, as a debugger wants it. auto: cores / threads, at most one for each "
+            "device of a round; 1 where jobs are tiny, off Linux and on a GPU."
+        ),
+    ] = "auto"
     device: Annotated[
         Literal["cpu", "cuda", "mps", "auto"],
         Field(description="Where the model runs; auto: cuda, else mps, else cpu."),

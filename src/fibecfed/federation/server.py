@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from fibecfed.config import Config
@@ -44,7 +44,14 @@ class Server:
     """Runs a method over a transport; all it remembers is its ServerState."""
 
     def __init__(
-        self, config: Config, method: Method, transport: Transport, devices: int, run: str, upload: Upload | None = None
+        self,
+        config: Config,
+        method: Method,
+        transport: Transport,
+        devices: int,
+        run: str,
+        upload: Upload | None = None,
+        cpu_seconds: Callable[[], float] = time.process_time,
     ) -> None:
         self.config = config
         self.method = method
@@ -53,6 +60,7 @@ class Server:
         self.run_name = run
         self.upload = upload or AsItIs()
         self.compression = compression_of(config, method.layout)
+        self._cpu_seconds = cpu_seconds  # so far, of all processes that work for this run here
 
     def run(self, state: ServerState) -> Iterator[StageDone]:
         """Go on from a state, one stage at a time, until none is due.
@@ -83,7 +91,7 @@ class Server:
 
     def exchange(self, state: ServerState, stage: Stage) -> StageDone:
         """One exchange with one cohort."""
-        started = time.process_time()
+        started = self._cpu_seconds()
         number, chosen = stage_round(stage, state), self.cohort(state, stage)
         requests = {device: self.request(state, stage, device) for device in chosen}
         accumulator = stage.accumulator(state)
@@ -123,7 +131,7 @@ class Server:
                 f"First reason: {failures[0].reason}."
             )
         finished = stage.finish(state, accumulator)
-        costs += Costs(cpu_seconds=time.process_time() - started, simulated_seconds=slowest)
+        costs += Costs(cpu_seconds=self._cpu_seconds() - started, simulated_seconds=slowest)
         finished = finished.replace(device_versions=versions, residual_versions=residuals, costs=state.costs + costs)
         return StageDone(stage, number, finished, losses.value, chosen, tuple(failures), tuple(lost))
 

@@ -33,7 +33,7 @@ from fibecfed.sharing.triplets import (
     triplet_maps,
     unpack,
 )
-from fibecfed.training import LocalResult, Penalty, TrainJob
+from fibecfed.training import LocalResult, TrainJob
 from fibecfed.tuning import Layout
 
 ACTIVE, IMPORTANCE = "active", "importance"
@@ -106,7 +106,7 @@ class _PrunedRound(Train):
         whole = unpack(request.tensors, self._maps, active, self.layout)
         fields: dict[str, Any] = {"optimizer_state": self._left(self.optimizer_state(device), active)}
         if settings.orthogonality:
-            fields["penalty"] = _orthogonality(settings.orthogonality, self._maps, active)
+            fields["penalty"] = _Orthogonality(settings.orthogonality, self._maps, active)
         if request.info[IMPORTANCE]:
             fields["observer"] = TripletImportance(self._maps, active, settings.beta1, settings.beta2)
         return super().job(device, Request(request.address, whole, request.info), indices, **fields | changes)
@@ -166,13 +166,18 @@ class AdaLora(FederatedAveraging):
         return {"ranks": dict(zip(stems, ranks, strict=True))}
 
 
-def _orthogonality(weight: float, maps: Sequence[TripletMap], active: Active) -> Penalty:
-    def penalty(parameters: Mapping[str, Tensor]) -> Tensor:
+@dataclass(frozen=True)
+class _Orthogonality:
+    """The penalty on the triplets that are left; a class, so that a job with it can go to another process."""
+
+    weight: float
+    maps: Sequence[TripletMap]
+    active: Active
+
+    def __call__(self, parameters: Mapping[str, Tensor]) -> Tensor:
         total = []
-        for m, own in zip(maps, active, strict=True):
+        for m, own in zip(self.maps, self.active, strict=True):
             unit = torch.eye(len(own), device=parameters[m.p].device)
             p, q = parameters[m.p][:, list(own)], parameters[m.q][list(own)]
             total.append((p.T @ p - unit).square().sum() + (q @ q.T - unit).square().sum())
-        return weight * torch.stack(total).sum()
-
-    return penalty
+        return self.weight * torch.stack(total).sum()

@@ -1,6 +1,7 @@
 """`fedprox`: a device is held near the model it received."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from fibecfed.federation import Device, Request
 from fibecfed.methods.base import FederatedAveraging
 from fibecfed.methods.stages import Train
-from fibecfed.training import Penalty, TrainJob
+from fibecfed.training import TrainJob
 
 
 class _HeldNear(Train):
@@ -17,7 +18,7 @@ class _HeldNear(Train):
 
     def job(self, device: Device, request: Request, indices: Any = None, **changes: Any) -> TrainJob:
         mu = self.config.proximal.mu
-        penalty = _pull(mu, request.tensors) if mu else None
+        penalty = _Pull(mu, request.tensors) if mu else None
         return super().job(device, request, indices, **{"penalty": penalty, **changes})
 
 
@@ -38,9 +39,14 @@ class FedProx(FederatedAveraging):
     round_stage: ClassVar[type[Train]] = _HeldNear
 
 
-def _pull(mu: float, received: Mapping[str, Tensor]) -> Penalty:
-    def penalty(parameters: Mapping[str, Tensor]) -> Tensor:
-        squares = [(parameters[name] - start.to(parameters[name])).square().sum() for name, start in received.items()]
-        return mu / 2 * torch.stack(squares).sum()
+@dataclass(frozen=True)
+class _Pull:
+    """The penalty; a class, and no function in a function, so that a job with it can go to another process."""
 
-    return penalty
+    mu: float
+    received: Mapping[str, Tensor]
+
+    def __call__(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        starts = self.received.items()
+        squares = [(parameters[name] - start.to(parameters[name])).square().sum() for name, start in starts]
+        return self.mu / 2 * torch.stack(squares).sum()

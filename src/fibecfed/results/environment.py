@@ -6,6 +6,7 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,33 @@ def git_commit() -> str | None:
     return described.stdout.strip() if inside.returncode == 0 else None
 
 
-def peak_memory_bytes() -> int:
-    """The process's largest resident set so far."""
+def peak_memory_bytes(beside: Sequence[int] = ()) -> int:
+    """The process's largest resident set so far; with processes ``beside`` it (Linux) what all of them took together.
+
+    Pages that several of them share count once. Peaks at different times are added up, so together it is never less
+    than what was taken at one time, as far as can be seen now.
+    """
+    if beside:
+        return _together([os.getpid(), *beside])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _together(pids: Sequence[int]) -> int:
+    """What is resident now, each page once, and how much more each process once had."""
+    own, files = 0, [0]
+    for pid in pids:
+        try:
+            shares, held = (_kilobytes(Path(f"/proc/{pid}/{name}")) for name in ("smaps_rollup", "status"))
+        except OSError:  # it ended meanwhile
+            continue
+        own += shares["Pss_Anon"] + shares["Pss_Shmem"] + max(0, held["VmHWM"] - held["VmRSS"])
+        files.append(
+            held["RssFile"]
+        )  # libraries, which others on this machine may use, too: as one process counts them
+    return (own + max(files)) * 1024
+
+
+def _kilobytes(file: Path) -> dict[str, int]:
+    words = (line.split() for line in file.read_text().splitlines())
+    return {w[0].removesuffix(":"): int(w[1]) for w in words if len(w) == 3 and w[2] == "kB"}

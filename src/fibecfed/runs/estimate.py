@@ -80,6 +80,7 @@ class Estimate:
     seconds: float | None
     memory_bytes: int
     counted: CountedMemory | None = None
+    workers: int = 1  # that share the time
 
 
 class _Uncounted(OperationCounter):
@@ -154,7 +155,9 @@ def estimate(experiment: Experiment) -> Estimate:
         if is_weightless(experiment.model):
             return _counted(experiment, found)
         seconds = _seconds(experiment, found)
-    return Estimate(experiment.config, found, traffic(experiment), seconds, peak_memory_bytes())
+    workers = 1 if experiment.workers is None else experiment.workers.number
+    sent = traffic(experiment)
+    return Estimate(experiment.config, found, sent, seconds / workers, peak_memory_bytes(), workers=workers)
 
 
 def _counted(experiment: Experiment, found: Round) -> Estimate:

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -210,33 +211,35 @@ def _go_on(
     callbacks: Sequence[Callback],
     report: Callable[[str], None] = warn,
 ) -> RunResult:
-    patience = experiment.config.evaluation.patience
-    stopping = None if patience is None else EarlyStopping(patience)
-    watching = [*callbacks, *([stopping] if stopping else [])]
-    if experiment.config.evaluation.start and not state.round and not progress.records:
-        progress.evaluated(state, experiment.evaluate(state), None)
-    try:
-        for callback in watching:
-            callback.started(experiment, state, progress.records)
+    with closing(experiment.site.executor):  # its worker processes end with the run, however that ends
+        patience = experiment.config.evaluation.patience
+        stopping = None if patience is None else EarlyStopping(patience)
+        watching = [*callbacks, *([stopping] if stopping else [])]
+        if experiment.config.evaluation.start and not state.round and not progress.records:
+            progress.evaluated(state, experiment.evaluate(state), None)
+        try:
+            for callback in watching:
+                callback.started(experiment, state, progress.records)
+            if directory is not None:
+                directory.write_metrics(progress.records)
+            if stopping is None or not stopping.exhausted:  # a run that was stopped stays so when it is resumed
+                state = _train(experiment, state, progress, directory, watching)
+                state = _delivered(experiment, state, progress, directory)
+            elif state.round < experiment.config.federation.rounds:
+                stopped = f"Stopped after round {state.round} by evaluation.patience={patience}"
+                report(f"{stopped}; null there lets it go on.")
+        finally:
+            for callback in watching:
+                callback.ended()
+        config, data = experiment.config, experiment.data_summary()
+        summary = summarize(config, progress.records, progress.wall_seconds, progress.peak_memory, data)
+        summary["stages"] = progress.stages
+        summary["data_print"] = experiment.data.fingerprint.to_content()
         if directory is not None:
-            directory.write_metrics(progress.records)
-        if stopping is None or not stopping.exhausted:  # a run that was stopped stays so when it is resumed
-            state = _train(experiment, state, progress, directory, watching)
-            state = _delivered(experiment, state, progress, directory)
-        elif state.round < experiment.config.federation.rounds:
-            report(f"Stopped after round {state.round} by evaluation.patience={patience}; null there lets it go on.")
-    finally:
-        for callback in watching:
-            callback.ended()
-    config, data = experiment.config, experiment.data_summary()
-    summary = summarize(config, progress.records, progress.wall_seconds, progress.peak_memory, data)
-    summary["stages"] = progress.stages
-    summary["data_print"] = experiment.data.fingerprint.to_content()
-    if directory is not None:
-        kept = directory.fingerprint()
-        summary["changed_on_the_way"] = list(kept.history) if kept is not None else []
-        write_results(experiment, state, progress.records, summary, directory)
-    return RunResult(summary, progress.records, state, directory.path if directory else None)
+            kept = directory.fingerprint()
+            summary["changed_on_the_way"] = list(kept.history) if kept is not None else []
+            write_results(experiment, state, progress.records, summary, directory)
+        return RunResult(summary, progress.records, state, directory.path if directory else None)
 
 
 def _train(
@@ -256,7 +259,7 @@ def _train(
             stage = done.stage.name if done.stage.evaluated else None
             record = progress.evaluated(state, experiment.evaluate(state), done.loss, stage)
         progress.wall_seconds = before + time.perf_counter() - started
-        progress.peak_memory = max(progress.peak_memory, peak_memory_bytes())
+        progress.peak_memory = max(progress.peak_memory, peak_memory_bytes(experiment.site.executor.processes))
         if directory is not None:
             directory.save_checkpoint(state, progress.extra())
             if record is not None:

@@ -9,7 +9,7 @@ from fibecfed.data import TokenizedSet
 from fibecfed.federation import Site
 from fibecfed.seeding import stream
 from fibecfed.tasks import Counts
-from fibecfed.tuning import put_tensors
+from fibecfed.training import AnswerJob
 
 
 def drawn(seed: int, device: int, examples: np.ndarray, most: int) -> np.ndarray:
@@ -18,9 +18,15 @@ def drawn(seed: int, device: int, examples: np.ndarray, most: int) -> np.ndarray
     return np.sort(examples[chosen])
 
 
-def answered(site: Site, model: Mapping[str, Tensor], device: int, data: TokenizedSet, examples: np.ndarray) -> Counts:
-    """Totals of a model's answers to what is drawn of these examples of a device; without examples Counts of zeros."""
-    assert site.answering is not None
+def to_answer(
+    site: Site, model: Mapping[str, Tensor], device: int, data: TokenizedSet, examples: np.ndarray
+) -> AnswerJob:
+    """The job that has a model answer what is drawn of these examples of a device; without examples Counts of zeros."""
     chosen = drawn(site.config.seed, device, examples, site.config.evaluation.generate_examples)
-    put_tensors(site.executor.model, model)
-    return site.answering.counts(site.executor.model, data.learned(chosen))
+    return AnswerJob(device, model, data, chosen)
+
+
+def answered(site: Site, model: Mapping[str, Tensor], device: int, data: TokenizedSet, examples: np.ndarray) -> Counts:
+    """Totals of what ``to_answer`` finds."""
+    found: Counts = site.executor.result(to_answer(site, model, device, data, examples))
+    return found

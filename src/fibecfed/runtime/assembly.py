@@ -1,6 +1,7 @@
 """From a configuration to everything a run in this process needs."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,8 +19,10 @@ from fibecfed.runtime.holdings import DevicesHere
 from fibecfed.runtime.in_process import InProcessTransport
 from fibecfed.seeding import torch_seed
 from fibecfed.tasks import Task, task_kind
-from fibecfed.training import SequentialExecutor, torch_device
+from fibecfed.training import SequentialExecutor, SpreadExecutor, torch_device, worker_count
 from fibecfed.tuning import Layout, trainable_tensors
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,12 @@ class Learner:
     method: FederatedAveraging
     initial: Mapping[str, Tensor]  # every trainable parameter before training
 
-    def site(self, data: FederatedData, store: DeviceStore) -> Site:
-        """What a process needs to run devices on this data."""
-        executor = SequentialExecutor(self.model, self.layout, data.task, data.train, self.config)
+    def site(self, data: FederatedData, store: DeviceStore, workers: int = 1) -> Site:
+        """What a process needs to run devices on this data; with ``workers`` processes to do it in, if more than 1."""
         answering = data.task.answering(self.config, self.pretrained.tokenizer)
+        given = self.model, self.layout, data.task, data.train, self.config, answering
+        sets = [held for held in (data.held_out, data.own) if held is not None]
+        executor = SequentialExecutor(*given) if workers == 1 else SpreadExecutor(*given, workers, sets)
         return Site(self.config, data, executor, store, self.initial, answering)
 
 
@@ -56,7 +61,9 @@ def assemble(
     method = learner.method
     pretrained = learner.pretrained
     data = build_data(config, splits, pretrained.tokenizer, method.pooled_data, pretrained.vocabulary)
-    site = learner.site(data, store or MemoryStore())
+    workers = worker_count(config, data, learner.model)
+    _log.info("%s", workers)
+    site = learner.site(data, store or MemoryStore(), workers.number)
     carrier = transport or InProcessTransport(DeviceSide(method, site))
     return Experiment(
         config=config,
@@ -66,10 +73,13 @@ def assemble(
         data=data,
         method=method,
         site=site,
-        server=Server(config, method, carrier, data.devices.devices, config_hash(config)),
+        server=Server(
+            config, method, carrier, data.devices.devices, config_hash(config), cpu_seconds=site.executor.cpu_seconds
+        ),
         devices=DevicesHere(config, method, site),
         evaluate=ResidentEvaluator(method, site, method.global_is_mean_of_devices),
         start=method.init(learner.initial),
+        workers=workers,
     )
 
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from fibecfed.data import TokenizedSet
 from fibecfed.federation import Device, Failure, Method, ServerState, Site
-from fibecfed.runtime.answers import answered
+from fibecfed.runtime.answers import to_answer
 from fibecfed.tasks import Counts
+from fibecfed.training import CountJob
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,15 @@ class ResidentEvaluator:
         values = {name: array.copy() for name, array in server.values.items()}
         owners, held_out = self.site.data.held_out_owners, self.site.data.own or self.site.data.held_out
         self.method.look_ahead(self.site, state)
-        for device in self._personal(state):
-            mine = owners.indices(device.number)
-            if not len(mine):
-                continue
-            model = self.method.personal(device, state)
-            counts = self.site.executor.counts(model, held_out, mine)
-            for name, array in counts.values.items():
-                values[name][mine] = array
+        shards = ((device, owners.indices(device.number)) for device in self._personal(state))
+        jobs = (
+            CountJob(device.number, self.method.personal(device, state), held_out, mine)
+            for device, mine in shards
+            if len(mine)
+        )
+        for job, found in self.site.executor.results(jobs):
+            for name, array in found.counts.values.items():
+                values[name][job.indices] = array
         return Counts(values)
 
     def _answers_by_device(self, state: ServerState) -> tuple[dict[int, Counts], dict[int, Counts]]:
@@ -96,8 +98,14 @@ class ResidentEvaluator:
         of_server = self._answers(state.tensors)
         own = dict(of_server)
         if self.method.keeps_device_state and of_server:
-            for device in self._personal(state):
-                own |= self._answers(self.method.personal(device, state), (device.number,))
+            owners, data = self.site.data.held_out_owners, self.site.data.held_out
+            shards = ((device, owners.indices(device.number)) for device in self._personal(state))
+            jobs = (
+                to_answer(self.site, self.method.personal(device, state), device.number, data, mine)
+                for device, mine in shards
+                if len(mine)
+            )
+            own |= {job.device: found for job, found in self.site.executor.results(jobs)}
         return of_server, own
 
     def _answers(self, model: Mapping[str, Tensor], devices: Sequence[int] | None = None) -> dict[int, Counts]:
@@ -105,8 +113,9 @@ class ResidentEvaluator:
         if self.site.answering is None:
             return {}
         owners, data = self.site.data.held_out_owners, self.site.data.held_out
-        held = {device: owners.indices(device) for device in (np.unique(self._owner) if devices is None else devices)}
-        return {int(k): answered(self.site, model, k, data, mine) for k, mine in held.items() if len(mine)}
+        held = {int(k): owners.indices(k) for k in (np.unique(self._owner) if devices is None else devices)}
+        jobs = (to_answer(self.site, model, k, data, mine) for k, mine in held.items() if len(mine))
+        return {job.device: found for job, found in self.site.executor.results(jobs)}
 
     def _answer_metrics(self, by_device: Mapping[int, Counts]) -> dict[str, float]:
         if self.site.answering is None:

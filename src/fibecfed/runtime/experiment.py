@@ -13,6 +13,7 @@ from fibecfed.models import Pretrained
 from fibecfed.runtime.evaluation import Evaluator
 from fibecfed.runtime.holdings import Devices
 from fibecfed.tasks import Task
+from fibecfed.training import WorkerCount
 from fibecfed.tuning import Layout, pooling_of
 
 
@@ -31,6 +32,7 @@ class Experiment:
     devices: Devices
     evaluate: Evaluator
     start: ServerState
+    workers: WorkerCount | None = None  # that devices of this process share; None: they are elsewhere
 
     def device(self, number: int, state: ServerState) -> Device:
         """A device of this process as it is after a stage."""

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from fibecfed.config import Config, to_dict
 from fibecfed.errors import InputError
 from fibecfed.side_by_side import worker
+from fibecfed.training import cores_here
 
 _PATIENCE = 10.0  # seconds that a process which was asked to end gets, before it is killed
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -56,7 +57,8 @@ def run_side_by_side(
     (KeyboardInterrupt) ends all processes before it is passed on.
     Raises InputError if a process finds that its input cannot be used.
     """
-    crew = _Crew(report)
+    wanted_now = sum(not wanted.done for wanted in runs)
+    crew = _Crew(report, max(1, cores_here() // max(1, min(jobs, wanted_now))))
     threads = max((wanted.config.runtime.threads for wanted in runs), default=1)
     with _few_threads(threads), ThreadPoolExecutor(jobs) as pool:
         futures = {wanted.name: pool.submit(crew.run, wanted) for wanted in runs if not wanted.done}
@@ -74,8 +76,9 @@ def run_side_by_side(
 class _Crew:
     """The processes at work."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, cores: int) -> None:
         self._report = report
+        self._cores = cores  # of each run, for its own workers
         self._lock = threading.Lock()
         self._processes: set[BaseProcess] = set()
         self._stopped = False
@@ -100,6 +103,7 @@ class _Crew:
 
     def _start(self, wanted: WantedRun) -> tuple[BaseProcess, Connection] | None:
         order = {"config": to_dict(wanted.config), "directory": str(wanted.directory), "resume": wanted.begun}
+        order["cores"] = self._cores
         context = _context()
         with self._lock:
             if self._stopped:

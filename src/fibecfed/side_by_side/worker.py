@@ -16,6 +16,7 @@ from fibecfed.federation import ServerState, StageDone
 from fibecfed.results import score_of
 from fibecfed.runs.run import resume, run
 from fibecfed.runtime import Experiment
+from fibecfed.training import use_cores
 
 
 class _Teller(Callback):
@@ -47,6 +48,7 @@ class _Teller(Callback):
 
 def carry_out(order: Mapping[str, Any], parent: Connection) -> None:
     """Run or resume what ``order`` says; ends with the exit code of `fibecfed run`, its error told before."""
+    use_cores(order["cores"])
     try:
         with at_a_shell(), in_sentences():
             if order["resume"]:

@@ -1,7 +1,9 @@
 """The local work of devices and the executor that runs it."""
 
+from fibecfed.training.cores import WorkerCount, cores_here, use_cores, worker_count
 from fibecfed.training.executor import Executor, SequentialExecutor, torch_device
 from fibecfed.training.job import (
+    AnswerJob,
     CountJob,
     CountResult,
     CurvatureJob,
@@ -20,8 +22,10 @@ from fibecfed.training.job import (
     TrainJob,
 )
 from fibecfed.training.local import scheduled_rate
+from fibecfed.training.spread import SpreadExecutor
 
 __all__ = [
+    "AnswerJob",
     "CountJob",
     "CountResult",
     "CurvatureJob",
@@ -39,7 +43,12 @@ __all__ = [
     "ScoreJob",
     "ScoreResult",
     "SequentialExecutor",
+    "SpreadExecutor",
     "TrainJob",
+    "WorkerCount",
+    "cores_here",
     "scheduled_rate",
     "torch_device",
+    "use_cores",
+    "worker_count",
 ]

@@ -1,6 +1,7 @@
 """Running devices' work on one resident model."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,18 +10,18 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from fibecfed.config import Config
 from fibecfed.curriculum import GradientRecorder, RunningDifficulty, score
 from fibecfed.data import TokenizedSet, evaluation_batches
-from fibecfed.errors import InputError
+from fibecfed.errors import InputError, RunFailed
 from fibecfed.models import blocks, is_weightless
 from fibecfed.sharing import DeviceLoss, LayerChange, MomentumFisher, layer_sensitivity, lossless_share, plateau_share
-from fibecfed.tasks import Batch, Counts, Task
+from fibecfed.tasks import Answering, Batch, Counts, Task
 from fibecfed.training.cache import HiddenStates
 from fibecfed.training.features import Features
 from fibecfed.training.job import (
+    AnswerJob,
     CountJob,
     CountResult,
     CurvatureJob,
@@ -31,6 +32,8 @@ from fibecfed.training.job import (
     Job,
     LayerNoise,
     LocalResult,
+    PassJob,
+    PassResult,
     Result,
     ScoreJob,
     ScoreResult,
@@ -39,6 +42,7 @@ from fibecfed.training.job import (
 )
 from fibecfed.training.judging import TrainingCounts
 from fibecfed.training.local import batch_sizes, make_optimizer, train
+from fibecfed.training.mode import TrainingMode
 from fibecfed.training.operations import OperationCounter
 from fibecfed.training.second_head import OPERATIONS, SecondHead
 from fibecfed.tuning import Layout, put_tensors
@@ -48,7 +52,7 @@ _PLATEAU_PROBES = 2
 
 
 class Executor(Protocol):
-    """Runs devices' jobs; worker processes, or a cohort's LoRA stacked in one pass, fit behind the same interface."""
+    """Runs devices' jobs: one after another, in worker processes, or a cohort's LoRA stacked in one pass."""
 
     width: int  # how many devices' jobs it wants at hand at once
 
@@ -61,17 +65,26 @@ class SequentialExecutor:
 
     width = 1
 
-    def __init__(self, model: nn.Module, layout: Layout, task: Task, data: TokenizedSet, config: Config) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layout: Layout,
+        task: Task,
+        data: TokenizedSet,
+        config: Config,
+        answering: Answering | None = None,
+    ) -> None:
         self.layout = layout
         self.device = torch_device(config.runtime.device)
         self.model = model if is_weightless(model) else model.to(self.device)
         self.task = task
         self.data = data
         self.config = config
+        self.answering = answering
         self.operations = OperationCounter(self.model, task, self.device)
         backbone: Any = model.backbone
         self.blocks = list(blocks(backbone, backbone.config))  # lowest first
-        self.features = Features(self.model, self.device, config.evaluation.batch_size)
+        self.features = Features(config.evaluation.batch_size, self.passed)
         limit = config.training.cache_mb * 2**20
         self.hidden_states = HiddenStates(self.model, self.blocks, layout, data, limit)
         self._trainable = [name for name, p in model.named_parameters() if p.requires_grad]
@@ -79,6 +92,8 @@ class SequentialExecutor:
             TrainJob: self._train,
             ScoreJob: self._score,
             CountJob: self._count,
+            PassJob: lambda job: PassResult(list(self.passed(job.tensors, job.data, job.batches, job.read))),
+            AnswerJob: self._answer,
             FeaturesJob: self._features,
             CurvatureJob: self._curvature,
         }
@@ -89,6 +104,25 @@ class SequentialExecutor:
                 yield job, self.result(job)
             except DeviceFailed as failure:
                 yield job, failure
+
+    @property
+    def processes(self) -> Sequence[int]:
+        """The ids of the processes it runs beside this one."""
+        return ()
+
+    def cpu_seconds(self) -> float:
+        """Processor time so far, of this process and those beside it."""
+        return time.process_time()
+
+    def close(self) -> None:
+        """End what runs beside this process; the executor can be used again."""
+
+    def results(self, jobs: Iterable[Job]) -> Iterator[tuple[Any, Any]]:
+        """As ``run``, where there is no round that could go on without one of them. Raises RunFailed."""
+        for job, result in self.run(jobs):
+            if isinstance(result, DeviceFailed):
+                raise RunFailed(f"Evaluation cannot go on: {result}.")
+            yield job, result
 
     def result(self, job: Job) -> Any:
         """One job's result, of the kind that belongs to it. Raises DeviceFailed, as for a loss that is not finite."""
@@ -271,24 +305,41 @@ class SequentialExecutor:
 
     def counts(self, tensors: Mapping[str, Tensor], data: TokenizedSet, indices: np.ndarray) -> Counts:
         """Evaluation counts of the examples at ``indices``, in that order."""
-        shared = self.features.is_shared(tensors)
-        if shared:
+        batches = list(evaluation_batches(indices, data.lengths[indices], self.config.evaluation.batch_size))
+        if not batches:
+            return Counts({})
+        if self.features.is_shared(tensors):
             self.features.vectors(tensors, data, indices)  # all of them in as few batches as there can be
+            parts: Iterator[Counts] = self._heads_alone(tensors, data, batches)
         else:
-            put_tensors(self.model, tensors)
-        parts: list[Counts] = []
-        places: list[np.ndarray] = []
+            parts = self.passed(tensors, data, batches, "counts")
         position = np.empty(len(data), dtype=np.int64)
         position[indices] = np.arange(len(indices))
-        with torch.no_grad():
-            for chosen in evaluation_batches(indices, data.lengths[indices], self.config.evaluation.batch_size):
-                batch = data.batch(chosen).to(self.device)
-                outputs = self.features.outputs(tensors, data, chosen) if shared else self.model(batch)
-                parts.append(self.task.counts(outputs, batch))
-                places.append(position[chosen])
-        if not parts:
-            return Counts({})
-        return Counts.join(parts).take(np.argsort(np.concatenate(places)))
+        return Counts.join(list(parts)).take(np.argsort(np.concatenate([position[chosen] for chosen in batches])))
+
+    def _heads_alone(
+        self, tensors: Mapping[str, Tensor], data: TokenizedSet, batches: Sequence[np.ndarray]
+    ) -> Iterator[Counts]:
+        """The counts of batches whose vectors are known."""
+        for chosen in batches:
+            batch = data.batch(chosen).to(self.device)
+            yield self.task.counts(self.features.outputs(tensors, data, chosen, self.device), batch)
+
+    def passed(
+        self, tensors: Mapping[str, Tensor], data: TokenizedSet, batches: Sequence[np.ndarray], read: str
+    ) -> Iterator[Any]:
+        """What a ``PassJob`` reads, batch by batch."""
+        model: Any = self.model
+        put_tensors(model, tensors)
+        for chosen in batches:
+            batch = data.batch(chosen).to(self.device)
+            with torch.no_grad():
+                yield self.task.counts(model(batch), batch) if read == "counts" else model.features(batch).cpu()
+
+    def _answer(self, job: AnswerJob) -> Counts:
+        assert self.answering is not None
+        put_tensors(self.model, job.tensors)
+        return self.answering.counts(self.model, job.data.learned(job.indices))
 
     def _require_gradients(self, names: Mapping[str, Tensor | None]) -> None:
         """Only what trains asks for gradients, so autograd stops below the lowest layer that does."""
@@ -297,9 +348,9 @@ class SequentialExecutor:
             parameters[name].requires_grad_(name in names)
             parameters[name].grad = None
 
-    def training_mode(self) -> "_TrainingMode":
+    def training_mode(self) -> TrainingMode:
         """A context in which the model trains as configured: dropout on, activations recomputed."""
-        return _TrainingMode(self.model, self.blocks, self.config)
+        return TrainingMode(self.model, self.blocks, self.config)
 
 
 class _NoiseSum:
@@ -318,46 +369,6 @@ class _NoiseSum:
 class _Followed:
     batches: Iterator[Batch]
     running: RunningDifficulty | None
-
-
-class _TrainingMode:
-    """Evaluation mode, but LoRA dropout on if asked, and activations of the blocks recomputed if asked.
-
-    The backbone's own dropout stays off: frozen layers then give the same values each time, which caching
-    hidden states relies on (project decision). That is why the blocks are checkpointed here: transformers
-    does it only for blocks in training mode, and some have dropout of their own.
-    """
-
-    def __init__(self, model: nn.Module, stack: list[nn.Module], config: Config) -> None:
-        self._dropouts: list[nn.Module] = []
-        self._blocks: list[nn.Module] = []
-        if config.lora.dropout:
-            self._dropouts = [
-                m for n, m in model.named_modules() if ".lora_dropout." in n and isinstance(m, nn.Dropout)
-            ]
-        if config.training.gradient_checkpointing:
-            self._blocks = stack
-
-    def __enter__(self) -> None:
-        for module in self._dropouts:
-            module.training = True
-        for block in self._blocks:
-            block.forward = _recomputed(block.forward)  # type: ignore[method-assign]
-
-    def __exit__(self, *details: object) -> None:
-        for module in self._dropouts:
-            module.training = False
-        for block in self._blocks:
-            del block.forward  # the class's own shows again
-
-
-def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A block's forward that keeps its inputs only, and runs again in the backward pass with the same dropout."""
-
-    def checkpointed(*inputs: Any, **settings: Any) -> Any:
-        return checkpoint(partial(forward, **settings), *inputs, use_reentrant=False)
-
-    return checkpointed
 
 
 def torch_device(name: str) -> torch.device:

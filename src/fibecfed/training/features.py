@@ -1,16 +1,17 @@
 """Pooled vectors of texts, and what heads make of them: many models may differ in their heads only."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from fibecfed.data import TokenizedSet, evaluation_batches
 from fibecfed.tasks import HEAD_BIAS, HEAD_WEIGHT
-from fibecfed.tuning import put_tensors
+
+# (tensors, data, batches, "vectors") -> the (B, d) vectors of each batch in turn
+Passed = Callable[[Mapping[str, Tensor], TokenizedSet, Sequence[np.ndarray], str], Iterable[Tensor]]
 
 
 class _Known:
@@ -35,10 +36,9 @@ class Features:
     Bodies are told apart by their tensors themselves, not by their values. Source: project decision.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, batch_size: int) -> None:
-        self._model: Any = model
-        self._device = device
+    def __init__(self, batch_size: int, passed: Passed) -> None:
         self._batch_size = batch_size
+        self._passed = passed
         self._body: dict[str, tuple[Tensor, int]] | None = None  # tensors that train, and how often each was written
         self._known: list[_Known] = []
 
@@ -59,16 +59,17 @@ class Features:
         known = self._of(data) if self.is_shared(tensors) else _Known(data)
         missing = indices[~known.there[indices]]
         if len(missing):
-            put_tensors(self._model, tensors)
-            with torch.no_grad():
-                for chosen in evaluation_batches(missing, data.lengths[missing], self._batch_size):
-                    known.put(chosen, self._model.features(data.batch(chosen).to(self._device)).cpu())
+            batches = list(evaluation_batches(missing, data.lengths[missing], self._batch_size))
+            for chosen, vectors in zip(batches, self._passed(tensors, data, batches, "vectors"), strict=True):
+                known.put(chosen, vectors)
         return known.vectors[torch.from_numpy(indices)]
 
-    def outputs(self, tensors: Mapping[str, Tensor], data: TokenizedSet, indices: np.ndarray) -> Tensor:
-        """(n, outputs) of a model with the shared body, on the executor's device."""
-        weight, bias = tensors[HEAD_WEIGHT].to(self._device), tensors[HEAD_BIAS].to(self._device)
-        return functional.linear(self.vectors(tensors, data, indices).to(self._device), weight, bias)
+    def outputs(
+        self, tensors: Mapping[str, Tensor], data: TokenizedSet, indices: np.ndarray, device: torch.device
+    ) -> Tensor:
+        """(n, outputs) of a model with the shared body, on a torch device."""
+        weight, bias = tensors[HEAD_WEIGHT].to(device), tensors[HEAD_BIAS].to(device)
+        return functional.linear(self.vectors(tensors, data, indices).to(device), weight, bias)
 
     def _of(self, data: TokenizedSet) -> _Known:
         for known in self._known:

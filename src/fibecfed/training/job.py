@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -162,6 +162,34 @@ class CountResult:
 
 
 @dataclass(frozen=True)
+class PassJob:
+    """Forward passes over batches as they are, and what is read of each: counts, or (B, d) pooled vectors."""
+
+    tensors: Mapping[str, Tensor]
+    data: TokenizedSet
+    batches: Sequence[np.ndarray]
+    read: Literal["counts", "vectors"]
+    device: int | None = None  # None: it is no device's own
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What was read, batch by batch."""
+
+    parts: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class AnswerJob:
+    """Totals of what a language model answers to the prompts of examples; the result is Counts."""
+
+    device: int
+    tensors: Mapping[str, Tensor]
+    data: TokenizedSet
+    indices: np.ndarray
+
+
+@dataclass(frozen=True)
 class FeaturesJob:
     """The (n, d) pooled vectors of training examples."""
 
@@ -200,5 +228,5 @@ class CurvatureResult:
     operations: float
 
 
-Job = TrainJob | ScoreJob | CountJob | FeaturesJob | CurvatureJob
-Result = LocalResult | ScoreResult | CountResult | FeaturesResult | CurvatureResult
+Job = TrainJob | ScoreJob | CountJob | PassJob | AnswerJob | FeaturesJob | CurvatureJob
+Result = LocalResult | ScoreResult | CountResult | PassResult | Counts | FeaturesResult | CurvatureResult

@@ -1,0 +1,92 @@
+"""How many worker processes a run takes, and why."""
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from fibecfed.config import Config
+from fibecfed.data import FederatedData
+from fibecfed.errors import InputError
+from fibecfed.models import blocks, is_weightless
+from fibecfed.training.executor import torch_device
+
+# Parameters of the layers x tokens that a device trains on in a round: about 0.1 s of one core. A smaller job does not
+# repay what its process costs. Source: project decision.
+LEAST_WORK = 1e9
+
+_share: int | None = None
+
+
+def use_cores(cores: int) -> None:
+    """Let ``auto`` count on so many cores in this process: of runs side by side each has its share."""
+    global _share
+    _share = cores
+
+
+def cores_here() -> int:
+    """The cores that this process may use."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return allowed if _share is None else min(allowed, _share)
+
+
+@dataclass(frozen=True)
+class WorkerCount:
+    """How many processes share the work; 1: none beside this one. ``why`` follows the number in a sentence."""
+
+    number: int
+    why: str
+
+    def __str__(self) -> str:
+        if self.number == 1:
+            return f"Devices train one after another in one process ({self.why})."
+        return f"{self.number} worker processes train devices side by side ({self.why})."
+
+
+def worker_count(config: Config, data: FederatedData, model: nn.Module) -> WorkerCount:
+    """What ``runtime.workers`` comes to for a run of this model. Raises InputError for what cannot be had here."""
+    obstacle = _obstacle(config, model)
+    wanted = config.runtime.workers
+    if wanted != "auto":
+        if wanted > 1 and obstacle is not None:
+            raise InputError(f"runtime.workers={wanted}, but {obstacle}; set runtime.workers to 1 or auto.")
+        return WorkerCount(wanted, "as set")
+    if obstacle is not None:
+        return WorkerCount(1, obstacle)
+    backbone: Any = model.backbone
+    layers = blocks(backbone, backbone.config)
+    work = sum(p.numel() for layer in layers for p in layer.parameters()) * _tokens_of_a_device(config, data)
+    if work < LEAST_WORK:
+        return WorkerCount(1, f"{work:.1g} parameters x tokens a device and round; a process is worth it from 1e9 on")
+    threads, cores = config.runtime.threads, cores_here()
+    devices = min(config.federation.cohort_size, data.devices.devices)
+    of_threads = "" if threads == 1 else f" for {threads} threads each"
+    why = f"{cores} cores{of_threads}, {devices} devices a round"
+    return WorkerCount(max(1, min(devices, cores // threads)), why)
+
+
+def _obstacle(config: Config, model: nn.Module) -> str | None:
+    """Why there cannot be more than one process."""
+    device = torch_device(config.runtime.device)
+    if device.type != "cpu":
+        return f"on a {device.type} device one process does all the work"
+    if sys.platform != "linux":
+        return "worker processes need Linux, since torch cannot be forked safely elsewhere"
+    if is_weightless(model):
+        return "a model without weights cannot work"
+    if config.training.cache_mb:
+        return "training.cache_mb keeps hidden states in one process"
+    return None
+
+
+def _tokens_of_a_device(config: Config, data: FederatedData) -> float:
+    """That a mean device trains on in a round."""
+    training, lengths = config.training, data.train.lengths
+    if not len(lengths):
+        return 0.0
+    examples = len(lengths) / data.devices.devices * training.local_epochs
+    if training.local_steps is not None:
+        examples = min(examples, training.local_steps * training.batch_size)
+    return examples * float(lengths.mean())

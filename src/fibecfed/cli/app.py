@@ -247,13 +247,15 @@ def compare(
 
 @app.command()
 def report(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of a comparison.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The --out of a run, a comparison or a quick start.")
+    ],
 ) -> None:
-    """Write the tables and pictures of a comparison: Markdown, CSV, LaTeX, PNG."""
+    """Write report.html again; of a comparison also its tables and pictures: Markdown, CSV, LaTeX, PNG."""
     with explained():
-        from fibecfed.cli.comparison_command import report as write
+        from fibecfed.cli.report_command import write_again
 
-        write(directory, console)
+        write_again(directory, console)
 
 
 @app.command()

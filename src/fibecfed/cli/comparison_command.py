@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from fibecfed.commands import command_line
-from fibecfed.comparison import Comparison, Outcome, build_report, write_log, write_report
-from fibecfed.config import split_arguments
+from fibecfed.comparison import Comparison, Outcome, build_report, comparison_page, write_log, write_report
+from fibecfed.config import expanded, split_arguments
 from fibecfed.errors import InputError, RunFailed
+from fibecfed.report import leave_report, write_page
 from fibecfed.side_by_side import WantedRun
 
 _MOST_NAMED = 10
@@ -65,9 +66,11 @@ def compare(
 def report(out: Path, console: Console) -> None:
     """Write the tables and print the first of them. Raises InputError if there is nothing to report."""
     built = build_report(out)
-    files = write_report(out)
+    files = write_report(out, built)
+    page = write_page(comparison_page(out), expanded(out))
     for table in built.tables[:1]:
         console.print(table.markdown(), highlight=False, markup=False, soft_wrap=True)
+    _say(console, f"To look at: {page}")
     _say(
         console, f"{files[0]} and, beside it, each table as CSV and LaTeX, measured.md, and a picture of each setting."
     )
@@ -89,6 +92,8 @@ def _conclude(outcome: Outcome, out: Path, again: str, console: Console) -> None
     if any("--seed-" in name for name in outcome.finished):
         files = write_report(out)
         _say(console, f"Tables: {files[0]}")
+        folder = expanded(out)
+        leave_report(lambda: write_page(comparison_page(out), folder), folder, lambda text: _say(console, text))
     if outcome.failures:
         reasons = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in outcome.failures.items())
         raise RunFailed(f"{reasons}. The other runs are kept; to try again: {again}")

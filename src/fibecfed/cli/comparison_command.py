@@ -67,7 +67,7 @@ def report(out: Path, console: Console) -> None:
     """Write the tables and print the first of them. Raises InputError if there is nothing to report."""
     built = build_report(out)
     files = write_report(out, built)
-    page = write_page(comparison_page(out), expanded(out))
+    page = write_page(comparison_page(built), expanded(out))
     for table in built.tables[:1]:
         console.print(table.markdown(), highlight=False, markup=False, soft_wrap=True)
     _say(console, f"To look at: {page}")
@@ -90,10 +90,11 @@ def _conclude(outcome: Outcome, out: Path, again: str, console: Console) -> None
     if outcome.out_of_time:
         _say(console, f"The time is up. Left: {_some(outcome.left)}. Go on with: {again}")
     if any("--seed-" in name for name in outcome.finished):
-        files = write_report(out)
+        built = build_report(out)
+        files = write_report(out, built)
         _say(console, f"Tables: {files[0]}")
         folder = expanded(out)
-        leave_report(lambda: write_page(comparison_page(out), folder), folder, lambda text: _say(console, text))
+        leave_report(lambda: write_page(comparison_page(built), folder), folder, lambda text: _say(console, text))
     if outcome.failures:
         reasons = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in outcome.failures.items())
         raise RunFailed(f"{reasons}. The other runs are kept; to try again: {again}")

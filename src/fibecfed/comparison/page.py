@@ -2,16 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from fibecfed.commands import command_line
 from fibecfed.comparison.findings import Findings
-from fibecfed.comparison.records import SPEC_FILE, run_directory
-from fibecfed.comparison.report import built_from
-from fibecfed.comparison.running import Comparison
+from fibecfed.comparison.records import SPEC_FILE, read_state, run_directory
+from fibecfed.comparison.report import Report
 from fibecfed.comparison.spec import PROTOCOLS, Setting
 from fibecfed.comparison.standing import BEST, standings
 from fibecfed.comparison.statistics import Interval, Spread
@@ -35,23 +33,23 @@ from fibecfed.report import (
 from fibecfed.results import REPORT_FILE, RunDirectory
 from fibecfed.tasks import task_kind
 
+_OFTEN_ALIKE = ("data set", "partition", "note")
 _OPEN = 3  # settings whose charts are not folded
 
 
-def comparison_page(out: Path) -> Page:
-    """Raises InputError as ``build_report``."""
-    comparison, failed = Comparison.open(out)
-    found = Findings(comparison.spec, comparison.out, failed)
-    report, settings = built_from(found), [s for s in found.spec.settings() if _has_runs(found, s)]
+def comparison_page(report: Report) -> Page:
+    """The page with what the report says, and more to look at."""
+    found = report.found
+    settings = [s for s in found.spec.settings() if _has_runs(found, s)]
     main, *others = report.tables
     sections = [
         Section("Final scores", [_final(found, main)]),
         Section("Scores over the run", [_curves(found, s, len(settings)) for s in settings]),
         *[Section(table.title, [_table(table)]) for table in others],
         Section("Cost of each phase", _phases(found, settings)),
-        Section("Who holds what", _holdings(found, comparison.out, settings), folded=len(settings) > _OPEN),
-        Section("What was lost", [*lost_in_runs({r.run.name: r.summary for r in found.final}), *_failed(failed)]),
-        Section("Runs", [_runs(found, comparison.out)], folded=True),
+        Section("Who holds what", _holdings(found, settings), folded=len(settings) > _OPEN),
+        Section("What was lost", [*lost_in_runs({r.run.name: r.summary for r in found.final}), *_failed(found.failed)]),
+        Section("Runs", [_runs(found)], folded=True),
         Section(
             "Settings and environment",
             [environment_table([r.summary for r in found.final]), _table(report.measured), _settings(found)],
@@ -61,7 +59,8 @@ def comparison_page(out: Path) -> Page:
     spec = found.spec
     names = ", ".join(s.title for s in settings[:_OPEN]) + (", …" if len(settings) > _OPEN else "")
     title = f"{len(spec.methods)} methods on {names}"
-    command = command_line("compare", SPEC_FILE, *comparison.overrides, "--out", "NEW_DIR")
+    overrides = (read_state(found.out) or {}).get("overrides", ())
+    command = command_line("compare", SPEC_FILE, *overrides, "--out", "NEW_DIR")
     return Page(title, _lead(found), _facts(found, settings), sections, command)
 
 
@@ -71,12 +70,15 @@ def _has_runs(found: Findings, setting: Setting) -> bool:
 
 def _lead(found: Findings) -> str:
     spec = found.spec
-    said = (
-        f"{len(spec.data_sets)} data sets, {len(spec.partitions)} partitions, seeds {', '.join(map(str, spec.seeds))}; "
-        f"judged on the {spec.split} split."
-    )
+    counted = f"{_some(spec.data_sets, 'data set')}, {_some(spec.partitions, 'partition')}"
+    seeds = f"{'seed' if len(spec.seeds) == 1 else 'seeds'} {', '.join(map(str, spec.seeds))}"
+    said = f"{counted}, {seeds}; judged on the {spec.split} split."
     missing = found.missing()
     return f"{said} Not complete: {missing} runs have not ended." if missing else said
+
+
+def _some(things: Sequence[object], name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
 def _facts(found: Findings, settings: Sequence[Setting]) -> list[tuple[str, str, str]]:
@@ -107,12 +109,14 @@ def _final(found: Findings, main: ReportTable) -> Table:
         ]
         for row in main.rows
     ]
+    kept = _kept(main)
     said = "★ the best of its setting without centralized-lora, which gathers all text in one place; ≈ not "
     said += "significantly worse than it: the 95 % interval of the differences, paired over seeds, holds 0."
     few = len(found.spec.seeds) < 2
     if few:
         said = "★ the best of its setting without centralized-lora. With one seed nothing is significant."
-    return Table(_caption(found, main), columns, rows, [said, *main.notes], _texts(main))
+    notes = [said, *main.notes]
+    return Table(_caption(found, main), *_only(kept, columns, rows), notes, _texts(main, kept))
 
 
 def _caption(found: Findings, table: ReportTable) -> str:
@@ -121,11 +125,29 @@ def _caption(found: Findings, table: ReportTable) -> str:
 
 def _table(table: ReportTable) -> Table:
     rows = [[_cell(table, i, value) for i, value in enumerate(row)] for row in table.rows]
-    return Table(table.title, [column.name for column in table.columns], rows, table.notes, _texts(table))
+    kept = _kept(table)
+    columns = [column.name for column in table.columns]
+    return Table(table.title, *_only(kept, columns, rows), table.notes, _texts(table, kept))
 
 
-def _texts(table: ReportTable) -> frozenset[int]:
-    return frozenset(i for i in range(len(table.columns)) if all(isinstance(row[i], str) for row in table.rows))
+def _kept(table: ReportTable) -> list[int]:
+    """The columns without those for data set, partition and note that say the same in every row."""
+    return [
+        i
+        for i, column in enumerate(table.columns)
+        if column.name not in _OFTEN_ALIKE or len({row[i] for row in table.rows}) > 1
+    ]
+
+
+def _only(
+    kept: Sequence[int], columns: Sequence[str], rows: Sequence[Sequence[Cell]]
+) -> tuple[list[str], list[list[Cell]]]:
+    return [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
+
+
+def _texts(table: ReportTable, kept: Sequence[int]) -> frozenset[int]:
+    """Which of the kept columns hold texts."""
+    return frozenset(n for n, i in enumerate(kept) if all(isinstance(row[i], str) for row in table.rows))
 
 
 def _cell(table: ReportTable, column: int, value: Value, mark: str = "") -> Cell:
@@ -165,13 +187,13 @@ def _phases(found: Findings, settings: Sequence[Setting]) -> list[Chart | Table 
     return [] if chart is None else [chart]
 
 
-def _holdings(found: Findings, out: Path, settings: Sequence[Setting]) -> list[Chart | Table | str]:
+def _holdings(found: Findings, settings: Sequence[Setting]) -> list[Chart | Table | str]:
     """Of the first run of each setting whose directory is there: records hold no partition."""
     charts: list[Chart | Table | str] = []
     for setting in settings:
         records = [r for e in found.spec.methods for r in found.seeds(setting, e.name).values()]
         several = [r for r in records if r.run.config.method != "centralized-lora"] or records
-        directory = RunDirectory(run_directory(out, several[0].run))
+        directory = RunDirectory(run_directory(found.out, several[0].run))
         held = directory.content("partition.json")
         chart = holdings_chart(held, directory.group_names(), task_kind(several[0].run.config).group) if held else None
         if chart is not None:
@@ -184,15 +206,16 @@ def _failed(failed: Mapping[str, str]) -> list[str]:
     return [f"Run '{name}' failed: {reason}" for name, reason in failed.items()]
 
 
-def _runs(found: Findings, out: Path) -> Table:
+def _runs(found: Findings) -> Table:
     """Every run with a link to its own report, where there is one."""
     score = Score(found.judged.metric, found.judged.sign)
     rows: list[list[Cell | str]] = []
     for record in found.final:
-        folder = run_directory(out, record.run)
+        folder = run_directory(found.out, record.run)
         name: str | Markup = record.run.name
         if (folder / REPORT_FILE).is_file():
-            name = Markup('<a href="{}">{}</a>').format(f"{folder.relative_to(out).as_posix()}/{REPORT_FILE}", name)
+            place = f"{folder.relative_to(found.out).as_posix()}/{REPORT_FILE}"
+            name = Markup('<a href="{}">{}</a>').format(place, name)
         scores = [Cell(score.number(record.score(p)), record.score(p)) for p in PROTOCOLS]
         rate = record.run.config.training.learning_rate
         rows.append([Cell(name, record.run.name), Cell(str(record.run.seed), record.run.seed), f"{rate:g}", *scores])

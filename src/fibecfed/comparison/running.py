@@ -121,11 +121,6 @@ class Comparison:
         return Outcome(failures, tuple(name for name in wanted if name in done), left, late)
 
     @property
-    def overrides(self) -> list[str]:
-        """What was given beside the file, when it was begun or last gone on with."""
-        return list((read_state(self.out) or {}).get("overrides", ()))
-
-    @property
     def made_with(self) -> Mapping[str, str]:
         """The versions and the accelerator of this process."""
         return made_with(versions(), hardware(), self._all_runs())

@@ -92,7 +92,7 @@ def grid_picture(
     ``marked`` columns have a frame and a dot; ``titles`` are of the columns' axis and of the rows.
     """
     names = [shortened(name) for name in rows]
-    left = max(LEFT, 30 + _LETTER * max((len(name) for name in names), default=0))
+    left = max(LEFT, 46 + _LETTER * max((len(name) for name in names), default=0))
     side = min(34.0, (WIDTH - left - RIGHT) / max(1, len(columns)))
     height = 18.0
     bottom = TOP + 12 + height * len(rows)

@@ -28,7 +28,7 @@ def layers_chart(decided: Mapping[str, Any], held: Mapping[str, Any]) -> Chart |
     columns = [str(layer) for layer in range(len(scores))]
     which = ", ".join(map(str, chosen)) or "none"
     title = f"Layer scores: layers {which} are aggregated, {decided.get('count_reason') or 'as the settings say'}"
-    note = "Darker is a higher score within its row; frames and dots mark the chosen layers, which devices share."
+    note = "A stronger colour is a higher score within its row; frames and dots mark the layers that devices share."
     if len(drawn) < len(devices):
         note += f" {len(drawn)} of {len(devices)} devices are drawn."
     picture = grid_picture(title, rows, columns, values, chosen, ("layer", "device"))

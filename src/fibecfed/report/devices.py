@@ -12,7 +12,7 @@ from fibecfed.report.page import Cell, Chart, Rows, Table
 from fibecfed.report.score import Score
 from fibecfed.report.svg import Axis
 
-_MOST_ROWS = 1000
+_MOST_ROWS, _MOST_OPEN = 1000, 40
 _MOST_MISTAKES = 20
 
 
@@ -39,7 +39,7 @@ def devices_chart(
         for k in found
     ]
     what = "training examples" if sizes is not None else "held-out examples"
-    x = Axis.over(f"{what} of the device", (point.x for point in points), zero=True)
+    x = Axis.over(f"{what} of the device", (point.x for point in points), zero=True, pad=0.04)
     y = Axis.over(f"{score.axis}, own model", (point.y for point in points), pad=0.08)
     low, high = (score.text(f(on["personalized"] for on in found.values())) for f in (min, max))
     title = f"Each device: its own model reaches {low} to {high} on its own examples"
@@ -48,7 +48,14 @@ def devices_chart(
         "With few examples a score says little."
     )
     table = _table(found, worst, held, counts, names, group, score, order)
-    return Chart(title, [("", None, [point_picture(title, points, x, y)])], table, note)
+    return Chart(
+        title,
+        [("", None, [point_picture(title, points, x, y)])],
+        table,
+        note,
+        wide=True,
+        unfolded=len(found) <= _MOST_OPEN,
+    )
 
 
 def _table(

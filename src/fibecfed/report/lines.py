@@ -50,7 +50,7 @@ def line_picture(
         left, right = frame.at_x(x.low), frame.at_x(min(warm_up, x.high))
         bottom = frame.height - BOTTOM
         content.append(element("rect", x=left, y=TOP, width=max(0.0, right - left), height=bottom - TOP, class_="warm"))
-        content.append(element("text", "warm-up", x=left + 4, y=TOP + 13, class_="note"))
+        content.append(element("text", "warm-up", x=left + 4, y=bottom - 6, class_="note"))
     if target is not None and y.low <= target <= y.high:
         place = frame.at_y(target)
         content.append(

@@ -91,6 +91,7 @@ class Chart:
     note: str = ""
     keys: Sequence[Key] = field(default=())
     switches: bool = False  # whether its lines can be switched on and off
+    unfolded: bool = False  # whether the table is open at first
     wide: bool = False  # whether it takes a whole line of the page
 
     @property

@@ -59,9 +59,9 @@ class Axis:
         """Round numbers on it with their text."""
         if self.log:
             first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
-            step = max(1, (last - first) // _TICKS + 1)
+            every = max(1, (last - first) // _TICKS + 1)
             if last - first >= 1:
-                return [(10.0**power, f"{10.0**power:g}") for power in range(first, last + 1, step)]
+                return [(10.0**power, f"{10.0**power:g}") for power in range(first, last + 1, every)]
             return [(value, f"{value:.2g}") for value in (self.low, math.sqrt(self.low * self.high), self.high)]
         rough: float = (self.high - self.low) / _TICKS
         power = 10.0 ** math.floor(math.log10(rough))

@@ -15,7 +15,7 @@ import pytest
 import fibecfed
 from fibecfed import load_config
 from fibecfed.comparison import build_report, comparison_page
-from fibecfed.report import write_page
+from fibecfed.report import write_page, write_run_report
 
 ROOT = Path(__file__).parents[2]
 PORT = 9517
@@ -99,6 +99,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory, bert: Path, rows_file: Pat
         lora={"rank": 2, "alpha": 4},
     )
     fibecfed.run(config, folder / "run")
+    write_run_report(folder / "run")
     shutil.copytree(ROOT / "results" / "smoke", folder / "smoke")
     page = write_page(comparison_page(build_report(folder / "smoke")), folder / "smoke")
     return {"run": folder / "run" / "report.html", "comparison": page}

@@ -56,10 +56,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory, bert: Path, rows_file: Pa
         lora={"rank": 2, "alpha": 4},
     )
     fibecfed.run(config, out)
+    write_run_report(out)
     return out
 
 
-def test_a_run_leaves_a_report_that_loads_nothing(finished: Path) -> None:
+@pytest.mark.drawn
+def test_a_run_leaves_its_report(small: Config, tmp_path: Path) -> None:
+    fibecfed.run(small, tmp_path / "run")
+    assert "fedavg-lora" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_report_loads_nothing(finished: Path) -> None:
     html = (finished / "report.html").read_text(encoding="utf-8")
     assert len(html) < 3_000_000
     seen = Seen(html)
@@ -154,6 +161,7 @@ def test_thirty_methods_in_nine_settings_stay_small(finished: Path) -> None:
     assert len(looks) == 30  # each line has colour and dashes of its own
 
 
+@pytest.mark.drawn
 def test_a_report_that_fails_loses_nothing_but_itself(
     small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -34,7 +35,12 @@ def partition_png(counts: np.ndarray, label_names: Sequence[str], names: Sequenc
     base = np.zeros(len(devices))
     for c, name in enumerate(legend):
         colour, hatch = hatched(c)
-        looks = {"color": COLOURS[colour], "hatch": HATCHES[hatch], "edgecolor": "white", "linewidth": 0}
+        looks: dict[str, Any] = {
+            "color": COLOURS[colour],
+            "hatch": HATCHES[hatch],
+            "edgecolor": "white",
+            "linewidth": 0,
+        }
         axes.bar(places, shown[devices, c], bottom=base, label=name, width=0.85, **looks)
         base += shown[devices, c]
     if len(devices) <= _MOST_NAMED:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import fibecfed
 from fibecfed import Config, load_config
+from fibecfed.cli.app import app
 from fibecfed.errors import InputError
 from fibecfed.report import Page, Score, Section, leave_report, run_page, score_chart, write_run_report
 from fibecfed.report.svg import Axis
@@ -197,3 +199,11 @@ def test_ticks_lie_on_their_axis_and_differ(low: float, high: float, log: bool) 
     ticks = axis.ticks()
     assert 2 <= len(ticks) <= 12 and len({text for _, text in ticks}) == len(ticks)
     assert all(-1e-9 <= axis.part(value) <= 1 + 1e-9 for value, _ in ticks)
+
+
+def test_report_takes_a_run_and_says_what_else_it_takes(finished: Path, tmp_path: Path) -> None:
+    (finished / "report.html").unlink()
+    done = CliRunner().invoke(app, ["report", str(finished)])
+    assert done.exit_code == 0 and (finished / "report.html").is_file()
+    wrong = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert wrong.exit_code == 2 and "of a run (no config.yaml)" in wrong.output + wrong.stderr

@@ -106,6 +106,7 @@ def _final(folder: Path, summaries: Mapping[str, Mapping[str, Any]], score: Scor
     columns = ["method", "trains", "sends", *(f"{p}, {score.axis}" for p in PROTOCOLS), f"worst tenth, {score.axis}",
                "sent (MB)", "simulated time (s)"]  # fmt: skip
     notes = [
-        "★ the best without centralized-lora, which gathers all text in one place. With one seed no difference is shown to be more than chance."
+        "★ the best without centralized-lora, which gathers all text in one place.",
+        "With one seed no difference is shown to be more than chance.",
     ]
     return Table("What the methods reach, and what they cost", columns, rows, notes, frozenset({0, 1, 2}))

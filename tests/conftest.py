@@ -93,15 +93,16 @@ def stand_in(request: pytest.FixtureRequest, bert: Path) -> Path | None:
 
 @pytest.fixture(scope="session")
 def _pictures() -> Iterator[list[bool]]:
-    """Whether pictures are drawn now; where not, their files stay empty."""
+    """Whether pictures are drawn now; where not, their files stay empty, and runs leave no report.html."""
     from matplotlib.figure import Figure
 
-    from fibecfed.runs import writing
+    from fibecfed.runs import run, writing
 
     drawn = [False]
     with pytest.MonkeyPatch.context() as patch:
         for owner, name, nothing in (
             (Figure, "savefig", None), (writing, "curves_png", b""), (writing, "decisions_png", b""),
+            (run, "write_run_report", None),
         ):  # fmt: skip
             patch.setattr(owner, name, _where_drawn(getattr(owner, name), drawn, nothing))
         yield drawn

@@ -60,7 +60,7 @@ def quick() -> Iterator[None]:
     """Runs in this process, without each run's own picture."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "run_side_by_side", in_this_process)
-        patch.setattr("fibecfed.runs.writing.curves_png", lambda records, title: b"")
+        patch.setattr("fibecfed.runs.writing.curves_png", lambda *_: b"")
         yield
 
 

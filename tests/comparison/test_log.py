@@ -19,7 +19,7 @@ from fibecfed.comparison.log_tables import log_tables
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "run_side_by_side", in_this_process)
-    monkeypatch.setattr("fibecfed.runs.writing.curves_png", lambda records, title: b"")
+    monkeypatch.setattr("fibecfed.runs.writing.curves_png", lambda *_: b"")
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path.write_text(yaml.safe_dump(spec_content(write(here / "asked.jsonl", records(60)), model.name)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "run_side_by_side", in_this_process)
-        patch.setattr("fibecfed.runs.writing.curves_png", lambda records, title: b"")
+        patch.setattr("fibecfed.runs.writing.curves_png", lambda *_: b"")
         patch.setenv("FIBECFED_MODEL_DIR", str(model.parent))
         assert not Comparison.begin(path, here / "out").run(1, None, Silent()).left
     return here / "out"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib import colormaps, image
+from matplotlib import image
+from matplotlib.colors import to_rgb
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -16,6 +17,7 @@ from fibecfed.cli.app import app
 from fibecfed.cli.tables import partition_table, spread
 from fibecfed.data import DATASETS, Habits, Partition
 from fibecfed.data.instructions import SETS
+from fibecfed.results.palette import COLOURS
 from fibecfed.results.partition_plot import partition_png
 
 
@@ -215,10 +217,17 @@ def test_a_target_that_cannot_be_written_is_refused_first(tmp_path: Path, name: 
 
 
 @pytest.mark.drawn
-def test_every_label_has_a_colour_of_its_own() -> None:
-    pixels = (picture(partition_png(np.eye(8, dtype=int), list("abcdefgh"), None, "t"))[..., :3] * 255).round()
-    used = [(np.abs(pixels - np.array(c) * 255).max(axis=-1) < 1).sum() for c in colormaps["tab10"].colors]
-    assert min(used[:8]) > 5000 and max(used[8:]) < 200
+def test_every_label_has_a_colour_of_its_own_or_hatching() -> None:
+    """The eighth label has the first one's colour, with white strokes over it."""
+
+    def used(labels: int) -> list[int]:
+        drawn = picture(partition_png(np.eye(labels, dtype=int), list("abcdefgh"[:labels]), None, "t"))[..., :3]
+        pixels = (drawn * 255).round()
+        return [int((np.abs(pixels - np.array(to_rgb(c)) * 255).max(axis=-1) < 1).sum()) for c in COLOURS]
+
+    seven, eight = used(7), used(8)
+    assert min(seven) > 5000
+    assert 1.2 * eight[1] < eight[0] < 1.9 * eight[1]
 
 
 @pytest.mark.drawn
@@ -226,7 +235,7 @@ def test_bars_are_stacked_to_the_size_of_the_device() -> None:
     """20 examples of each of two labels, and 20 of one: the first bar has twice the pixels."""
     pixels = picture(partition_png(np.array([[20, 20], [20, 0]]), ["a", "b"], None, "t"))[..., :3]
     coloured = np.zeros(pixels.shape[:2], bool)
-    for colour in colormaps["tab10"].colors[:2]:
+    for colour in map(to_rgb, COLOURS[:2]):
         coloured |= np.abs(pixels - np.array(colour)).max(axis=-1) < 0.02
     columns = np.flatnonzero(coloured.sum(axis=0) > 100)
     heights = coloured.sum(axis=0)[columns]

@@ -253,23 +253,26 @@ def compare(
 
 @app.command()
 def report(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of a comparison, or a --log of one.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The --out of a run, a comparison or a quick start, or a --log.")
+    ],
     reference: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of a log: the variant that all others are compared with.")
     ] = None,
 ) -> None:
-    """Write the tables and pictures of a comparison: Markdown, CSV, LaTeX, PNG; print those of a log."""
+    """Write report.html again; of a comparison also its tables and pictures: Markdown, CSV, LaTeX, PNG.
+
+    Of a log (compare --log) print the tables.
+    """
     with explained():
-        from fibecfed.cli.comparison_command import report as write
-        from fibecfed.cli.comparison_command import report_log
-        from fibecfed.comparison.spec import REFERENCE
+        from fibecfed.cli.report_command import log_tables, write_again
 
         if directory.is_file():
-            report_log(directory, reference or REFERENCE, console)
+            log_tables(directory, reference, console)
         elif reference is not None:
             raise InputError("--reference is for a log; a comparison's file names its own reference.")
         else:
-            write(directory, console)
+            write_again(directory, console)
 
 
 @app.command()

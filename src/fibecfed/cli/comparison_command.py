@@ -10,9 +10,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from fibecfed.commands import command_line
-from fibecfed.comparison import Comparison, Outcome, build_report, tables_of, write_log, write_report
-from fibecfed.config import split_arguments
+from fibecfed.comparison import (
+    Comparison,
+    Outcome,
+    build_report,
+    comparison_page,
+    write_log,
+    write_report,
+)
+from fibecfed.config import expanded, split_arguments
 from fibecfed.errors import InputError, RunFailed
+from fibecfed.report import leave_report, write_page
 from fibecfed.side_by_side import WantedRun
 
 _MOST_NAMED = 10
@@ -68,18 +76,14 @@ def _add_to(log: Path, out: Path, console: Console) -> None:
     _say(console, f"Log: {files[0]}, with tables in {files[1]}.")
 
 
-def report_log(log: Path, reference: str, console: Console) -> None:
-    """Print the tables of a log against a variant. Raises InputError as ``tables_of``."""
-    for table in tables_of(log, reference):
-        console.print(table.markdown(), highlight=False, markup=False, soft_wrap=True)
-
-
 def report(out: Path, console: Console) -> None:
     """Write the tables and print the first of them. Raises InputError if there is nothing to report."""
     built = build_report(out)
-    files = write_report(out)
+    files = write_report(out, built)
+    page = write_page(comparison_page(built), expanded(out))
     for table in built.tables[:1]:
         console.print(table.markdown(), highlight=False, markup=False, soft_wrap=True)
+    _say(console, f"To look at: {page}")
     _say(
         console, f"{files[0]} and, beside it, each table as CSV and LaTeX, measured.md, and a picture of each setting."
     )
@@ -99,8 +103,11 @@ def _conclude(outcome: Outcome, out: Path, again: str, console: Console) -> None
     if outcome.out_of_time:
         _say(console, f"The time is up. Left: {_some(outcome.left)}. Go on with: {again}")
     if any("--seed-" in name for name in outcome.finished):
-        files = write_report(out)
+        built = build_report(out)
+        files = write_report(out, built)
         _say(console, f"Tables: {files[0]}")
+        folder = expanded(out)
+        leave_report(lambda: write_page(comparison_page(built), folder), folder, lambda text: _say(console, text))
     if outcome.failures:
         reasons = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in outcome.failures.items())
         raise RunFailed(f"{reasons}. The other runs are kept; to try again: {again}")

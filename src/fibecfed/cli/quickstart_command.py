@@ -24,7 +24,9 @@ from fibecfed.quickstart import (
     findings,
     headings,
     plan,
+    quickstart_page,
 )
+from fibecfed.report import leave_report, write_page
 from fibecfed.runtime import assemble
 from fibecfed.side_by_side import WantedRun, run_side_by_side
 
@@ -75,6 +77,12 @@ def quick_start(overrides: Sequence[str], out: Path, force: bool, jobs: int, con
         reasons = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in failures.items())
         raise RunFailed(f"{reasons}. The other runs are kept; to try again: {again}")
     found.write(message)
+    reading = tuple(found.reading())
+    leave_report(
+        lambda: write_page(quickstart_page(planned.out, reading), planned.out),
+        planned.out,
+        lambda text: _say(console, text),
+    )
     _explain(found, message, console)
 
 

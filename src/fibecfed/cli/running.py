@@ -89,6 +89,7 @@ def show_results(summary: dict[str, Any], where: Path | None, console: Console) 
         for line in decision_lines(json.loads(decided.read_text(encoding="utf-8"))):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(
+        f"To look at: {where}/report.html\n"
         f"Results in {where}; the adapter in {where}/adapter. Try: {command_line('predict', where or '', 'a text')}",
         highlight=False,
         markup=False,

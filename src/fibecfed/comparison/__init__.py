@@ -1,6 +1,7 @@
 """`fibecfed compare` and `fibecfed report`: what is compared, how it is run, and the tables."""
 
 from fibecfed.comparison.log import tables_of, write_log
+from fibecfed.comparison.page import comparison_page
 from fibecfed.comparison.reading import load_spec
 from fibecfed.comparison.report import Report, build_report, write_report
 from fibecfed.comparison.running import Comparison, Outcome, Watcher
@@ -13,6 +14,7 @@ __all__ = [
     "Spec",
     "Watcher",
     "build_report",
+    "comparison_page",
     "load_spec",
     "tables_of",
     "write_log",

@@ -32,6 +32,8 @@ class Findings:
 
     def __init__(self, spec: Spec, out: Path, failed: Mapping[str, str]) -> None:
         self.spec = spec
+        self.out = out
+        self.failed = failed
         self.tunings = tunings(out, spec, failed)
         self.rates = rates_of(self.tunings)
         self.tuning = _ended(out, tried_runs(spec, self.tunings))

@@ -1,17 +1,21 @@
 """The picture of a setting: every method's score against rounds, simulated time and bytes."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fibecfed.results import metric_of, score_of, sign_of
+from fibecfed.results.palette import COLOURS, DASHES, MARKERS, style
 
 Curve = Sequence[Mapping[str, Any]]
-_AXES = (("round", 1.0), ("simulated seconds", 1.0), ("traffic, MB", 1e-6))
+_AXES = (("round", 1.0), ("simulated time (s)", 1.0), ("sent, up and down (MB)", 1e-6))
+_IN_A_LINE = 7  # names of the legend
+_MARKED = 8  # points of a line, about
 
 
 def comparison_png(curves: Mapping[str, Sequence[Curve]], title: str, target: float | None) -> bytes:
@@ -19,23 +23,41 @@ def comparison_png(curves: Mapping[str, Sequence[Curve]], title: str, target: fl
 
     Runs of one method that were not evaluated equally often are averaged over their common first evaluations.
     """
-    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    first = next(iter(curves.values()))[0]
+    share = sign_of(first) > 0
+    to_eye = 100.0 if share else 1.0
+    lines = math.ceil(len(curves) / _IN_A_LINE)
+    figure = Figure(figsize=(12, 4.2 + 0.2 * lines), layout="constrained")
     panels = figure.subplots(1, len(_AXES), sharey=True)
-    colours = matplotlib.colormaps["tab20"]
     for number, (name, runs) in enumerate(curves.items()):
-        points = _mean_points(runs)  # (evaluations, 4)
-        style = "-" if number < 10 else "--"
+        points, look = _mean_points(runs), style(number)  # (evaluations, 4)
+        drawn = {
+            "color": COLOURS[look.colour],
+            "ls": (0, DASHES[look.dash]) if DASHES[look.dash] else "-",
+            "marker": MARKERS[look.marker],
+            "markersize": 4,
+            "markevery": max(1, len(points) // _MARKED),
+            "linewidth": 1.3,
+        }
         for axes, (_, scale), values in zip(panels, _AXES, points.T[:3], strict=True):
-            axes.plot(values * scale, points[:, 3], marker=".", ls=style, color=colours(number % 20), label=name)
-    for axes, (title, _) in zip(panels, _AXES, strict=True):
-        axes.set_xlabel(title)
+            axes.plot(values * scale, points[:, 3] * to_eye, **drawn)
+        panels[0].lines[-1].set_label(name.lstrip("_") or name)  # a name with "_" in front would not be in the legend
+    for axes, (named, _) in zip(panels, _AXES, strict=True):
+        axes.set_xlabel(named)
         axes.grid(alpha=0.3)
         if target is not None:
-            axes.axhline(target, color="black", linewidth=0.8, linestyle=":")
-    first = next(iter(curves.values()))[0]
-    panels[0].set_ylabel(f"{metric_of(first)}, global{'' if sign_of(first) > 0 else ' (lower is better)'}")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
-    figure.suptitle(title, fontsize=10)
+            axes.axhline(target * to_eye, color="black", linewidth=0.8, linestyle=":")
+    panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[0].set_ylabel(f"{metric_of(first)}, global ({'%' if share else 'nats a token, lower is better'})")
+    handles, names = panels[0].get_legend_handles_labels()
+    columns = min(_IN_A_LINE, len(curves))
+    legend = figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=8, handlelength=3.5)
+    dotted = "" if target is None else "; dotted: the target"
+    heading = figure.suptitle(
+        f"{title}: {metric_of(first)} of the server's model, means over seeds{dotted}", fontsize=10
+    )
+    for text in (heading, *legend.get_texts()):
+        text.set_parse_math(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()

@@ -26,6 +26,7 @@ class Report:
     tables: tuple[ReportTable, ...]
     measured: ReportTable
     pictures: dict[str, bytes]
+    found: Findings  # what all of it is made from
     metric: str = "accuracy"
 
     def markdown(self) -> str:
@@ -37,17 +38,16 @@ class Report:
 def build_report(out: Path) -> Report:
     """The report of a comparison's directory. Raises InputError if it is none, has no results, or mixes them."""
     comparison, failed = Comparison.open(out)
-    out = comparison.out
-    found = Findings(comparison.spec, out, failed)
+    found = Findings(comparison.spec, comparison.out, failed)
     tables = [_final(found), _target(found), _costs(found), _ranks(found), _gains(found), _ablations(found)]
     tables += [_both_rates(found), _tuning(found)]
     kept = tuple(t for t in tables if t.rows)
-    return Report(_introduction(found), kept, _measured(found), _pictures(found), found.judged.metric)
+    return Report(_introduction(found), kept, _measured(found), _pictures(found), found, found.judged.metric)
 
 
-def write_report(out: Path) -> list[Path]:
+def write_report(out: Path, built: Report | None = None) -> list[Path]:
     """Write DIR/report: report.md and measured.md, each table as CSV and LaTeX, a PNG for each setting."""
-    report = build_report(out)
+    report = build_report(out) if built is None else built
     files = {MARKDOWN_FILE: report.markdown().encode(), MEASURED_FILE: f"# {report.measured.markdown()[3:]}".encode()}
     for table in (*report.tables, report.measured):
         files |= {f"{table.key}.csv": table.csv().encode(), f"{table.key}.tex": table.latex().encode()}

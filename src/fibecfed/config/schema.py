@@ -271,8 +271,8 @@ class Config:
     method: Annotated[
         str,
         Field(
-            description="The method (`fibecfed methods` lists them). auto: fibecfed-plus for a classifier with a pooled "
-            "head, fibecfed for everything else."
+            description="The method (`fibecfed methods` lists them). auto: fibecfed-plus for a classifier with a "
+            "pooled head, fibecfed for everything else."
         ),
     ] = "auto"
     tuning: Annotated[

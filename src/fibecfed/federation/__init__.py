@@ -9,7 +9,7 @@ from fibecfed.federation.exchange_time import compute_seconds
 from fibecfed.federation.messages import Address, Delivery, Failure, Reply, Request
 from fibecfed.federation.method import Content, Members, Method, Stage, Transport, Work, next_stage
 from fibecfed.federation.server import Server, StageDone, cohort
-from fibecfed.federation.state import Costs, DeviceState, ServerState
+from fibecfed.federation.state import OF_DEVICES, Costs, DeviceState, ServerState
 from fibecfed.federation.store import DeviceStore, DiskStore, MemoryStore, StateLost, write_atomically
 from fibecfed.federation.upload import AsItIs, Upload
 from fibecfed.federation.validation import (
@@ -29,6 +29,7 @@ __all__ = [
     "AGGREGATORS",
     "COSTS",
     "MOST",
+    "OF_DEVICES",
     "STATE_LOST",
     "Address",
     "Aggregator",

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from fibecfed.federation.codec import Undecodable, pack, unpack
 
+OF_DEVICES = "of_devices"  # in ServerState.info: what single devices told the server; no device is sent it
+
 
 @dataclass(frozen=True)
 class Costs:

@@ -11,6 +11,7 @@ from fibecfed.data import TokenizedSet
 from fibecfed.errors import RunFailed
 from fibecfed.federation import (
     COSTS,
+    OF_DEVICES,
     STATE_LOST,
     Address,
     Criteria,
@@ -27,7 +28,7 @@ from fibecfed.federation import (
     validate,
 )
 from fibecfed.runtime.answers import answered
-from fibecfed.runtime.evaluation import Evaluation, worst_tenth
+from fibecfed.runtime.evaluation import Evaluation, answers_by_protocol, on_device, worst_tenth
 from fibecfed.tasks import Counts
 
 _OWN, _SERVERS = "own/", "server/"
@@ -38,11 +39,11 @@ Ask = Callable[[Sequence[Request]], Iterator[Delivery | Failure]]
 
 
 def state_request(state: ServerState, run: str, purpose: str, device: int) -> Request:
-    """The server's whole state, as a device needs it to make its own model of it."""
+    """The server's whole state, as a device needs it to make its own model of it; nothing that other devices told."""
     tensors = {f"{_MODEL}{n}": t for n, t in state.tensors.items()}
     tensors |= {f"{_MEMORY}{n}": t for n, t in state.memory.items()}
     address = Address(run, state.round, purpose, device, 0, state.device_versions.get(device, 0))
-    return Request(address, tensors, dict(state.info))
+    return Request(address, tensors, {name: value for name, value in state.info.items() if name != OF_DEVICES})
 
 
 def server_state(request: Request, device: Device) -> ServerState:
@@ -116,6 +117,7 @@ class FederatedEvaluator:
         with_own = set(self._method.personal_devices(state)) if self._method.keeps_device_state else set()
         servers, own, without = dict[int, Counts](), dict[int, Counts](), dict[int, Counts]()
         answers, own_answers = dict[int, Counts](), dict[int, Counts]()
+        examples: dict[int, int] = {}
         missing: list[Failure] = []
         self.states_lost = {}
         for answer in self._ask(list(requests.values())):
@@ -129,6 +131,7 @@ class FederatedEvaluator:
                 self.states_lost[device] = reply.info[STATE_LOST]
             if not reply.info["examples"]:
                 continue
+            examples[device] = int(reply.info["examples"])
             servers[device] = _counts(_SERVERS, reply)
             if f"{_OWN}loss" in reply.tensors:
                 own[device] = _counts(_OWN, reply)
@@ -145,16 +148,19 @@ class FederatedEvaluator:
             of_server = task.metrics(self._site.executor.counts(state.tensors, held_out, everything))
         of_answers, of_own_answers = self._answers(answers), self._answers(own_answers)
         personal = {**own, **without}
+        on_devices = {
+            device: on_device(task, examples[device], servers[device], counts) for device, counts in personal.items()
+        }
         return Evaluation(
             task.metric,
             {**of_server, **of_answers},
             {**task.metrics(_joined(personal)), **of_own_answers},
-            worst_tenth(
-                np.array([task.metrics(counts)[task.metric] for counts in personal.values()]), task.lower_is_better
-            ),
+            worst_tenth(np.array([on.personalized for on in on_devices.values()]), task.lower_is_better),
             task.metrics(_joined(without)).get(task.metric) if own else None,
             tuple(sorted(missing, key=lambda failure: failure.device)),
             task.lower_is_better,
+            on_devices,
+            answers_by_protocol(task, _joined(servers), _joined(personal)),
         )
 
     def _answers(self, of_devices: Mapping[int, Counts]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """`fibecfed quickstart`: a few methods on the shipped messages, side by side, and a table that compares them."""
 
+from fibecfed.quickstart.page import is_quickstart, quickstart_page
 from fibecfed.quickstart.recipe import METHODS, RECIPE, Plan, check_same_data, plan
 from fibecfed.quickstart.report import Findings, Row, begin, example_message, findings, headings
 
@@ -14,5 +15,7 @@ __all__ = [
     "example_message",
     "findings",
     "headings",
+    "is_quickstart",
     "plan",
+    "quickstart_page",
 ]

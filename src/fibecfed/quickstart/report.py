@@ -12,7 +12,7 @@ from fibecfed.config import Config, to_dict, to_yaml
 from fibecfed.federation import write_atomically
 from fibecfed.methods import method_class
 from fibecfed.quickstart.recipe import Plan
-from fibecfed.results import RunDirectory, only_writer
+from fibecfed.results import REPORT_FILE, RunDirectory, only_writer
 
 RECIPE_FILE, MARKDOWN_FILE, JSON_FILE = "recipe.yaml", "quickstart.md", "quickstart.json"
 _TENTH = 10  # up to so many devices, the worst tenth of them is the worst device
@@ -129,6 +129,7 @@ class Findings:
         """Where the results lie."""
         out = self.plan.out
         return [
+            (f"{out / REPORT_FILE}", "this table and pictures, to look at in a browser"),
             (f"{out / MARKDOWN_FILE}, {JSON_FILE}", "this table, with versions, hardware, seed and commit"),
             (
                 f"{self._favourite() / 'README.md'}",
@@ -231,7 +232,7 @@ def findings(plan: Plan) -> Findings:
 def begin(plan: Plan, force: bool) -> None:
     """Write the recipe; remove an old report, which may be of other settings, and with ``force`` the old runs."""
     plan.out.mkdir(parents=True, exist_ok=True)
-    for name in (MARKDOWN_FILE, JSON_FILE):
+    for name in (MARKDOWN_FILE, JSON_FILE, REPORT_FILE):
         (plan.out / name).unlink(missing_ok=True)
     for wanted in plan.runs:
         if force and (wanted.directory / "config.yaml").is_file():

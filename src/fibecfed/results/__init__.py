@@ -3,7 +3,7 @@
 from fibecfed.results.card import global_name, loading_code, model_card
 from fibecfed.results.curves import curves_png
 from fibecfed.results.decisions_plot import decisions_png
-from fibecfed.results.directory import OWN_MODELS_FILE, RunDirectory, device_states
+from fibecfed.results.directory import EVALUATION_FILE, OWN_MODELS_FILE, REPORT_FILE, RunDirectory, device_states
 from fibecfed.results.environment import git_commit, hardware, peak_memory_bytes, versions
 from fibecfed.results.fingerprint import Fingerprint
 from fibecfed.results.lock import only_writer
@@ -29,10 +29,12 @@ from fibecfed.results.summary import (
 )
 
 __all__ = [
+    "EVALUATION_FILE",
     "JUDGED",
     "LAST",
     "LOWER",
     "OWN_MODELS_FILE",
+    "REPORT_FILE",
     "Fingerprint",
     "OwnModels",
     "RunDirectory",

@@ -21,13 +21,14 @@ from fibecfed.results.fingerprint import FINGERPRINT_FILE, Fingerprint
 from fibecfed.results.summary import in_todays_form
 from fibecfed.tasks import Task
 
+REPORT_FILE, EVALUATION_FILE = "report.html", "evaluation.json"
 CONFIG_FILE, PARTITION_FILE, NAME_FILE, CHECKPOINT_FILE, OWN_MODELS_FILE = (
     "config.yaml", "partition.json", "name.json", "checkpoint.safetensors", "own_models.safetensors",
 )  # fmt: skip
 _OF_A_RUN = (
     CONFIG_FILE, FINGERPRINT_FILE, PARTITION_FILE, NAME_FILE, CHECKPOINT_FILE, OWN_MODELS_FILE, "metrics.jsonl",
-    "summary.json", "method.json", "method.png", "curves.png", "README.md", "stopped.json", "changes.json",
-    "traffic.json", "adapter", "adapters", "devices",
+    "summary.json", EVALUATION_FILE, REPORT_FILE, "method.json", "method.png", "curves.png", "README.md",
+    "stopped.json", "changes.json", "traffic.json", "adapter", "adapters", "devices",
 )  # fmt: skip
 _ONLY_OF_RUNS = {name for name in _OF_A_RUN if "." in name} - {"README.md"}
 _LEFTOVER = re.compile(r"\..+\.\d+\.tmp")  # what write_atomically and replace_folder make and a killed process leaves
@@ -219,6 +220,19 @@ class RunDirectory:
         """summary.json; None while the run has not ended."""
         path = self.path / "summary.json"
         return in_todays_form(json.loads(path.read_text(encoding="utf-8")), self.metrics()) if path.is_file() else None
+
+    def content(self, name: str) -> dict[str, Any] | None:
+        """What a JSON file holds; None where the run has none. Raises InputError if it is broken."""
+        path = self.path / name
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+        except (ValueError, TypeError) as error:
+            raise InputError(f"'{path}' cannot be read ({error}).") from None
+
+    def group_names(self) -> list[str]:
+        """What the groups of partition.json stand for; empty where they have no names."""
+        held = self.content(PARTITION_FILE) or {}
+        return list(held.get("groups") or held.get("labels") or ())
 
     def unfinished(self) -> None:
         """Take summary.json away: the run goes on."""

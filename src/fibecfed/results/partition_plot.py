@@ -2,11 +2,13 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from fibecfed.results.palette import COLOURS, HATCHES, hatched
 
 _MOST_BARS = 200
 _MOST_NAMED = 40  # bars with a device's name under each
@@ -29,11 +31,17 @@ def partition_png(counts: np.ndarray, label_names: Sequence[str], names: Sequenc
     shown, legend = _few_labels(counts, label_names)
     figure = Figure(figsize=(min(16.0, 6.0 + 0.2 * len(devices)), 4.5), layout="constrained")
     axes = figure.subplots()
-    colours = matplotlib.colormaps["tab10" if len(legend) <= 10 else "tab20"]
     places = np.arange(len(devices))
     base = np.zeros(len(devices))
     for c, name in enumerate(legend):
-        axes.bar(places, shown[devices, c], bottom=base, color=colours(c), label=name, width=0.85)
+        colour, hatch = hatched(c)
+        looks: dict[str, Any] = {
+            "color": COLOURS[colour],
+            "hatch": HATCHES[hatch],
+            "edgecolor": "white",
+            "linewidth": 0,
+        }
+        axes.bar(places, shown[devices, c], bottom=base, label=name, width=0.85, **looks)
         base += shown[devices, c]
     if len(devices) <= _MOST_NAMED:
         ticks = [names[k] if names else str(k) for k in devices.tolist()]
@@ -47,7 +55,7 @@ def partition_png(counts: np.ndarray, label_names: Sequence[str], names: Sequenc
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(axis)
     axes.set_ylabel("training examples")
-    axes.set_title(title, fontsize=10, parse_math=False)
+    axes.set_title(f"Who holds what: {title}", fontsize=10, parse_math=False)
     for text in axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, reverse=True).get_texts():
         text.set_parse_math(False)  # a label such as "$5 or $10" is no formula
     buffer = io.BytesIO()

@@ -14,7 +14,9 @@ from fibecfed.config import ROUNDS, Change, Config, expanded, to_yaml
 from fibecfed.data.told import told_by_columns
 from fibecfed.errors import InputError
 from fibecfed.federation import Costs, DeviceStore, MemoryStore, ServerState, StageDone, next_stage
+from fibecfed.report import leave_report, write_run_report
 from fibecfed.results import (
+    EVALUATION_FILE,
     RunDirectory,
     device_states,
     failures_of,
@@ -239,6 +241,8 @@ def _go_on(
             kept = directory.fingerprint()
             summary["changed_on_the_way"] = list(kept.history) if kept is not None else []
             write_results(experiment, state, progress.records, summary, directory)
+            path = directory.path
+            leave_report(lambda: write_run_report(path), path, report)
         return RunResult(summary, progress.records, state, directory.path if directory else None)
 
 
@@ -257,7 +261,7 @@ def _train(
         record = None
         if done.stage.evaluated or (done.stage.is_round and _due(experiment.config, state.round)):
             stage = done.stage.name if done.stage.evaluated else None
-            record = progress.evaluated(state, experiment.evaluate(state), done.loss, stage)
+            record = _evaluated(experiment, state, progress, directory, done.loss, stage)
         progress.wall_seconds = before + time.perf_counter() - started
         progress.peak_memory = max(progress.peak_memory, peak_memory_bytes(experiment.site.executor.processes))
         if directory is not None:
@@ -268,8 +272,23 @@ def _train(
         if any(wishes):
             break
     if not progress.records or progress.records[-1]["round"] != state.round:  # stopped by a callback
-        progress.evaluated(state, experiment.evaluate(state), None)
+        _evaluated(experiment, state, progress, directory)
     return state
+
+
+def _evaluated(
+    experiment: Experiment,
+    state: ServerState,
+    progress: _Progress,
+    directory: RunDirectory | None,
+    loss: float | None = None,
+    stage: str | None = None,
+) -> dict[str, Any]:
+    """The record of an evaluation; what it says of single devices goes into evaluation.json, the last one's."""
+    evaluation = experiment.evaluate(state)
+    if directory is not None:  # before the checkpoint: a run that is killed here evaluates again
+        directory.write_json(EVALUATION_FILE, {"round": state.round, "stage": stage, **evaluation.of_devices()})
+    return progress.evaluated(state, evaluation, loss, stage)
 
 
 def _delivered(

@@ -77,7 +77,8 @@ def write_results(
             directory.write_bytes("method.png", decisions_png(decided))
     _write_adapter(experiment, directory.adapter, tensors, directory)
     directory.write_metrics(records)
-    directory.write_bytes("curves.png", curves_png(records, f"{experiment.config.method} on {summary['dataset']}"))
+    title, warm_up = f"{experiment.config.method} on {summary['dataset']}", int(decided.get("warm_up_rounds") or 0)
+    directory.write_bytes("curves.png", curves_png(records, title, warm_up))
     directory.write_text("README.md", model_card(experiment.config, summary, experiment.description(), note))
     directory.write_json("summary.json", summary)
 

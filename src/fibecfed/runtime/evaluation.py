@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -11,13 +11,25 @@ from torch import Tensor
 from fibecfed.data import TokenizedSet
 from fibecfed.federation import Device, Failure, Method, ServerState, Site
 from fibecfed.runtime.answers import to_answer
-from fibecfed.tasks import Counts
+from fibecfed.tasks import Counts, Task
 from fibecfed.training import CountJob
 
 
 @dataclass(frozen=True)
+class OnDevice:
+    """The score on one device's held-out examples; ``global_`` is None where no one model stands for the server's."""
+
+    examples: int
+    global_: float | None
+    personalized: float
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """Metrics of one evaluation. ``worst_tenth`` is the mean score of the worst tenth of devices."""
+    """Metrics of one evaluation. ``worst_tenth`` is the mean score of the worst tenth of devices.
+
+    ``answers``: by protocol (G, G) how many examples of each group were put into which, where the task does that.
+    """
 
     metric: str  # the task's main one, which is the score
     global_: Mapping[str, float]
@@ -26,6 +38,20 @@ class Evaluation:
     never_sampled: float | None  # score of devices without a model of their own; None if there are none
     missing: Sequence[Failure] = ()  # devices whose part in it could not be used
     lower_is_better: bool = False  # of the score
+    devices: Mapping[int, OnDevice] = field(default_factory=dict)  # those with held-out examples
+    answers: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def of_devices(self) -> dict[str, Any]:
+        """What evaluation.json says beside the metrics: the score of each device, and what was taken for what."""
+        return {
+            "metric": self.metric,
+            "lower_is_better": self.lower_is_better,
+            "devices": {
+                str(number): {"examples": on.examples, "global": on.global_, "personalized": on.personalized}
+                for number, on in sorted(self.devices.items())
+            },
+            "answers": {protocol: counts.tolist() for protocol, counts in self.answers.items()},
+        }
 
 
 class Evaluator(Protocol):
@@ -61,13 +87,16 @@ class ResidentEvaluator:
             global_metrics = self._mean_over_devices(state) or global_metrics
         has_own = np.isin(self._owner, [device.number for device in self._personal(state)])
         others = task.metrics(personal.take(np.flatnonzero(~has_own))) if has_own.any() else {}
+        devices = self._on_devices(None if self.global_is_mean_of_devices else server, personal)
         return Evaluation(
             task.metric,
             global_metrics,
             {**task.metrics(personal), **self._answer_metrics(of_devices)},
-            worst_tenth(self._scores(personal), task.lower_is_better),
+            worst_tenth(np.array([on.personalized for on in devices.values()]), task.lower_is_better),
             others.get(task.metric),
             lower_is_better=task.lower_is_better,
+            devices=devices,
+            answers=answers_by_protocol(task, None if self.global_is_mean_of_devices else server, personal),
         )
 
     def _with_own_targets(self, state: ServerState, server: Counts, own: TokenizedSet) -> Counts:
@@ -145,11 +174,14 @@ class ResidentEvaluator:
             metrics.append(self._device_metrics[number, version])
         return {name: float(np.mean([m[name] for m in metrics])) for name in (metrics[0] if metrics else ())}
 
-    def _scores(self, counts: Counts) -> np.ndarray:
-        """The main metric of each device that has held-out examples."""
+    def _on_devices(self, server: Counts | None, personal: Counts) -> dict[int, OnDevice]:
+        """The main metric of each device that has held-out examples, by both protocols."""
         owners, task = self.site.data.held_out_owners, self.site.data.task
-        shards = (owners.indices(device) for device in np.unique(self._owner))
-        return np.array([task.metrics(counts.take(shard))[task.metric] for shard in shards])
+        shards = {int(device): owners.indices(device) for device in np.unique(self._owner)}
+        return {
+            device: on_device(task, len(mine), server and server.take(mine), personal.take(mine))
+            for device, mine in shards.items()
+        }
 
 
 def _replaced(counts: Counts, places: np.ndarray, others: Counts) -> Counts:
@@ -158,6 +190,19 @@ def _replaced(counts: Counts, places: np.ndarray, others: Counts) -> Counts:
     for name, array in others.values.items():
         values[name][places] = array
     return Counts(values)
+
+
+def on_device(task: Task, examples: int, server: Counts | None, personal: Counts) -> OnDevice:
+    """The scores of one device's counts."""
+    of_server = None if server is None else task.metrics(server)[task.metric]
+    return OnDevice(examples, of_server, task.metrics(personal)[task.metric])
+
+
+def answers_by_protocol(task: Task, server: Counts | None, personal: Counts) -> dict[str, np.ndarray]:
+    """What was taken for what, by protocol; nothing where the task does not tell."""
+    by_protocol = {"global": server, "personalized": personal}
+    found = {name: None if counts is None else task.answers(counts) for name, counts in by_protocol.items()}
+    return {name: answers for name, answers in found.items() if answers is not None}
 
 
 def worst_tenth(scores: np.ndarray, lower_is_better: bool = False) -> float:

@@ -251,6 +251,10 @@ class Task(ABC):
         """Why totals of that form cannot be those of so many examples; None if they can."""
         return "its losses are below 0" if (totals["loss"] < 0).any() else None
 
+    def answers(self, counts: Counts) -> np.ndarray | None:
+        """(G, G) how many examples of each group (row) the model put into which (column); None: it puts into none."""
+        return None
+
     @staticmethod
     def judged_groups(outputs: int) -> int:
         """G, the groups that ``judged`` tells apart under a head of so many ``outputs``; here all are one."""

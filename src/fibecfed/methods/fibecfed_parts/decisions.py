@@ -13,7 +13,7 @@ from fibecfed.curriculum import (
     rank_stability,
 )
 from fibecfed.curriculum.selection import most_in_use, part_in_use
-from fibecfed.federation import Device, ServerState, Site
+from fibecfed.federation import OF_DEVICES, Device, ServerState, Site
 from fibecfed.methods.fibecfed_parts.confidence import CONFIDENCE, doubtful_of
 from fibecfed.methods.fibecfed_parts.initialization import DIFFICULTY, FIRST_DIFFICULTY, judgements_key, kept_rows_of
 from fibecfed.seeding import stream
@@ -36,6 +36,7 @@ def decisions(
         judgements_key(config): info.get(judgements_key(config), []),
         "layers": info.get("layers"),
         "layer_scores": info.get("layer_scores"),
+        "layer_scores_by_device": info.get(OF_DEVICES, {}).get("layer_scores"),
         "count_reason": info.get("count_reason"),
         "radius": info.get("radius"),
         "prefix": _prefix(config, info.get("warm_up", 0)),

@@ -8,6 +8,7 @@ import torch
 
 from fibecfed.federation import (
     COSTS,
+    OF_DEVICES,
     Content,
     Device,
     DeviceState,
@@ -31,7 +32,7 @@ from fibecfed.training import Job
 @dataclass
 class _Scores:
     mean: WeightedMean = field(default_factory=WeightedMean)
-    met: list[int] = field(default_factory=list)
+    told: dict[int, list[float]] = field(default_factory=dict)  # by device
 
 
 class ScoreLayers(Exchange):
@@ -72,14 +73,16 @@ class ScoreLayers(Exchange):
 
     def fold(self, accumulator: _Scores, reply: Reply) -> None:
         super().fold(accumulator.mean, reply)
-        accumulator.met.append(reply.address.device)
+        accumulator.told[reply.address.device] = reply.tensors["layer_scores"].tolist()
 
     def finish(self, state: ServerState, accumulator: _Scores) -> ServerState:
         """Step 3, where the number of layers is set: S^l = sum_k (n_k / n) s_k^l, the largest are the GAL."""
-        new = sorted(set(accumulator.met) - state.device_versions.keys())
-        state = noted(self.plan.met(state, accumulator.met), **{ONLY_INITIALIZED: new})
+        met = list(accumulator.told)
+        new = sorted(set(met) - state.device_versions.keys())
+        state = noted(self.plan.met(state, met), **{ONLY_INITIALIZED: new})
+        told = {"layer_scores": {str(device): scores for device, scores in accumulator.told.items()}}
         scores = accumulator.mean.result()["layer_scores"].tolist()
-        state = noted(state, layer_scores=scores, order=list(rank_layers(scores)))
+        state = noted(state, layer_scores=scores, order=list(rank_layers(scores)), **{OF_DEVICES: told})
         if isinstance(self.config.sharing.count, str):
             return state
         return self.plan.fixed(state, *set_count(self.config, self.layout.layers))

@@ -114,6 +114,10 @@ class Classification(Task):
             return "its counts contradict one another"
         return None
 
+    def answers(self, counts: Counts) -> np.ndarray:
+        """The confusion matrix."""
+        return counts.values["confusion"].sum(axis=0)
+
     @staticmethod
     def judged_groups(outputs: int) -> int:
         """One for each label."""

@@ -18,6 +18,9 @@ from fibecfed import Config, load_config
 # pytest-xdist sets it in its workers, and a console made under it would keep that width in every test.
 os.environ.pop("COLUMNS", None)
 
+# Where a user's own models lie is said in messages, which tests compare.
+os.environ.pop("FIBECFED_MODEL_DIR", None)
+
 # Printed commands name `fibecfed` where PATH finds it, and CI does not activate its environment.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 

@@ -71,9 +71,9 @@ def tables(out: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted((out / "report").iterdir()) if not p.name.startswith("measured")}
 
 
-def test_it_is_the_readmes_command() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert ".venv/bin/fibecfed compare experiments/smoke.yaml --out runs/smoke\n" in readme
+def test_it_is_the_documents_command() -> None:
+    page = (ROOT / "docs" / "comparing.md").read_text(encoding="utf-8")
+    assert ".venv/bin/fibecfed compare experiments/smoke.yaml --out runs/smoke\n" in page
     assert ".venv/bin/fibecfed report runs/smoke\n" in readme
 
 

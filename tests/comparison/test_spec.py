@@ -89,9 +89,9 @@ def test_a_wrong_override_is_one_sentence(tmp_path: Path, override: str, message
         load_spec(written(tmp_path), [override])
 
 
-def test_the_readme_shows_an_own_file_as_a_data_set(tmp_path: Path) -> None:
-    readme = (SPECS[0].parents[1] / "README.md").read_text(encoding="utf-8")
-    (block,) = [b for b in re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL) if "data_sets:" in b]
+def test_the_page_shows_an_own_file_as_a_data_set(tmp_path: Path) -> None:
+    page = (SPECS[0].parents[1] / "docs" / "comparing.md").read_text(encoding="utf-8")
+    (block,) = [b for b in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "data_sets:" in b]
     (tmp_path / "own.yaml").write_text(block)
     data = {run.setting.data_set: run.config.data for run in final_runs(load_spec(tmp_path / "own.yaml"), {})}
     assert (data["mine"].file, data["mine"].text, data["mine"].label) == ("messages.csv", "body", "topic")

@@ -236,7 +236,7 @@ def test_what_is_no_method(install: Install) -> None:
 
 def joining(method: str, package: str, folder: Path) -> str:
     """What a device says to a server that has this method of this package."""
-    mine = Description("1", {}, "", "", (), (), package)
+    mine = Description("1", {}, "", "", (), (), package=package)
     assert Description.of(mine.to_content()) == mine
     info = {"settings": {"method": method}, "server": mine.to_content()}
     device = DeviceServer(DeviceConfig(folder=str(folder)), lambda line: None)

@@ -96,8 +96,8 @@ def test_what_a_run_has_stands_in_it(finished: Path) -> None:
     html = (finished / "report.html").read_text(encoding="utf-8")
     for heading in ("Score", "Who holds what", "Devices", "What the method decided", "Costs", "What was lost"):
         assert f"<h2>{heading}</h2>" in html
-    assert "What was taken for what" in html and "fibecfed run method=fibecfed" not in html  # it is the default
-    assert "fibecfed run " in html and "Layer scores: layers" in html and "warm-up" in html
+    assert "What was taken for what" in html and "fibecfed run method=fibecfed " in html
+    assert "Layer scores: layers" in html and "warm-up" in html
     assert html.count(" worst") >= 1
 
 

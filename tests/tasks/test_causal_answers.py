@@ -111,7 +111,7 @@ def test_they_are_those_of_the_finished_run(method: str, tmp_path: Path) -> None
     rows = [{**record, "response": "the"} for record in records(48)]
     file = write(tmp_path / "asked.jsonl", rows)
     common: dict[str, Any] = {"method": method, "federation": {"rounds": 2, "sampled": 4}}
-    common["training"] = {"learning_rate": 0.1, "local_epochs": 3}
+    common["training"] = {"learning_rate": 0.03, "local_epochs": 3}
     plain = fibecfed.run(settings(file, **common), tmp_path / "plain")
     result = fibecfed.run(settings(file, **common, evaluation=SAME), tmp_path / "run")
     last = result.metrics[-1]

@@ -1,4 +1,7 @@
-"""Jobs and results as bytes between processes of one machine: every number arrives bit for bit."""
+"""Jobs and results as bytes between processes of one machine: every number arrives bit for bit.
+
+The only place that unpickles: what a process forked from this one wrote into its pipe, never a file or a message of others.
+"""
 
 import io
 import pickle
@@ -7,6 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+
+class CannotBeSent(Exception):
+    """What has to stay in its process, such as a function in a function."""
 
 
 class Parcels:
@@ -19,11 +26,14 @@ class Parcels:
         self._known = list(known)
 
     def pack(self, content: Any) -> bytes:
-        """Raises what pickle raises for a content that cannot leave its process, such as a function in a function."""
+        """Raises CannotBeSent."""
         buffer = io.BytesIO()
         packer = _Packer(buffer, protocol=pickle.HIGHEST_PROTOCOL)
         packer.numbers = {id(known): number for number, known in enumerate(self._known)}
-        packer.dump(content)
+        try:
+            packer.dump(content)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise CannotBeSent(str(error)) from error
         return buffer.getvalue()
 
     def open(self, parcel: bytes) -> Any:

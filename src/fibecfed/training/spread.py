@@ -1,7 +1,6 @@
 """An executor that spreads devices' jobs, and the passes of an evaluation, over worker processes."""
 
 import logging
-import pickle
 import time
 import traceback
 from collections import deque
@@ -29,7 +28,7 @@ from fibecfed.training.job import (
     ScoreJob,
     TrainJob,
 )
-from fibecfed.training.parcels import Parcels
+from fibecfed.training.parcels import CannotBeSent, Parcels
 from fibecfed.training.worker_process import Serve
 from fibecfed.training.workers import Work, Workers
 from fibecfed.tuning import Layout
@@ -111,7 +110,7 @@ class SpreadExecutor(SequentialExecutor):
             return None
         try:
             message = self._parcels.pack(job)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
+        except CannotBeSent as error:
             self._stays(error)
             return None
         work = Work(
@@ -189,13 +188,13 @@ def _carried_out(executor: SequentialExecutor, parcels: Parcels, message: bytes)
     try:
         return "done", executor.result(job)
     except Exception as error:
-        return "raised", _sendable(error)
+        return "raised", _sendable(error, parcels)
 
 
-def _sendable(error: Exception) -> Exception:
+def _sendable(error: Exception, parcels: Parcels) -> Exception:
     """The error, with where it happened as a note, if it survives being sent; else one that says what it was."""
     try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+        parcels.open(parcels.pack(error))
     except Exception:
         error = RuntimeError(f"{type(error).__name__}: {error}")
     error.add_note("In a worker process:\n" + traceback.format_exc())

@@ -31,7 +31,8 @@ def base(bert: Path, rows_file: Path, tmp_path: Path) -> list[str]:
 def test_a_machine_in_order(base: list[str], tmp_path: Path) -> None:
     code, output = doctor(*base)
     assert code == 0, output
-    for line in ("ok python:", "ok packages:", "ok settings: fibecfed-plus (lora)", "sha256", "billing (", "can be written"):
+    settings = "ok settings: fibecfed-plus (lora)"
+    for line in ("ok python:", "ok packages:", settings, "sha256", "billing (", "can be written"):
         assert line in output
     assert output.endswith("Everything is in order.")
     assert not list(tmp_path.iterdir())  # nothing was written

@@ -74,7 +74,7 @@ def tables(out: Path) -> dict[str, bytes]:
 def test_it_is_the_documents_command() -> None:
     page = (ROOT / "docs" / "comparing.md").read_text(encoding="utf-8")
     assert ".venv/bin/fibecfed compare experiments/smoke.yaml --out runs/smoke\n" in page
-    assert ".venv/bin/fibecfed report runs/smoke\n" in readme
+    assert ".venv/bin/fibecfed report runs/smoke\n" in page
 
 
 @pytest.mark.slow

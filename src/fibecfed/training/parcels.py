@@ -1,6 +1,6 @@
 """Jobs and results as bytes between processes of one machine: every number arrives bit for bit.
 
-The only place that unpickles: what a process forked from this one wrote into its pipe, never a file or a message of others.
+The only place that unpickles: what a process of the same run wrote into its pipe, never a file or a message of others.
 """
 
 import io

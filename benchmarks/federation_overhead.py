@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
 
 from fibecfed import load_config
 from fibecfed.config import Config
@@ -110,6 +111,15 @@ def payload_seconds(devices: int = 10, rounds: int = 5) -> float:
     return seconds
 
 
+def bare_seconds(exchanges: int = 50) -> float:
+    """CPU seconds of what any exchange of that payload takes: written, read and widened to float64, each way."""
+    tensors = {f"w{i}": torch.randn(PAYLOAD // 12) for i in range(12)}
+    started = time.process_time()
+    for _ in range(2 * exchanges):
+        _ = {name: tensor.double() for name, tensor in load(save(tensors)).items()}
+    return time.process_time() - started
+
+
 def benchmark_config(rounds: int = 2) -> Config:
     """MiniLM on the shipped messages, ten devices of 51 examples each, all of them in each round."""
     return load_config(method="fedavg-lora", federation={"devices": 20, "sampled": 10, "rounds": rounds})
@@ -123,6 +133,7 @@ def main() -> None:
     torch.set_num_threads(1)
     result = {
         "payload_cpu_seconds": [payload_seconds() for _ in range(3)],
+        "bare_cpu_seconds": [bare_seconds() for _ in range(3)],
         "training": training_overhead(benchmark_config(), arguments.pairs),
         "versions": versions(),
         "hardware": hardware(),

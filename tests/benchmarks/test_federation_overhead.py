@@ -27,9 +27,10 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def test_a_payload_of_five_megabytes_costs_under_a_second() -> None:
+def test_a_payload_of_five_megabytes_costs_little_more_than_writing_and_reading_it() -> None:
     overhead = benchmark("federation_overhead")
-    assert min(overhead.payload_seconds() for _ in range(3)) <= 1.0
+    pairs = [(overhead.payload_seconds(), overhead.bare_seconds()) for _ in range(3)]
+    assert min(seconds for seconds, _ in pairs) <= 2.7 * min(bare for _, bare in pairs)
 
 
 @pytest.mark.slow

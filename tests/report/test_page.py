@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import fibecfed
 from fibecfed import Config, load_config
 from fibecfed.cli.app import app
+from fibecfed.config import build_config, merge, to_dict
 from fibecfed.errors import InputError
 from fibecfed.report import Page, Score, Section, leave_report, run_page, score_chart, write_run_report
 from fibecfed.report.svg import Axis
@@ -199,6 +200,16 @@ def test_ticks_lie_on_their_axis_and_differ(low: float, high: float, log: bool) 
     ticks = axis.ticks()
     assert 2 <= len(ticks) <= 12 and len({text for _, text in ticks}) == len(ticks)
     assert all(-1e-9 <= axis.part(value) <= 1 + 1e-9 for value, _ in ticks)
+
+
+@pytest.mark.drawn
+def test_sites_of_a_folder_are_counted(small: Config, rows_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "sites").mkdir()
+    for name in ("east", "west"):
+        (tmp_path / "sites" / f"{name}.csv").write_bytes(rows_file.read_bytes())
+    changes = {"data": {"file": str(tmp_path / "sites")}, "federation": {"devices": None, "sampled": None}}
+    fibecfed.run(build_config(merge(to_dict(small), changes)), tmp_path / "run")
+    assert "2 devices, 2 a round" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
 def test_report_takes_a_run_and_says_what_else_it_takes(finished: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fibecfed.commands import going_on
-from fibecfed.config import Config
+from fibecfed.config import Config, settle
 from fibecfed.errors import InputError
 from fibecfed.report.costs import lost, phases_chart, phases_of
 from fibecfed.report.curves import score_chart
@@ -50,15 +50,15 @@ def run_page(directory: RunDirectory) -> Page:
         Section("Settings and environment", [environment_table([summary]), settings_table(config)], folded=True),
     ]
     title = f"{config.method} on {summary['dataset']}"
-    return Page(title, _lead(summary, config), _facts(summary, score), sections, again(config))
+    return Page(title, _lead(summary, config, held.get("devices")), _facts(summary, score), sections, again(config))
 
 
 def _kept(charts: Sequence[Chart | None]) -> Content:
     return [chart for chart in charts if chart is not None]
 
 
-def _lead(summary: Mapping[str, Any], config: Config) -> str:
-    federation = config.federation
+def _lead(summary: Mapping[str, Any], config: Config, devices: int | None) -> str:
+    federation = settle(config, devices).federation  # sites of a folder are counted in the data only
     return (
         f"{federation.device_count} devices, {federation.cohort_size} a round, {summary['rounds']} rounds, seed "
         f"{config.seed}; judged on the {summary['evaluated_on']} split. Data: {summary['data']['origin']}."

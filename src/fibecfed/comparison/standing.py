@@ -8,7 +8,7 @@ BEST, LEVEL = "best", "level"
 
 
 def standings(found: Findings, setting: Setting, protocol: str) -> dict[str, str]:
-    """``best`` for the best mean over seeds, ``level`` for each line that is not significantly worse than it.
+    """``best`` for the best mean over seeds and all equal to it, ``level`` where a line is not significantly worse.
 
     Not significantly worse: the 95 % interval of the differences from the best, paired over seeds, holds 0. With fewer
     than two pairs nothing can be told, and only the best is named. centralized-lora, which gathers what
@@ -21,8 +21,8 @@ def standings(found: Findings, setting: Setting, protocol: str) -> dict[str, str
         return {}
     best = max(known, key=lambda name: known[name])
     first = found.seeds(setting, best, protocol)
-    standing = {best: BEST}
-    for name in known.keys() - {best}:
+    standing = {name: BEST for name in known if known[name] == known[best]}
+    for name in known.keys() - standing.keys():
         other = found.seeds(setting, name, protocol)
         pairs = [first[seed].goodness(protocol) - other[seed].goodness(protocol) for seed in first if seed in other]
         if len(pairs) > 1:

@@ -85,16 +85,16 @@ def _competing(summaries: Mapping[str, object]) -> list[str]:
 def _final(folder: Path, summaries: Mapping[str, Mapping[str, Any]], score: Score) -> Table:
     """A line for each method, the best of both protocols marked."""
     values = {p: {name: summary[score.metric][p] for name, summary in summaries.items()} for p in PROTOCOLS}
-    best = {p: max(_competing(summaries), key=lambda name: score.sign * of[name]) for p, of in values.items()}
+    competing = _competing(summaries)
+    best = {p: max(score.sign * of[name] for name in competing) for p, of in values.items()}
     rows: list[list[Cell | str]] = []
     for name, summary in summaries.items():
         method, sent = method_class(summary["method"]), summary["bytes"]["up"] + summary["bytes"]["down"]
         shown: str | Markup = name
         if (folder / name / REPORT_FILE).is_file():
             shown = Markup('<a href="{}">{}</a>').format(f"{name}/{REPORT_FILE}", name)
-        scores = [
-            Cell(score.number(values[p][name]), values[p][name], "best" if best[p] == name else "") for p in PROTOCOLS
-        ]
+        marks = {p: name in competing and score.sign * values[p][name] == best[p] for p in PROTOCOLS}  # all that tie
+        scores = [Cell(score.number(values[p][name]), values[p][name], "best" if marks[p] else "") for p in PROTOCOLS]
         rows.append(
             [
                 Cell(shown, name), method.trains, method.sends, *scores,

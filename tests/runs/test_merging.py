@@ -42,8 +42,8 @@ def changed(config: Config, **values: object) -> Config:
         ("bert", "pooled", "fedavg-lora"),
         ("bert", "native", "fedavg-lora"),
         ("llama", "native", "fedavg-lora"),
-        pytest.param("bert", "pooled", "adalora", marks=pytest.mark.slow),
-        pytest.param("bert", "pooled", "slora", marks=pytest.mark.slow),
+        pytest.param("bert", "pooled", "adalora", marks=pytest.mark.long),
+        pytest.param("bert", "pooled", "slora", marks=pytest.mark.long),
     ],
 )
 def test_a_classifier(

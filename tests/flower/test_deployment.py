@@ -148,7 +148,7 @@ def states(sites: Path, number: int, out: Path) -> dict[int, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300 * PATIENCE)
+@pytest.mark.timeout(600 * PATIENCE)  # each step has a limit of its own
 def test_one_server_three_devices_and_a_stranger(small: Config, sites: Path) -> None:
     """A run whose bits are those of one process, while a stranger is refused; then one with kills."""
     port = free_port()

@@ -96,7 +96,7 @@ def test_smoke_ends_in_time_and_gives_the_same_tables_alone_stopped_and_killed(
     assert found, said
     done = int(found.group(1))
     chance = random.Random(0)
-    kills = 5 if stand_in is None else 2
+    kills = 5 if stand_in is None else 1
     for records in sorted(chance.sample(range(done, RUNS - 1), kills)):
         kill_when(spec, out, records, delay=chance.uniform(0, 1.0 if stand_in is None else 0.2))
     said = finished(spec, out, "--jobs", "1")

@@ -26,7 +26,7 @@ from flower_sites import NAMES, same_adapters, servers, together, write_sites
 DEVICES = "num-supernodes=3 client-resources-num-cpus=1 init-args-num-cpus=1"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(280)
 def test_same_bits_as_in_one_process(small: Config, rows_file: Path, tmp_path: Path) -> None:
     sites = write_sites(rows_file, tmp_path)

@@ -66,7 +66,7 @@ def measure(devices: int, bert: Path, rows: Path, tmp_path: Path) -> dict[str, f
     return json.loads(done.stdout.split("MEASURED")[1])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_twenty_thousand_devices_cost_what_twenty_cost(bert: Path, many_rows: Path, tmp_path: Path) -> None:
     few, many = [], []
     for _ in range(2):  # interleaved: the machine may be shared

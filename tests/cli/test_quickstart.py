@@ -310,6 +310,16 @@ def test_the_commands_it_prints_work(whole: tuple[Path, str]) -> None:
 
 
 @pytest.mark.slow
+def test_its_report_written_again_is_the_same(whole: tuple[Path, str]) -> None:
+    out, _ = whole
+    before = (out / "report.html").read_text(encoding="utf-8")
+    assert "no device learns from another" in before  # how to read the table
+    code, _ = fibecfed("report", str(out))
+    assert code == 0
+    assert (out / "report.html").read_text(encoding="utf-8") == before
+
+
+@pytest.mark.slow
 def test_run_again_it_keeps_what_is_done(whole: tuple[Path, str], arguments: list[str]) -> None:
     out, _ = whole
     before = {p: p.stat().st_mtime_ns for m in METHODS for p in (out / m).rglob("*")}

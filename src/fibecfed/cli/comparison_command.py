@@ -1,6 +1,5 @@
 """What `compare` and `report` show: the runs as they go with the time left, and the tables."""
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from fibecfed.config import expanded, split_arguments
 from fibecfed.errors import InputError, RunFailed
 from fibecfed.report import leave_report, write_page
 from fibecfed.side_by_side import WantedRun
+from fibecfed.training import cores_here
 
 _MOST_NAMED = 10
 
@@ -93,8 +93,7 @@ def _usual_jobs(comparison: Comparison) -> int:
     """One for each accelerator; without one, as many as the cores that this process may use give room for."""
     if comparison.accelerators:
         return comparison.accelerators
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // comparison.threads)
+    return max(1, cores_here() // comparison.threads)
 
 
 def _conclude(outcome: Outcome, out: Path, again: str, console: Console) -> None:

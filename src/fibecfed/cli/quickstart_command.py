@@ -1,6 +1,5 @@
 """What `quickstart` shows: who holds what, the runs as they go, and a table with how to read it."""
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,12 +28,12 @@ from fibecfed.quickstart import (
 from fibecfed.report import leave_report, write_page
 from fibecfed.runtime import assemble
 from fibecfed.side_by_side import WantedRun, run_side_by_side
+from fibecfed.training import cores_here
 
 
 def usual_jobs() -> int:
     """Two runs side by side, where this process may use two cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(2, cores)
+    return min(2, cores_here())
 
 
 def quick_start(overrides: Sequence[str], out: Path, force: bool, jobs: int, console: Console) -> None:
@@ -77,12 +76,8 @@ def quick_start(overrides: Sequence[str], out: Path, force: bool, jobs: int, con
         reasons = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in failures.items())
         raise RunFailed(f"{reasons}. The other runs are kept; to try again: {again}")
     found.write(message)
-    reading = tuple(found.reading())
-    leave_report(
-        lambda: write_page(quickstart_page(planned.out, reading), planned.out),
-        planned.out,
-        lambda text: _say(console, text),
-    )
+    out = planned.out
+    leave_report(lambda: write_page(quickstart_page(found), out), out, lambda text: _say(console, text))
     _explain(found, message, console)
 
 

@@ -9,7 +9,7 @@ from fibecfed.comparison import tables_of
 from fibecfed.comparison.spec import REFERENCE
 from fibecfed.config import expanded
 from fibecfed.errors import InputError
-from fibecfed.quickstart import is_quickstart, quickstart_page
+from fibecfed.quickstart import findings_in, is_quickstart, quickstart_page
 from fibecfed.report import write_page, write_run_report
 from fibecfed.screen import say
 
@@ -20,7 +20,7 @@ def write_again(directory: Path, console: Console) -> None:
     if (folder / "comparison.json").is_file():
         report(directory, console)
     elif is_quickstart(folder):
-        say(console, f"To look at: {write_page(quickstart_page(folder), folder)}")
+        say(console, f"To look at: {write_page(quickstart_page(findings_in(folder)), folder)}")
     elif (folder / "config.yaml").is_file():
         say(console, f"To look at: {write_run_report(folder)}")
     else:

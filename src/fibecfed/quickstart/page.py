@@ -7,9 +7,8 @@ from typing import Any
 from markupsafe import Markup
 
 from fibecfed.commands import command_line
-from fibecfed.errors import InputError
 from fibecfed.methods import method_class
-from fibecfed.quickstart.report import RECIPE_FILE
+from fibecfed.quickstart.report import Findings
 from fibecfed.report import (
     Cell,
     Page,
@@ -30,27 +29,20 @@ from fibecfed.tasks import task_kind
 PROTOCOLS = ("global", "personalized")
 
 
-def is_quickstart(folder: Path) -> bool:
-    """Whether a quick start was begun there."""
-    return (folder / RECIPE_FILE).is_file()
-
-
-def quickstart_page(folder: Path, reading: tuple[str, ...] = ()) -> Page:
-    """``reading``: sentences on how to read the table. Raises InputError where no run has ended."""
-    runs = {path.parent.name: RunDirectory(path.parent) for path in sorted(folder.glob("*/summary.json"))}
-    if not runs:
-        again = command_line("quickstart", "--out", folder)
-        raise InputError(f"No run of the quick start in '{folder}' has ended; go on with it: {again}")
-    summaries = {name: run.summary() or {} for name, run in runs.items()}
+def quickstart_page(found: Findings) -> Page:
+    """The page with the table, how to read it, and more to look at."""
+    folder, config = found.plan.out, found.plan.config
+    summaries = {summary["method"]: summary for summary in found.summaries}
+    runs = {name: RunDirectory(folder / name) for name in summaries}
     curves = {name: [run.metrics()] for name, run in runs.items()}
     first = next(iter(runs.values()))
-    config, score = first.config(), Score.of(first.metrics())
+    score = Score.of(first.metrics())
     federated = next(
         (run for run in runs.values() if (run.content("partition.json") or {}).get("devices", 1) > 1), first
     )
     held = federated.content("partition.json")
     holdings = holdings_chart(held, federated.group_names(), task_kind(config).group) if held else None
-    title = f"Quick start: {len(runs)} methods on {summaries[next(iter(runs))]['dataset']}"
+    title = f"Quick start: {len(runs)} methods on {config.dataset}"
     best = max(_competing(summaries), key=lambda name: score.sign * summaries[name][score.metric]["global"])
     chart = score_chart(
         f"{score.metric.capitalize()} over the runs: {best} ends best at "
@@ -60,7 +52,7 @@ def quickstart_page(folder: Path, reading: tuple[str, ...] = ()) -> Page:
     )
     phases = phases_chart({name: phases_of(summary) for name, summary in summaries.items()})
     sections = [
-        Section("Final scores", [_final(folder, summaries, score), *reading]),
+        Section("Final scores", [_final(folder, summaries, score), *found.reading()]),
         Section("Scores over the runs", [chart]),
         Section("Who holds what", [holdings] if holdings else []),
         Section("Costs", [phases] if phases else []),

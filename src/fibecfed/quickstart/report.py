@@ -2,16 +2,17 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fibecfed.commands import command_line
-from fibecfed.config import Config, to_dict, to_yaml
+from fibecfed.config import Config, load_config, to_dict, to_yaml
+from fibecfed.errors import InputError
 from fibecfed.federation import write_atomically
 from fibecfed.methods import method_class
-from fibecfed.quickstart.recipe import Plan
+from fibecfed.quickstart.recipe import METHODS, Plan
 from fibecfed.results import REPORT_FILE, RunDirectory, only_writer
 
 RECIPE_FILE, MARKDOWN_FILE, JSON_FILE = "recipe.yaml", "quickstart.md", "quickstart.json"
@@ -224,9 +225,26 @@ class Findings:
 
 def findings(plan: Plan) -> Findings:
     """What the ended runs came to."""
-    runs = [t.directory for t in plan.runs if (t.directory / "config.yaml").is_file()]
-    summaries = [RunDirectory.open(directory).summary() for directory in runs]
-    return Findings(plan, tuple(s for s in summaries if s is not None))
+    return _findings(plan, [wanted.directory for wanted in plan.runs])
+
+
+def is_quickstart(folder: Path) -> bool:
+    """Whether a quick start was begun there."""
+    return (folder / RECIPE_FILE).is_file()
+
+
+def findings_in(folder: Path) -> Findings:
+    """The same of a quick start's directory, from its recipe and its runs. Raises InputError where none has ended."""
+    found = _findings(Plan(load_config(folder / RECIPE_FILE), folder, ()), [folder / name for name in METHODS])
+    if not found.summaries:
+        again = command_line("quickstart", "--out", folder)
+        raise InputError(f"No run of the quick start in '{folder}' has ended; go on with it: {again}")
+    return found
+
+
+def _findings(plan: Plan, directories: Iterable[Path]) -> Findings:
+    begun = (RunDirectory.open(path) for path in directories if (path / "config.yaml").is_file())
+    return Findings(plan, tuple(summary for run in begun if (summary := run.summary()) is not None))
 
 
 def begin(plan: Plan, force: bool) -> None:

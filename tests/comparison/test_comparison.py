@@ -112,7 +112,7 @@ def compared(path: Path, out: Path, overrides: Sequence[str] = ()) -> Silent:
 
 def tables(out: Path) -> dict[str, bytes]:
     """All that must be equal in two comparisons: everything but what was measured."""
-    write_report(out)
+    write_report(build_report(out))
     return {p.name: p.read_bytes() for p in sorted((out / "report").iterdir()) if not p.name.startswith("measured")}
 
 

@@ -77,7 +77,7 @@ def test_gains_ranks_and_controls_follow_the_lower_loss(found: Findings) -> None
 
 @pytest.mark.usefixtures("found")
 def test_tables_show_losses_and_the_untrained_model(compared: Path) -> None:
-    write_report(compared)
+    write_report(build_report(compared))
     table = {t.key: t for t in build_report(compared).tables}["loss"]
     assert [column.name for column in table.columns][4:6] == ["untrained", "global"]
     untrained, trained = (table.rows[0][i] for i in (4, 5))

@@ -79,7 +79,7 @@ def _add_to(log: Path, out: Path, console: Console) -> None:
 def report(out: Path, console: Console) -> None:
     """Write the tables and print the first of them. Raises InputError if there is nothing to report."""
     built = build_report(out)
-    files = write_report(out, built)
+    files = write_report(built)
     page = write_page(comparison_page(built), expanded(out))
     for table in built.tables[:1]:
         console.print(table.markdown(), highlight=False, markup=False, soft_wrap=True)
@@ -103,7 +103,7 @@ def _conclude(outcome: Outcome, out: Path, again: str, console: Console) -> None
         _say(console, f"The time is up. Left: {_some(outcome.left)}. Go on with: {again}")
     if any("--seed-" in name for name in outcome.finished):
         built = build_report(out)
-        files = write_report(out, built)
+        files = write_report(built)
         _say(console, f"Tables: {files[0]}")
         folder = expanded(out)
         leave_report(lambda: write_page(comparison_page(built), folder), folder, lambda text: _say(console, text))

@@ -10,7 +10,7 @@ from fibecfed.commands import command_line
 from fibecfed.comparison.judged import Judged
 from fibecfed.comparison.rates import rates_of, tried_runs, tunings
 from fibecfed.comparison.records import RunRecord, check_same_data, differing_version, read_record
-from fibecfed.comparison.spec import PROTOCOLS, MethodEntry, PlannedRun, Setting, Spec, final_runs, first_rates
+from fibecfed.comparison.spec import MethodEntry, PlannedRun, Setting, Spec, final_runs, first_rates
 from fibecfed.comparison.statistics import (
     CENTRALIZED,
     RIDGE,
@@ -22,6 +22,7 @@ from fibecfed.comparison.statistics import (
 )
 from fibecfed.errors import InputError
 from fibecfed.methods import METHODS
+from fibecfed.results import PROTOCOLS
 
 # centralized-lora is an upper bound, and none (docs/baselines.md).
 _CONTROLS = frozenset(name for name, method in METHODS.items() if method.is_control)

@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from fibecfed.comparison.tables import Column
+from fibecfed.report import Score
 from fibecfed.results import LOWER, metric_of, sign_of
 
 
 @dataclass(frozen=True)
-class Judged:
-    """The score of a task. ``sign``: 1 where a higher one is better, -1 where a lower one is."""
-
-    metric: str
-    sign: int
+class Judged(Score):
+    """The score of a task, with the words that tables and logs have for it."""
 
     @staticmethod
     def of(curve: Sequence[Mapping[str, Any]]) -> "Judged":
@@ -25,11 +23,6 @@ class Judged:
         if self == Judged.of([{}]):
             return {}
         return {"metric": self.metric, **({LOWER: True} if self.sign < 0 else {})}
-
-    @property
-    def direction(self) -> str:
-        """What a difference of scores counts as, for notes."""
-        return "higher is better" if self.sign > 0 else "lower is better"
 
     @property
     def unit(self) -> str:

@@ -5,9 +5,9 @@ from statistics import median
 from typing import Any
 
 from fibecfed.comparison.judged import Judged
-from fibecfed.comparison.spec import PROTOCOLS
 from fibecfed.comparison.statistics import Interval, paired_interval, ratio, spread
 from fibecfed.comparison.tables import Cell, Column, ReportTable
+from fibecfed.results import PROTOCOLS
 
 Line = Mapping[str, Any]
 Runs = dict[int, Line]  # by seed

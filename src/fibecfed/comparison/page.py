@@ -10,7 +10,7 @@ from fibecfed.commands import command_line
 from fibecfed.comparison.findings import Findings
 from fibecfed.comparison.records import SPEC_FILE, read_state, run_directory
 from fibecfed.comparison.report import Report
-from fibecfed.comparison.spec import PROTOCOLS, Setting
+from fibecfed.comparison.spec import Setting
 from fibecfed.comparison.standing import BEST, standings
 from fibecfed.comparison.statistics import Interval, Spread
 from fibecfed.comparison.tables import Cell as Value
@@ -19,7 +19,6 @@ from fibecfed.report import (
     Cell,
     Chart,
     Page,
-    Score,
     Section,
     Table,
     environment_table,
@@ -30,7 +29,7 @@ from fibecfed.report import (
     phases_of,
     score_chart,
 )
-from fibecfed.results import REPORT_FILE, RunDirectory
+from fibecfed.results import PROTOCOLS, REPORT_FILE, RunDirectory
 from fibecfed.tasks import task_kind
 
 _OFTEN_ALIKE = ("data set", "partition", "note")
@@ -83,7 +82,7 @@ def _some(things: Sequence[object], name: str) -> str:
 
 def _facts(found: Findings, settings: Sequence[Setting]) -> list[tuple[str, str, str]]:
     """The best line of each setting, where there are few."""
-    score = Score(found.judged.metric, found.judged.sign)
+    score = found.judged
     facts = []
     for setting in settings[:_OPEN]:
         for protocol in PROTOCOLS:
@@ -120,7 +119,7 @@ def _final(found: Findings, main: ReportTable) -> Table:
 
 
 def _caption(found: Findings, table: ReportTable) -> str:
-    return f"{table.title}. {found.judged.unit}, {found.judged.direction}."
+    return f"{table.title}. {found.judged.unit}, {found.judged.better}."
 
 
 def _table(table: ReportTable) -> Table:
@@ -164,7 +163,7 @@ def _curves(found: Findings, setting: Setting, charts: int) -> Chart:
         }
         for protocol in PROTOCOLS
     }
-    score = Score(found.judged.metric, found.judged.sign)
+    score = found.judged
     best = next((n for n, s in standings(found, setting, "global").items() if s == BEST), None)
     ends = f": {best} ends best at {score.text(found.mean(setting, best))} global" if best else ""
     return score_chart(
@@ -208,7 +207,7 @@ def _failed(failed: Mapping[str, str]) -> list[str]:
 
 def _runs(found: Findings) -> Table:
     """Every run with a link to its own report, where there is one."""
-    score = Score(found.judged.metric, found.judged.sign)
+    score = found.judged
     rows: list[list[Cell | str]] = []
     for record in found.final:
         folder = run_directory(found.out, record.run)

@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fibecfed.report import X_AXES
 from fibecfed.results import metric_of, score_of, sign_of
 from fibecfed.results.palette import COLOURS, DASHES, MARKERS, style
 
 Curve = Sequence[Mapping[str, Any]]
-_AXES = (("round", 1.0), ("simulated time (s)", 1.0), ("sent, up and down (MB)", 1e-6))
 _IN_A_LINE = 7  # names of the legend
 _MARKED = 8  # points of a line, about
 
@@ -28,7 +28,7 @@ def comparison_png(curves: Mapping[str, Sequence[Curve]], title: str, target: fl
     to_eye = 100.0 if share else 1.0
     lines = math.ceil(len(curves) / _IN_A_LINE)
     figure = Figure(figsize=(12, 4.2 + 0.2 * lines), layout="constrained")
-    panels = figure.subplots(1, len(_AXES), sharey=True)
+    panels = figure.subplots(1, len(X_AXES), sharey=True)
     for number, (name, runs) in enumerate(curves.items()):
         points, look = _mean_points(runs), style(number)  # (evaluations, 4)
         drawn = {
@@ -39,10 +39,10 @@ def comparison_png(curves: Mapping[str, Sequence[Curve]], title: str, target: fl
             "markevery": max(1, len(points) // _MARKED),
             "linewidth": 1.3,
         }
-        for axes, (_, scale), values in zip(panels, _AXES, points.T[:3], strict=True):
+        for axes, (_, scale), values in zip(panels, X_AXES, points.T[:3], strict=True):
             axes.plot(values * scale, points[:, 3] * to_eye, **drawn)
         panels[0].lines[-1].set_label(name.lstrip("_") or name)  # a name with "_" in front would not be in the legend
-    for axes, (named, _) in zip(panels, _AXES, strict=True):
+    for axes, (named, _) in zip(panels, X_AXES, strict=True):
         axes.set_xlabel(named)
         axes.grid(alpha=0.3)
         if target is not None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fibecfed.comparison.records import RunRecord, read_record
-from fibecfed.comparison.spec import PROTOCOLS, MethodEntry, PlannedRun, Setting, Spec, tuning_run
+from fibecfed.comparison.spec import MethodEntry, PlannedRun, Setting, Spec, tuning_run
+from fibecfed.results import PROTOCOLS
 
 Cell = tuple[Setting, str]  # a setting and a method's line in it
 _SAME = 1e-9  # relative; rates nearer than this are one

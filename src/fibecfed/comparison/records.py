@@ -6,13 +6,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fibecfed.comparison.spec import PROTOCOLS, PlannedRun, Spec
+from fibecfed.comparison.spec import PlannedRun, Spec
 from fibecfed.config import WHERE, Config, as_meant, build_config, config_hash, read_yaml, to_dict
 from fibecfed.data import source_differences
 from fibecfed.errors import InputError
 from fibecfed.federation import write_atomically
 from fibecfed.methods import in_use, resolve
-from fibecfed.results import JUDGED, LAST, RunDirectory, final_mean, judged_stage, metric_of, score_of, sign_of
+from fibecfed.results import (
+    JUDGED,
+    LAST,
+    PROTOCOLS,
+    RunDirectory,
+    final_mean,
+    judged_stage,
+    metric_of,
+    score_of,
+    sign_of,
+)
 
 SPEC_FILE, STATE_FILE = "spec.yaml", "comparison.json"
 FINAL = "final_mean"  # in comparison.json: what the final numbers are the mean of

@@ -7,12 +7,11 @@ from pathlib import Path
 from fibecfed.comparison.findings import Findings
 from fibecfed.comparison.plots import comparison_png
 from fibecfed.comparison.running import Comparison
-from fibecfed.comparison.spec import PROTOCOLS, Setting
+from fibecfed.comparison.spec import Setting
 from fibecfed.comparison.statistics import CENTRALIZED, CONSECUTIVE, RIDGE, Spread, ratio, spread
 from fibecfed.comparison.tables import Cell, Column, ReportTable
-from fibecfed.config import expanded
 from fibecfed.federation import write_atomically
-from fibecfed.results import LAST, judged_stage
+from fibecfed.results import LAST, PROTOCOLS, judged_stage
 
 FOLDER, MARKDOWN_FILE, MEASURED_FILE = "report", "report.md", "measured.md"
 _WHERE = (Column("data set"), Column("partition"), Column("method"))
@@ -45,14 +44,13 @@ def build_report(out: Path) -> Report:
     return Report(_introduction(found), kept, _measured(found), _pictures(found), found, found.judged.metric)
 
 
-def write_report(out: Path, built: Report | None = None) -> list[Path]:
+def write_report(report: Report) -> list[Path]:
     """Write DIR/report: report.md and measured.md, each table as CSV and LaTeX, a PNG for each setting."""
-    report = build_report(out) if built is None else built
     files = {MARKDOWN_FILE: report.markdown().encode(), MEASURED_FILE: f"# {report.measured.markdown()[3:]}".encode()}
     for table in (*report.tables, report.measured):
         files |= {f"{table.key}.csv": table.csv().encode(), f"{table.key}.tex": table.latex().encode()}
     files |= report.pictures
-    folder = expanded(out) / FOLDER
+    folder = report.found.out / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_atomically(folder / name, content)
@@ -133,7 +131,7 @@ def _final(found: Findings) -> ReportTable:
     if shows_untrained:
         notes.append("untrained: the global score before the first round.")
     if found.judged.sign < 0:
-        notes.append(f"{found.judged.metric.capitalize()}: {found.judged.direction}.")
+        notes.append(f"{found.judged.metric.capitalize()}: {found.judged.better}.")
     notes += _judged(found)
     if any("two rates" in str(row[-1]) for row in rows):
         notes.append(

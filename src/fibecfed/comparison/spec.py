@@ -10,11 +10,11 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from fibecfed.config import Config, build_config, merge
+from fibecfed.results import PROTOCOLS
 
 _STRICT_KEYS = ConfigDict(extra="forbid")
 REFERENCE = "fedavg-lora"
 FINAL_OF = "final {metric} of "
-PROTOCOLS = ("global", "personalized")
 Settings = dict[str, Any]
 
 

@@ -23,10 +23,8 @@ from fibecfed.report import (
     score_chart,
     settings_table,
 )
-from fibecfed.results import REPORT_FILE, RunDirectory
+from fibecfed.results import PROTOCOLS, REPORT_FILE, RunDirectory
 from fibecfed.tasks import task_kind
-
-PROTOCOLS = ("global", "personalized")
 
 
 def quickstart_page(found: Findings) -> Page:

@@ -1,7 +1,7 @@
 """The report that is looked at: one HTML file of a run or of several, made from the files that they left."""
 
 from fibecfed.report.costs import lost_in_runs, mean_phases, phases_chart, phases_of
-from fibecfed.report.curves import score_chart
+from fibecfed.report.curves import X_AXES, score_chart
 from fibecfed.report.holdings import holdings_chart
 from fibecfed.report.page import Cell, Chart, Page, Section, Table
 from fibecfed.report.run_page import run_page
@@ -10,6 +10,7 @@ from fibecfed.report.settings import environment_table, settings_table
 from fibecfed.report.writing import leave_report, write_page, write_run_report
 
 __all__ = [
+    "X_AXES",
     "Cell",
     "Chart",
     "Page",

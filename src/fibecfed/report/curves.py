@@ -1,6 +1,5 @@
 """The main chart of a report: the score of methods against rounds, simulated time and bytes, by both protocols."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +9,7 @@ from markupsafe import Markup
 
 from fibecfed.report.lines import Line, line_picture
 from fibecfed.report.page import Cell, Chart, Key, Rows, Table
-from fibecfed.report.score import Score
+from fibecfed.report.score import Score, plain
 from fibecfed.report.svg import Axis
 from fibecfed.results import score_of
 from fibecfed.results.palette import Style, style
@@ -156,13 +155,9 @@ def _table(title: str, courses: Mapping[str, Mapping[str, _Course]], score: Scor
         for name, course in lines.items():
             for point in range(course.mean.shape[0]):
                 numbers = [f"{course.x[axis, point]:,.4g}" for axis in range(len(X_AXES))]
-                numbers.append(_shown(course.mean[point]))
+                numbers.append(plain(course.mean[point]))
                 if spread:
-                    numbers.append("-" if course.deviation is None else _shown(course.deviation[point]))
+                    numbers.append("-" if course.deviation is None else plain(course.deviation[point]))
                 rows.append([name, protocol, *[Cell(text, text.replace(",", "")) for text in numbers]])
     columns = ["method", "protocol", *(axis for axis, _ in X_AXES), score.axis, *["standard deviation"] * spread]
     return Table(title, columns, rows, text_columns=frozenset({0, 1}))
-
-
-def _shown(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) else "-"

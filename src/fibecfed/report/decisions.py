@@ -1,6 +1,5 @@
 """What a method decided: layers and their scores, how hard examples are, how the curriculum grew."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +7,7 @@ from fibecfed.report.areas import grid_picture, histogram_picture
 from fibecfed.report.holdings import device_name
 from fibecfed.report.lines import Line, line_picture
 from fibecfed.report.page import Cell, Chart, Key, Rows, Table
+from fibecfed.report.score import plain
 from fibecfed.report.svg import Axis
 from fibecfed.results.palette import style
 
@@ -33,7 +33,7 @@ def layers_chart(decided: Mapping[str, Any], held: Mapping[str, Any]) -> Chart |
         note += f" {len(drawn)} of {len(devices)} devices are drawn."
     picture = grid_picture(title, rows, columns, values, chosen, ("layer", "device"))
     data: Rows = [
-        [name, *[Cell(_number(value), value, "best" if layer in chosen else "") for layer, value in enumerate(line)]]
+        [name, *[Cell(plain(value), value, "best" if layer in chosen else "") for layer, value in enumerate(line)]]
         for name, line in zip(
             ["all devices", *(device_name(held, int(k)) for k in devices)], [scores, *(told[k] for k in devices)],
             strict=True,
@@ -107,7 +107,3 @@ def curriculum_chart(decided: Mapping[str, Any]) -> Chart | None:
 def _range(values: Any) -> str:
     shares = [100 * value for value in values]
     return f"{min(shares):.0f} to {max(shares):.0f} %"
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) else "-"

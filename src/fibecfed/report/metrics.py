@@ -1,6 +1,5 @@
 """The metrics beside the score, round by round: training loss, evaluation loss, perplexity, scores of answers."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ from markupsafe import Markup
 
 from fibecfed.report.lines import Line, line_picture
 from fibecfed.report.page import Cell, Chart, Key, Rows, Table
+from fibecfed.report.score import plain
 from fibecfed.report.svg import Axis
 from fibecfed.results.palette import Style
 
@@ -36,7 +36,7 @@ def metrics_chart(records: Sequence[Mapping[str, Any]], main: str, warm_up: int 
             if points:
                 x, y = [point[0] for point in points], [point[1] for point in points]
                 lines.append(Line(line, line, _LOOKS[number], x, y))
-                table += [[line, name, Cell(f"{a:.0f}", a), Cell(_shown(b), b)] for a, b in points]
+                table += [[line, name, Cell(f"{a:.0f}", a), Cell(plain(b), b)] for a, b in points]
         if lines:
             x_axis = Axis.over("round", (value for line in lines for value in line.x), zero=True)
             x_axis = Axis(x_axis.title, x_axis.low, x_axis.high, whole=True)
@@ -52,7 +52,3 @@ def metrics_chart(records: Sequence[Mapping[str, Any]], main: str, warm_up: int 
     keys = [Key.of_line(line, _LOOKS[number], line) for number, line in enumerate(_LINES) if line in shown]
     data = Table(title, ["line", "metric", "round", "value"], table, text_columns=frozenset({0, 1}))
     return Chart(title, [("", None, pictures)], data, keys=keys, switches=True)
-
-
-def _shown(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) else "-"

@@ -15,10 +15,9 @@ from fibecfed.report.metrics import metrics_chart
 from fibecfed.report.page import Cell, Chart, Page, Rows, Section, Table
 from fibecfed.report.score import Score
 from fibecfed.report.settings import again, environment_table, settings_table
-from fibecfed.results import EVALUATION_FILE, RunDirectory, answer_scores, global_name, metric_of
+from fibecfed.results import EVALUATION_FILE, PROTOCOLS, RunDirectory, answer_scores, global_name, metric_of
 from fibecfed.tasks import task_kind
 
-PROTOCOLS = ("global", "personalized")
 Content = list[Chart | Table | str]
 
 

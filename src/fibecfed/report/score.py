@@ -1,10 +1,16 @@
 """Scores as a report shows them: a share in percent, a loss as it is."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fibecfed.results import metric_of, sign_of
+
+
+def plain(value: float) -> str:
+    """A number of no unit, for tables; a dash for what is none."""
+    return f"{value:.4g}" if math.isfinite(value) else "-"
 
 
 @dataclass(frozen=True)

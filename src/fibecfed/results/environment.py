@@ -88,9 +88,7 @@ def _together(pids: Sequence[int]) -> int:
         except OSError:  # it ended meanwhile
             continue
         own += shares["Pss_Anon"] + shares["Pss_Shmem"] + max(0, held["VmHWM"] - held["VmRSS"])
-        files.append(
-            held["RssFile"]
-        )  # libraries, which others on this machine may use, too: as one process counts them
+        files.append(held["RssFile"])  # libraries, which others here may use, too: as one process counts them
     return (own + max(files)) * 1024
 
 

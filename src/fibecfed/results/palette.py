@@ -10,7 +10,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (2, 2), (8, 2, 2, 2), (8, 2, 2, 2, 2, 2), (12, 3))  # on, off, ...
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # as matplotlib names them
 HATCHES = ("", "////", "....")
-WORST = "#D55E00"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from fibecfed.tasks.causal_lm import SCORES
 
 LAST = 5  # evaluations that the mean for comparisons covers at most (docs/method.md section 7)
 JUDGED = "after_stage"  # in the last record: the stage after the rounds that its evaluation is of
+PROTOCOLS = ("global", "personalized")
 LOWER = "lower_is_better"  # in a record whose score is a loss; others have no such entry
 PART = 4  # it covers at most every fourth of a run's evaluations: no mean reaches back to the first rounds [D]
 PROTOCOLS = ("global", "personalized")

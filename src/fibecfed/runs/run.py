@@ -218,7 +218,7 @@ def _go_on(
         stopping = None if patience is None else EarlyStopping(patience)
         watching = [*callbacks, *([stopping] if stopping else [])]
         if experiment.config.evaluation.start and not state.round and not progress.records:
-            progress.evaluated(state, experiment.evaluate(state), None)
+            _evaluated(experiment, state, progress, directory)
         try:
             for callback in watching:
                 callback.started(experiment, state, progress.records)

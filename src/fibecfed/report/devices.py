@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from fibecfed.report.holdings import MOST_GROUPS, counts_of, device_name, few_groups, mixture_cell
+from fibecfed.report.holdings import counts_of, device_name, few_groups, mixture_cell
 from fibecfed.report.lines import Point, point_picture
 from fibecfed.report.page import Cell, Chart, Rows, Table
 from fibecfed.report.score import Score
 from fibecfed.report.svg import Axis
+from fibecfed.results.palette import MOST_AREAS, largest
 
 _MOST_ROWS, _MOST_OPEN = 1000, 40
 _MOST_MISTAKES = 20
@@ -121,10 +122,9 @@ def answers_tables(evaluation: Mapping[str, Any], names: Sequence[str], group: s
 
 def _few(counts: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     """At most twenty rows and columns: the largest groups, and all others together."""
-    if len(counts) <= MOST_GROUPS:
+    if len(counts) <= MOST_AREAS:
         return counts, list(names)
-    order = np.argsort(-counts.sum(axis=1), kind="stable")
-    kept, others = np.sort(order[: MOST_GROUPS - 1]), order[MOST_GROUPS - 1 :]
+    kept, others = largest(counts.sum(axis=1))
     half = np.vstack([counts[kept], counts[others].sum(axis=0)])
     whole = np.column_stack([half[:, kept], half[:, others].sum(axis=1)])
     return whole, [*(names[g] for g in kept), f"{len(others)} others"]
@@ -132,7 +132,7 @@ def _few(counts: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str
 
 def _mistakes(protocol: str, counts: np.ndarray, names: Sequence[str], group: str) -> list[Table]:
     """Only where the square has more groups than it can show."""
-    if len(counts) <= MOST_GROUPS:
+    if len(counts) <= MOST_AREAS:
         return []
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)

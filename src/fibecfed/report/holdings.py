@@ -7,9 +7,9 @@ import numpy as np
 
 from fibecfed.report.areas import Bar, bar_picture, mixture
 from fibecfed.report.page import Cell, Chart, Key, Table
+from fibecfed.results.palette import MOST_AREAS, largest
 
 _MOST_BARS, _MOST_ROWS = 60, 1000
-MOST_GROUPS = 20  # that have an area of their own; the others share one
 
 
 def device_name(held: Mapping[str, Any], device: int) -> str:
@@ -20,10 +20,9 @@ def device_name(held: Mapping[str, Any], device: int) -> str:
 
 def few_groups(counts: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     """(K, at most 20) counts with the names of the columns: the largest groups, and all others together."""
-    if counts.shape[1] <= MOST_GROUPS:
+    if counts.shape[1] <= MOST_AREAS:
         return counts, [names[g] if g < len(names) else f"group {g}" for g in range(counts.shape[1])]
-    order = np.argsort(-counts.sum(axis=0), kind="stable")
-    kept, others = np.sort(order[: MOST_GROUPS - 1]), order[MOST_GROUPS - 1 :]
+    kept, others = largest(counts.sum(axis=0))
     shown = [names[g] if g < len(names) else f"group {g}" for g in kept]
     return np.column_stack([counts[:, kept], counts[:, others].sum(axis=1)]), [*shown, f"{len(others)} others"]
 

@@ -6,10 +6,13 @@ the place of black, which is lost on a dark page.
 
 from dataclasses import dataclass
 
+import numpy as np
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (2, 2), (8, 2, 2, 2), (8, 2, 2, 2, 2, 2), (12, 3))  # on, off, ...
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # as matplotlib names them
 HATCHES = ("", "////", "....")
+MOST_AREAS = 20  # of a picture, each of which can be told from the others
 
 
 @dataclass(frozen=True)
@@ -30,3 +33,9 @@ def style(number: int) -> Style:
 def hatched(number: int) -> tuple[int, int]:
     """Positions in ``COLOURS`` and ``HATCHES`` of the area of this number; the first 21 differ."""
     return number % len(COLOURS), (number // len(COLOURS)) % len(HATCHES)
+
+
+def largest(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of more than ``MOST_AREAS`` groups those that have an area of their own, in order, and those that share one."""
+    order = np.argsort(-totals, kind="stable")
+    return np.sort(order[: MOST_AREAS - 1]), order[MOST_AREAS - 1 :]

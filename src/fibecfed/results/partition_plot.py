@@ -8,11 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fibecfed.results.palette import COLOURS, HATCHES, hatched
+from fibecfed.results.palette import COLOURS, HATCHES, MOST_AREAS, hatched, largest
 
 _MOST_BARS = 200
 _MOST_NAMED = 40  # bars with a device's name under each
-_MOST_COLOURS = 20
 
 
 def partition_png(counts: np.ndarray, label_names: Sequence[str], names: Sequence[str] | None, title: str) -> bytes:
@@ -65,10 +64,8 @@ def partition_png(counts: np.ndarray, label_names: Sequence[str], names: Sequenc
 
 def _few_labels(counts: np.ndarray, label_names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     """At most twenty columns and their names."""
-    if counts.shape[1] <= _MOST_COLOURS:
+    if counts.shape[1] <= MOST_AREAS:
         return counts, list(label_names)
-    order = np.argsort(-counts.sum(axis=0), kind="stable")
-    kept = np.sort(order[: _MOST_COLOURS - 1])
-    others = order[_MOST_COLOURS - 1 :]
+    kept, others = largest(counts.sum(axis=0))
     names = [label_names[c] for c in kept] + [f"{len(others)} other labels"]
     return np.column_stack([counts[:, kept], counts[:, others].sum(axis=1)]), names

@@ -15,7 +15,7 @@ from fibecfed.cli.app import app
 from fibecfed.config import build_config, merge, to_dict
 from fibecfed.errors import InputError
 from fibecfed.report import Page, Score, Section, leave_report, run_page, score_chart, write_run_report
-from fibecfed.report.svg import Axis
+from fibecfed.report.svg import Axis, two_digits
 from fibecfed.results import RunDirectory
 
 HOSTILE = '</script><script>alert("1")</script><img src=x onerror=alert(1)> & \'"'
@@ -218,3 +218,10 @@ def test_report_takes_a_run_and_says_what_else_it_takes(finished: Path, tmp_path
     assert done.exit_code == 0 and (finished / "report.html").is_file()
     wrong = CliRunner().invoke(app, ["report", str(tmp_path)])
     assert wrong.exit_code == 2 and "of a run (no config.yaml)" in wrong.output + wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(9312.0, "9,300"), (0.00421, "0.0042"), (1.0, "1"), (28_999.0, "29,000"), (1.23e7, "1.2e+07")]
+)
+def test_numbers_of_two_digits_are_written_out(value: float, text: str) -> None:
+    assert two_digits(value) == text

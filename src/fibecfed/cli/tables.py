@@ -178,7 +178,8 @@ def decision_lines(decided: dict[str, Any]) -> list[str]:
     if decided.get("head_reason"):
         lines.append(f"Head at the start: {decided['head_reason']}.")
     if decided.get("warm_up_rounds"):
-        lines.append(f"Warm-up: {decided['warm_up_rounds']} rounds.")
+        rounds = decided["warm_up_rounds"]
+        lines.append(f"Warm-up: {rounds} round{'s' if rounds > 1 else ''}.")
     if decided.get("layers") is not None:
         scores = decided.get("layer_scores")
         shown = " (scores " + " ".join(f"{s:.3g}" for s in scores) + ")" if scores else ""

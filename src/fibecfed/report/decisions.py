@@ -8,7 +8,7 @@ from fibecfed.report.holdings import device_name
 from fibecfed.report.lines import Line, line_picture
 from fibecfed.report.page import Cell, Chart, Key, Rows, Table
 from fibecfed.report.score import plain
-from fibecfed.report.svg import Axis
+from fibecfed.report.svg import Axis, two_digits
 from fibecfed.results.palette import style
 
 _MOST_ROWS = 40
@@ -75,7 +75,7 @@ def _middle(edges: list[float], counts: list[float]) -> str:
             low = left
         if before < 3 * total / 4 <= seen:
             high = right
-    return f"{low:.2g} and {high:.2g}"
+    return f"{two_digits(low)} and {two_digits(high)}"
 
 
 def curriculum_chart(decided: Mapping[str, Any]) -> Chart | None:

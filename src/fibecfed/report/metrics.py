@@ -41,7 +41,8 @@ def metrics_chart(records: Sequence[Mapping[str, Any]], main: str, warm_up: int 
             x_axis = Axis.over("round", (value for line in lines for value in line.x), zero=True)
             x_axis = Axis(x_axis.title, x_axis.low, x_axis.high, whole=True)
             unit = _UNITS.get(name, "0 to 1")
-            y_axis = Axis.over(f"{name.replace('_', ' ')} ({unit})", (v for line in lines for v in line.y), pad=0.05)
+            values = [value for line in lines for value in line.y]
+            y_axis = Axis.over(f"{name.replace('_', ' ')} ({unit})", values, zero=not any(values), pad=0.05)
             said = f"{name.replace('_', ' ')} by round"
             pictures.append(line_picture(said, lines, x_axis, y_axis, warm_up=float(warm_up) if warm_up else None))
     if not pictures:

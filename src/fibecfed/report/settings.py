@@ -25,18 +25,19 @@ def _value(value: Any) -> str:
 
 
 def settings_table(config: Config) -> Table:
-    """Every setting, with its default where it differs."""
+    """Every setting, what differs from its default first; on paper only that."""
     defaults = dotted(Config())
     rows: Rows = []
+    as_given: Rows = []
     for key, value in dotted(config).items():
         if key in _FOLDERS:
             continue
         changed = value != defaults.get(key)
         default = json.dumps(defaults.get(key), ensure_ascii=False) if changed else ""
-        rows.append([key, Cell(json.dumps(value, ensure_ascii=False), None, "changed" if changed else ""), default])
-    rows.sort(key=lambda row: not isinstance(row[1], Cell) or row[1].mark == "")  # what differs comes first
+        shown = Cell(json.dumps(value, ensure_ascii=False), None, "changed" if changed else "unchanged")
+        (rows if changed else as_given).append([key, shown, default])
     columns = ["setting", "value", "default, where it differs"]
-    return Table("Settings", columns, rows, text_columns=frozenset({0, 1, 2}))
+    return Table("Settings", columns, rows + as_given, text_columns=frozenset({0, 1, 2}))
 
 
 def environment_table(summaries: Sequence[Mapping[str, Any]]) -> Table:

@@ -27,6 +27,11 @@ def _short(value: object) -> object:
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
 
 
+def two_digits(value: float) -> str:
+    """The first two digits of a number, written out where it is neither huge nor tiny: 9,300 and 0.0042."""
+    return f"{float(f'{value:.2g}'):,g}"
+
+
 @dataclass(frozen=True)
 class Axis:
     """What an axis says, with its unit, and from where to where it goes."""
@@ -62,7 +67,7 @@ class Axis:
             every = max(1, (last - first) // _TICKS + 1)
             if last - first >= 1:
                 return [(10.0**power, f"{10.0**power:g}") for power in range(first, last + 1, every)]
-            return [(value, f"{value:.2g}") for value in (self.low, math.sqrt(self.low * self.high), self.high)]
+            return [(value, two_digits(value)) for value in (self.low, math.sqrt(self.low * self.high), self.high)]
         rough: float = (self.high - self.low) / _TICKS
         power = 10.0 ** math.floor(math.log10(rough))
         step: float = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)

@@ -24,10 +24,11 @@ def tuning_of(config: Config, method: Any) -> str:
     kinds = (method.tuning, *method.tunings)
     if kind not in kinds:
         raise InputError(f"method={method.name} cannot have tuning={kind}; it takes {' or '.join(kinds)}.")
+    default = Config()
     for other in TUNINGS.values():
         for section in other.sections:
             used = section == "lora" or section in TUNINGS[kind].sections
-            if not used and getattr(config, section) != getattr(Config(), section):
+            if not used and getattr(config, section) != getattr(default, section):
                 raise InputError(
                     f"The settings under '{section}' belong to tuning={other.name}, but method={method.name} has "
                     f"tuning={kind}; remove them."

@@ -27,7 +27,7 @@ from fibecfed.quickstart import METHODS, Findings, example_message, plan
 from fibecfed.side_by_side import WantedRun
 from run_content import content
 
-FEW = ["federation.rounds=10", "evaluation.every=1", "data.train_examples=48", "training.batch_size=8"]
+FEW = ["federation.rounds=6", "evaluation.every=1", "data.train_examples=48", "training.batch_size=8"]
 
 
 def fibecfed(*arguments: str) -> tuple[int, str]:

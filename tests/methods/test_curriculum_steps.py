@@ -26,7 +26,8 @@ def trained(small: Config, monkeypatch: pytest.MonkeyPatch) -> Any:
         with monkeypatch.context() as patch:
             patch.setattr(SequentialExecutor, "_train", watch)
             training = {"batch_size": 4, **settings.pop("training", {})}
-            fibecfed.run(changed(small, federation={"rounds": 4}, training=training, **settings))
+            rounds = {"federation": {"rounds": 4}, "evaluation": {"every": 4}}
+            fibecfed.run(changed(small, **rounds, training=training, **settings))
         return found
 
     return run

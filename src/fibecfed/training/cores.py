@@ -86,7 +86,7 @@ def _tokens_of_a_device(config: Config, data: FederatedData) -> float:
     training, lengths = config.training, data.train.lengths
     if not len(lengths):
         return 0.0
-    examples = len(lengths) / data.devices.devices * training.local_epochs
+    examples = float(data.devices.sizes.mean()) * training.local_epochs
     if training.local_steps is not None:
         examples = min(examples, training.local_steps * training.batch_size)
     return examples * float(lengths.mean())

@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from fibecfed.data import MOST_LISTED, Habits, Holding
+from fibecfed.data import Habits, Holding
 from fibecfed.results import answer_scores, global_name
 
 _MOST_DEVICES = 20
@@ -30,7 +30,7 @@ class PartitionTable:
     called: str = "labels"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        counts = self.owned.label_counts(self.labels, len(self.label_names), MOST_LISTED)
+        counts = self.owned.label_counts(self.labels, len(self.label_names), self.owned.countable)
         table = _largest_labels_table(self.owned, counts, self.label_names, self.called)
         if _NARROWEST * len(self.label_names) <= options.max_width:
             wide = _counts_table(self.owned, counts, self.label_names)
@@ -39,7 +39,7 @@ class PartitionTable:
         yield table
         sizes, kinds = counts.sum(axis=1), (counts > 0).sum(axis=1)
         if self.owned.devices > 1:
-            first = f" (the first {MOST_LISTED:,} are counted)" * (self.owned.devices > MOST_LISTED)
+            first = f" (the first {len(counts):,} are counted)" * (len(counts) < self.owned.devices)
             yield Text(f"A device holds {spread(sizes)} examples of {spread(kinds)} {self.called}{first}.")
         if self.habits is not None:
             yield _habits_line(self.habits, self.owned, self.label_names)
@@ -88,7 +88,7 @@ def _shown(owned: Holding) -> list[tuple[int, list[Text]]]:
 
 def _counted(owned: Holding) -> str:
     """Whose sum the last row is."""
-    return "all" if owned.devices <= MOST_LISTED else f"the first {MOST_LISTED:,}"
+    return "all" if owned.countable == owned.devices else f"the first {owned.countable:,}"
 
 
 def _beside(owned: Holding, first: str, device: int | None = None) -> list[Text]:

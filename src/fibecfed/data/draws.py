@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fibecfed.config.data import PartitionConfig
-from fibecfed.data.holding import Owners
+from fibecfed.data.holding import MOST_LISTED, Owners
 from fibecfed.data.partition import Partition, log_dirichlet, partition_like, take
 from fibecfed.errors import InputError
 from fibecfed.seeding import stream
@@ -32,6 +32,11 @@ class Draws:
     def sizes(self) -> np.ndarray:
         """(K,) int64; a view of one number."""
         return np.broadcast_to(np.int64(self.size), self.devices)
+
+    @property
+    def countable(self) -> int:
+        """The first devices: what each holds has to be drawn."""
+        return min(self.devices, MOST_LISTED)
 
     def indices(self, device: int) -> np.ndarray:
         """Ascending positions of one device's examples. Raises IndexError for a device that does not exist."""
@@ -81,6 +86,11 @@ class SomeHold:
         found = np.zeros(self.devices, np.int64)
         found[self.numbers] = self.dealt.sizes
         return found
+
+    @property
+    def countable(self) -> int:
+        """All devices."""
+        return self.devices
 
     def indices(self, device: int) -> np.ndarray:
         """Ascending positions of one device's examples. Raises IndexError for a device that does not exist."""

@@ -29,6 +29,10 @@ class Holding(Protocol):
     def sizes(self) -> np.ndarray:
         """Examples per device, (K,) int64; perhaps a view of one number."""
 
+    @property
+    def countable(self) -> int:
+        """So many of the first devices are counted in tables: all of them, or MOST_LISTED where each takes work."""
+
     def indices(self, device: int) -> np.ndarray:
         """Ascending positions of one device's examples. Raises IndexError for a device that does not exist."""
 

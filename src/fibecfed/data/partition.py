@@ -34,6 +34,11 @@ class Partition:
         """Examples per device, (K,) int64."""
         return np.diff(self.offsets)
 
+    @property
+    def countable(self) -> int:
+        """All devices."""
+        return self.devices
+
     def indices(self, device: int) -> np.ndarray:
         """Ascending positions of one device's examples; a view. Raises IndexError for a device that does not exist."""
         if not 0 <= device < self.devices:

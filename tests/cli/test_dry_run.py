@@ -90,4 +90,4 @@ def test_an_estimate_scores_only_a_few_examples(warm: Config, monkeypatch: pytes
     assert experiment.data.devices.sizes.tolist() == [len(experiment.data.train)]
     job = ordinary_round(experiment).job
     assert job is not None
-    assert job.held is not None and len(job.held) == 8
+    assert 0 < sum(map(len, job.batches)) <= 8

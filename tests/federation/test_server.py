@@ -18,6 +18,7 @@ from fibecfed.federation import (
     cohort,
     next_stage,
 )
+from fibecfed.federation.server import _of_the_others
 from fibecfed.methods import METHODS, resolve
 from fibecfed.tuning import Layout, Parameter
 
@@ -188,3 +189,9 @@ def test_every_method_has_the_cohorts_of_its_seed() -> None:
     assert len(seen) >= 8
     assert all(cohorts == seen["fedavg-lora"] for cohorts in seen.values())
     assert len(set(seen["fedavg-lora"])) == 3
+
+
+@pytest.mark.parametrize("own", [(), (0,), (4,), (0, 1, 2), (1, 3), (0, 2, 4)], ids=str)
+def test_the_others_are_counted_without_being_listed(own: tuple[int, ...]) -> None:
+    others = [device for device in range(5) if device not in own]
+    assert [_of_the_others(own, place) for place in range(len(others))] == others

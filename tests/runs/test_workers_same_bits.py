@@ -31,6 +31,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "fedavg-lora": {},
     "fibecfed": FIBECFED,
     "fedalt": {"method": "fedalt"},
+    "frozen bottom": {  # each process keeps hidden states of its own
+        "method": "fibecfed",
+        "curriculum": {"score": "none"},
+        "sharing": {"layers": "last", "count": 1, "rows": "none"},
+        "warm_up": {"rounds": 0},
+        "training": {"local_epochs": 2},
+    },
     "adalora": {"method": "adalora"},  # its jobs hold a penalty and an observer
     "fedavg-plus": {"method": "fedavg-plus", "personal": {"fallback": "held-out"}},
 }
@@ -186,9 +193,9 @@ def test_auto_shares_the_cores_among_threads_devices_and_runs(
     use_cores(2)
     assert cores_here() == 2
     assert number() == 2
-    assert number(training={"cache_mb": 1}) == 1
 
 
-def test_more_workers_than_can_be_had_are_refused(small: Config) -> None:
-    with pytest.raises(InputError, match=r"runtime\.workers=2, but training\.cache_mb keeps"):
-        assemble(changed(small, of(2), {"training": {"cache_mb": 1}}))
+def test_more_workers_than_can_be_had_are_refused(small: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fibecfed.training.cores.sys.platform", "darwin")
+    with pytest.raises(InputError, match=r"runtime\.workers=2, but worker processes need Linux"):
+        assemble(changed(small, of(2)))

@@ -10,7 +10,7 @@ from rich.text import Text
 from fibecfed.cli.data_notes import say_notes
 from fibecfed.cli.tables import partition_table, spread
 from fibecfed.config import Config, settle
-from fibecfed.data import DATASETS, SUPPORT, Partition, deal, find_dataset, load_splits
+from fibecfed.data import DATASETS, SUPPORT, Holding, deal, find_dataset, load_splits
 from fibecfed.data.instructions import SETS
 from fibecfed.errors import InputError
 from fibecfed.federation import write_atomically
@@ -72,10 +72,12 @@ def show_partition(config: Config, plot: Path | None, console: Console) -> None:
     if plot is not None:
         from fibecfed.results.partition_plot import partition_png  # matplotlib is slow to import
 
-        counts = dealt.devices.label_counts(labels, len(names))
+        counts = dealt.devices.label_counts(labels, len(names), dealt.devices.countable)
         kind = config.data.partition.kind
         alpha = f", alpha={config.data.partition.alpha:g}" if kind in ("dirichlet", "dirichlet-hsu", "quantity") else ""
-        write_atomically(plot, partition_png(counts, names, dealt.devices.names, f"{config.dataset}: {kind}{alpha}"))
+        first = f", the first {len(counts):,} devices" if len(counts) < dealt.devices.devices else ""
+        title = f"{config.dataset}: {kind}{alpha}{first}"
+        write_atomically(plot, partition_png(counts, names, dealt.devices.names, title))
         console.print(f"Picture in {plot}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -88,7 +90,7 @@ def _check_target(plot: Path) -> None:
         raise InputError(f"Folder '{plot.parent}' of '{plot}' does not exist (--plot).")
 
 
-def _held_out_line(owners: Partition, split: str) -> str:
+def _held_out_line(owners: Holding, split: str) -> str:
     line = f"Held out ({split}): {owners.sizes.sum():,} examples, {spread(owners.sizes)} a device"
     without = int(np.sum(owners.sizes == 0))
     return line + (f"; {without:,} devices have none." if without else ".")

@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from fibecfed.data import Habits, Partition
+from fibecfed.data import Habits, Holding
 from fibecfed.results import answer_scores, global_name
 
 _MOST_DEVICES = 20
@@ -23,14 +23,14 @@ _WIDEST = 10_000  # columns; room enough to see how wide a table would like to b
 class PartitionTable:
     """Who holds what. With room for a column for each label it shows counts, else each device's largest labels."""
 
-    owned: Partition
+    owned: Holding
     labels: np.ndarray  # (N,)
     label_names: Sequence[str]
     habits: Habits | None = None
     called: str = "labels"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        counts = self.owned.label_counts(self.labels, len(self.label_names))
+        counts = self.owned.label_counts(self.labels, len(self.label_names), self.owned.countable)
         table = _largest_labels_table(self.owned, counts, self.label_names, self.called)
         if _NARROWEST * len(self.label_names) <= options.max_width:
             wide = _counts_table(self.owned, counts, self.label_names)
@@ -39,13 +39,14 @@ class PartitionTable:
         yield table
         sizes, kinds = counts.sum(axis=1), (counts > 0).sum(axis=1)
         if self.owned.devices > 1:
-            yield Text(f"A device holds {spread(sizes)} examples of {spread(kinds)} {self.called}.")
+            first = f" (the first {len(counts):,} are counted)" * (len(counts) < self.owned.devices)
+            yield Text(f"A device holds {spread(sizes)} examples of {spread(kinds)} {self.called}{first}.")
         if self.habits is not None:
             yield _habits_line(self.habits, self.owned, self.label_names)
 
 
 def partition_table(
-    owned: Partition,
+    owned: Holding,
     labels: np.ndarray,
     label_names: Sequence[str],
     habits: Habits | None = None,
@@ -59,7 +60,7 @@ def partition_table(
     return PartitionTable(owned, labels, label_names, habits, f"{group}s")
 
 
-def _habits_line(habits: Habits, owned: Partition, label_names: Sequence[str]) -> Text:
+def _habits_line(habits: Habits, owned: Holding, label_names: Sequence[str]) -> Text:
     swaps = habits.swaps
     shown = [
         f"{owned.names[k] if owned.names else k} ({label_names[one]}, {label_names[other]})"
@@ -70,7 +71,8 @@ def _habits_line(habits: Habits, owned: Partition, label_names: Sequence[str]) -
     return Text(f"{count} take two labels for each other{': ' * bool(swaps)}{', '.join(shown)}{more}.")
 
 
-def _partition_heading(owned: Partition, total: int) -> Table:
+def _partition_heading(owned: Holding) -> Table:
+    total = int(owned.sizes.sum())
     table = Table(title=f"{owned.devices:,} device{'s' * (owned.devices > 1)}, {total:,} training examples")
     table.add_column("device", overflow="fold")
     if owned.domains is not None:
@@ -78,20 +80,25 @@ def _partition_heading(owned: Partition, total: int) -> Table:
     return table
 
 
-def _shown(owned: Partition) -> list[tuple[int, list[Text]]]:
+def _shown(owned: Holding) -> list[tuple[int, list[Text]]]:
     """The first devices: number, and the cells that say who it is."""
     devices = range(min(owned.devices, _MOST_DEVICES))
     return [(k, _beside(owned, owned.names[k] if owned.names else str(k), k)) for k in devices]
 
 
-def _beside(owned: Partition, first: str, device: int | None = None) -> list[Text]:
+def _counted(owned: Holding) -> str:
+    """Whose sum the last row is."""
+    return "all" if owned.countable == owned.devices else f"the first {owned.countable:,}"
+
+
+def _beside(owned: Holding, first: str, device: int | None = None) -> list[Text]:
     """``first`` in the column of devices, and a device's domain where there are domains."""
     domain = "" if owned.domains is None or device is None else owned.domains[device]
     return [Text(first)] + [Text(domain)] * (owned.domains is not None)
 
 
-def _counts_table(owned: Partition, counts: np.ndarray, label_names: Sequence[str]) -> Table:
-    table = _partition_heading(owned, int(counts.sum()))
+def _counts_table(owned: Holding, counts: np.ndarray, label_names: Sequence[str]) -> Table:
+    table = _partition_heading(owned)
     for name in label_names:
         table.add_column(Text(name), justify="right", no_wrap=True)
     table.add_column("all", justify="right", no_wrap=True)
@@ -99,12 +106,12 @@ def _counts_table(owned: Partition, counts: np.ndarray, label_names: Sequence[st
         table.add_row(*who, *map(str, counts[device]), str(counts[device].sum()))
     if owned.devices > _MOST_DEVICES:
         table.add_row(*_beside(owned, f"... {owned.devices - _MOST_DEVICES:,} more"), *[""] * (len(label_names) + 1))
-    table.add_row(*_beside(owned, "all"), *map(str, counts.sum(axis=0)), str(counts.sum()), style="bold")
+    table.add_row(*_beside(owned, _counted(owned)), *map(str, counts.sum(axis=0)), str(counts.sum()), style="bold")
     return table
 
 
-def _largest_labels_table(owned: Partition, counts: np.ndarray, label_names: Sequence[str], called: str) -> Table:
-    table = _partition_heading(owned, int(counts.sum()))
+def _largest_labels_table(owned: Holding, counts: np.ndarray, label_names: Sequence[str], called: str) -> Table:
+    table = _partition_heading(owned)
     table.add_column("all", justify="right", no_wrap=True)
     table.add_column(called, justify="right", no_wrap=True)
     table.add_column("most of them", overflow="fold")
@@ -114,9 +121,8 @@ def _largest_labels_table(owned: Partition, counts: np.ndarray, label_names: Seq
     if owned.devices > _MOST_DEVICES:
         table.add_row(*_beside(owned, f"... {owned.devices - _MOST_DEVICES:,} more"), "", "", "")
     total = counts.sum(axis=0)
-    table.add_row(
-        *_beside(owned, "all"), str(total.sum()), str((total > 0).sum()), _largest(total, label_names), style="bold"
-    )
+    cells = str(total.sum()), str((total > 0).sum()), _largest(total, label_names)
+    table.add_row(*_beside(owned, _counted(owned)), *cells, style="bold")
     return table
 
 

@@ -70,7 +70,8 @@ class Change:
 def dotted(config: Config) -> dict[str, Any]:
     """Every setting that can make a difference by its dotted key, as JSON has it."""
     found = dict(_dotted(to_dict(config), ""))
-    del found["runtime.workers"]  # any number of processes gives the same
+    for key in ("runtime.workers", "training.cache_mb"):  # whatever they are, results are the same
+        del found[key]
     return json.loads(json.dumps(found))
 
 

@@ -45,6 +45,15 @@ class PartitionConfig:
             "dirichlet-hsu, iid). None: equal sizes.",
         ),
     ] = None
+    examples_per_device: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Each device draws so many of the training examples for itself, with label proportions as kind "
+            "says (dirichlet, dirichlet-hsu, iid), so that several may hold the same one and there may be a million "
+            "devices. None: each example belongs to one device.",
+        ),
+    ] = None
     habits: Annotated[
         Fraction,
         Field(
@@ -56,7 +65,8 @@ class PartitionConfig:
     minimum: Annotated[int, Field(ge=1, description="Fewest training examples a device may hold.")] = 1
 
     def __post_init__(self) -> None:
-        """Raise InputError for sizes where the kind decides them."""
+        """Raise InputError for sizes where the kind decides them, or where every device draws as many."""
+        self._check_draws()
         if self.size_alpha is not None and self.kind in ("shards", "quantity", "column"):
             whose = {
                 "shards": "shards_per_device makes them equal",
@@ -67,6 +77,23 @@ class PartitionConfig:
                 f"data.partition.size_alpha draws the sizes of devices, but with kind={self.kind} {whose[self.kind]}; "
                 "leave it out, or use kind=dirichlet, dirichlet-hsu or iid."
             )
+
+    def _check_draws(self) -> None:
+        drawn = self.examples_per_device
+        if drawn is None:
+            return
+        said = f"data.partition.examples_per_device={drawn} lets devices draw common examples"
+        if self.kind in ("shards", "quantity", "column"):
+            raise InputError(
+                f"{said}, and with kind={self.kind} each example belongs to one; leave it out, or use kind=dirichlet, "
+                "dirichlet-hsu or iid."
+            )
+        if self.size_alpha is not None:
+            raise InputError(f"{said}, as many for each; leave data.partition.size_alpha out.")
+        if self.habits:
+            raise InputError(f"{said}, which have one label each; leave data.partition.habits out.")
+        if drawn < self.minimum:
+            raise InputError(f"{said}, fewer than data.partition.minimum={self.minimum}; raise it.")
 
 
 @dataclass(config=_STRICT_KEYS, frozen=True)

@@ -319,6 +319,9 @@ def config_hash(config: Config) -> str:
         content["evaluation"].pop("start")
     content["runtime"].pop("device_states")
     content["runtime"].pop("workers")
+    content["training"]["cache_mb"] = 0  # results are the same; so that runs from before auto keep their hash
+    if content["data"]["partition"]["examples_per_device"] is None:  # the same
+        content["data"]["partition"].pop("examples_per_device")
     if content["data"]["labels"] is None:  # so that runs from before this key keep their hash
         content["data"].pop("labels")
     if config.federation.compression == "none":  # the same

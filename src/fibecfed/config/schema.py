@@ -159,13 +159,14 @@ class TrainingConfig:
     ] = None
     keep_optimizer: Annotated[bool, Field(description="Keep a device's optimizer state between its rounds.")] = False
     cache_mb: Annotated[
-        int,
+        Annotated[int, Field(ge=0)] | Literal["auto"],
         Field(
-            ge=0,
-            description="Memory for hidden states under the lowest layer that trains, which are then computed once; "
-            "0: no cache. Only helps where low layers are frozen (sharing.rows=none).",
+            description="Memory in MiB for hidden states under the lowest layer that trains, which are then computed "
+            "once, with the same results to the bit. auto: a quarter of what is free, shared by all processes; none "
+            "where lora.dropout changes the states or a prompt trains. 0: no cache. Only helps where low layers are "
+            "frozen (sharing.rows=none, head-only).",
         ),
-    ] = 0
+    ] = "auto"
     gradient_checkpointing: Annotated[
         bool, Field(description="Recompute activations in the backward pass: less memory, more time.")
     ] = False
@@ -327,8 +328,8 @@ class Config:
             raise InputError(f"model.head_init={self.model.head_init} needs model.head=pooled.")
         if self.model.quantization == "4bit" and self.runtime.device not in ("cuda", "auto"):
             raise InputError("model.quantization=4bit needs a CUDA device; set runtime.device=cuda or auto.")
-        if self.training.cache_mb and self.lora.dropout:
-            raise InputError("training.cache_mb keeps what dropout would change; set lora.dropout=0 or cache_mb=0.")
+        if self.training.cache_mb not in ("auto", 0) and self.lora.dropout:
+            raise InputError("training.cache_mb keeps what dropout would change; set lora.dropout=0 or cache_mb=auto.")
         if self.curriculum.fresh and self.curriculum.score != "random":
             raise InputError("curriculum.fresh only applies to curriculum.score=random.")
         if self.curriculum.unit == "batch" and self.curriculum.fresh:

@@ -18,7 +18,8 @@ def settle(config: Config, sites: int | None = None) -> Config:
     data, federation = config.data, config.federation
     kind = data.partition.kind
     if kind is None:
-        kind = "column" if data.file is not None and sites is not None and sites > 1 else "dirichlet"
+        named = data.file is not None and sites is not None and sites > 1
+        kind = "column" if named and data.partition.examples_per_device is None else "dirichlet"
     devices = federation.devices or (sites if kind == "column" else None) or DEVICES
     sampled = federation.sampled or min(SAMPLED, devices)
     if (kind, devices, sampled) == (data.partition.kind, federation.devices, federation.sampled):

@@ -18,6 +18,7 @@ from fibecfed.data.fingerprint import (
     target_names,
 )
 from fibecfed.data.habits import Habits
+from fibecfed.data.holding import MOST_LISTED, Holding, Owners
 from fibecfed.data.named import DATASETS, SUPPORT, NamedDataset, dataset_names, find_dataset
 from fibecfed.data.partition import Partition
 from fibecfed.data.rows import Rows, hold_out
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DATASETS",
+    "MOST_LISTED",
     "SUPPORT",
     "WITHOUT_EMBEDDING",
     "Asked",
@@ -38,7 +40,9 @@ __all__ = [
     "Dealt",
     "FederatedData",
     "Habits",
+    "Holding",
     "NamedDataset",
+    "Owners",
     "Partition",
     "Rows",
     "Splits",

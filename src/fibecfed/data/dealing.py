@@ -6,7 +6,9 @@ import numpy as np
 
 from fibecfed.config import Config, settle
 from fibecfed.data.domains import deal_domains
+from fibecfed.data.draws import deal_to_some, draw_for_each
 from fibecfed.data.habits import Habits, draw_habits
+from fibecfed.data.holding import Holding, Owners
 from fibecfed.data.partition import Partition, grouped, partition, partition_like
 from fibecfed.data.rows import Rows
 from fibecfed.data.splits import Splits
@@ -19,9 +21,9 @@ class Dealt:
     """The rows of a run, and who holds them. ``own`` and ``habits`` are None where every device labels as the data."""
 
     train: Rows  # with labels as its devices have them
-    devices: Partition
+    devices: Holding
     held_out: Rows  # with the labels of the data
-    owners: Partition  # of held_out
+    owners: Owners  # of held_out
     own: Rows | None = None  # held_out with labels as its devices have them
     habits: Habits | None = None
 
@@ -44,7 +46,7 @@ def deal(config: Config, splits: Splits, pooled: bool = False) -> Dealt:
         raise InputError(
             f"data.partition.habits makes devices swap two labels, and task.kind={kind.kind} has none; leave it out."
         )
-    owned, owners = partition_rows(config, train, held_out)
+    owned, owners = _partitions(config, train, held_out)
     rng = stream(config.seed, "habits")
     habits = draw_habits(config.data.partition.habits, train.labels, owned, rng)
     own = replace(held_out, labels=habits.as_labelled(held_out.labels, owners))
@@ -54,7 +56,7 @@ def deal(config: Config, splits: Splits, pooled: bool = False) -> Dealt:
     return Dealt(train, owned, held_out, owners, own, habits)
 
 
-def partition_rows(config: Config, train: Rows, held_out: Rows, pooled: bool = False) -> tuple[Partition, Partition]:
+def partition_rows(config: Config, train: Rows, held_out: Rows, pooled: bool = False) -> tuple[Holding, Owners]:
     """Who holds which training and which held-out example; ``pooled`` gives everything to one device.
 
     Where rows belong to the device they name, held-out rows that name one go to it as well;
@@ -63,6 +65,26 @@ def partition_rows(config: Config, train: Rows, held_out: Rows, pooled: bool = F
     config = settle(config, train.sites)
     if pooled:
         return _whole(train), _whole(held_out)
+    if config.data.partition.examples_per_device is not None:
+        return _drawn(config, train, held_out)
+    return _partitions(config, train, held_out)
+
+
+def _drawn(config: Config, train: Rows, held_out: Rows) -> tuple[Holding, Owners]:
+    settings, classes = config.data.partition, len(train.label_names)
+    if train.domains is not None:
+        raise InputError(
+            f"data.partition.examples_per_device draws from one data set, and data.name={config.data.name} has several "
+            "domains; leave it out, or name one set."
+        )
+    draws = draw_for_each(train.labels, classes, settings, config.federation.device_count, config.seed)
+    rng = stream(config.seed, "held-out partition")
+    return draws, deal_to_some(draws, train.labels, held_out.labels, classes, config.seed, rng)
+
+
+def _partitions(config: Config, train: Rows, held_out: Rows) -> tuple[Partition, Partition]:
+    """Every example belongs to one device."""
+    config = settle(config, train.sites)
     settings, devices = config.data.partition, config.federation.device_count
     rng, held_out_rng = stream(config.seed, "partition"), stream(config.seed, "held-out partition")
     if train.domains is not None:

@@ -11,7 +11,7 @@ from fibecfed.config import Config
 from fibecfed.data.dealing import deal
 from fibecfed.data.fingerprint import DataPrint, data_print
 from fibecfed.data.habits import Habits
-from fibecfed.data.partition import Partition
+from fibecfed.data.holding import Holding, Owners
 from fibecfed.data.rows import Rows
 from fibecfed.data.splits import Splits
 from fibecfed.data.tokens import TokenizedSet, tokenize
@@ -30,9 +30,9 @@ class FederatedData:
 
     task: Task
     train: TokenizedSet
-    devices: Partition
+    devices: Holding
     held_out: TokenizedSet
-    held_out_owners: Partition
+    held_out_owners: Owners
     validation_rows: Rows
     origin: str
     evaluated_on: Literal["test", "validation"]

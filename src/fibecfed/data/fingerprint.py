@@ -1,11 +1,11 @@
 """What data was, in a few digests that hold no text: enough to notice that it is not the same, and to say how."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fibecfed.data.partition import Partition
+from fibecfed.data.holding import Holding
 from fibecfed.data.rows import Rows
 
 _MODULUS = 2**256
@@ -48,18 +48,11 @@ class DataPrint:
         return {**asdict(self), "labels": list(self.labels)}
 
 
-def data_print(source: Mapping[str, Any], train: Rows, validation: Rows, test: Rows, devices: Partition) -> DataPrint:
+def data_print(source: Mapping[str, Any], train: Rows, validation: Rows, test: Rows, devices: Holding) -> DataPrint:
     """The data of a run; ``source``: the prints of the rows as they were read."""
     parts = {"train": rows_print(train), "validation": rows_print(validation), "test": rows_print(test)}
-    return DataPrint(train.label_names, source, parts, *_devices_print(devices, train))
-
-
-def _devices_print(owned: Partition, train: Rows) -> tuple[str, str]:
-    """Digests of which row is whose, and of how many examples of each label each device holds."""
-    names = list(owned.names or ())
-    order = [str(n) for n in (*owned.offsets, *owned.order)]
-    counts = [str(n) for n in owned.label_counts(train.labels, len(train.label_names)).ravel()]
-    return _sha256([*names, *order]), _sha256([*names, *counts])
+    shares = devices.shares(train.labels, len(train.label_names))
+    return DataPrint(train.label_names, source, parts, _sha256(devices.described()), _sha256(shares))
 
 
 def source_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -135,7 +128,7 @@ def _not(now: Mapping[str, Any] | None) -> str:
     return "is not" if now is None else "was not"
 
 
-def _sha256(words: Sequence[str]) -> str:
+def _sha256(words: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for word in words:
         data = word.encode("utf-8", "surrogatepass")

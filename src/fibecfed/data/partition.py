@@ -1,5 +1,6 @@
 """Who holds which example: label-skewed, size-skewed, natural and even splits, and test shards that match them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,11 @@ class Partition:
         """Examples per device, (K,) int64."""
         return np.diff(self.offsets)
 
+    @property
+    def countable(self) -> int:
+        """All devices."""
+        return self.devices
+
     def indices(self, device: int) -> np.ndarray:
         """Ascending positions of one device's examples; a view. Raises IndexError for a device that does not exist."""
         if not 0 <= device < self.devices:
@@ -45,10 +51,21 @@ class Partition:
         owner[self.order] = np.repeat(np.arange(self.devices), self.sizes)
         return owner
 
-    def label_counts(self, labels: np.ndarray, classes: int) -> np.ndarray:
-        """Examples of each class on each device, (K, C) int64. ``labels``: (N,), below ``classes``."""
+    def label_counts(self, labels: np.ndarray, classes: int, most: int | None = None) -> np.ndarray:
+        """Examples of each class on each device (the first ``most``), (K, C) int64. ``labels``: (N,), below C."""
         cells = self.owner() * classes + labels
-        return np.bincount(cells, minlength=self.devices * classes).reshape(self.devices, classes)
+        return np.bincount(cells, minlength=self.devices * classes).reshape(self.devices, classes)[:most]
+
+    def described(self) -> Iterator[str]:
+        """Words that tell it from any other: the names of the devices, and which example is whose."""
+        yield from self.names or ()
+        yield from map(str, self.offsets)
+        yield from map(str, self.order)
+
+    def shares(self, labels: np.ndarray, classes: int) -> Iterator[str]:
+        """Words that tell how many examples of each class each device holds."""
+        yield from self.names or ()
+        yield from map(str, self.label_counts(labels, classes).ravel())
 
 
 def partition(
@@ -84,7 +101,7 @@ def partition(
         return grouped(rng.permutation(np.repeat(np.arange(devices), sizes)), devices)
     columns = np.bincount(labels, minlength=classes)
     present = np.count_nonzero(columns) if kind == "dirichlet" else 1
-    log_q = _log_dirichlet(config.alpha * present, columns / total, devices, rng)
+    log_q = log_dirichlet(config.alpha * present, columns / total, devices, rng)
     return _dealt(labels, apportion(log_q, sizes, columns, rng), rng)
 
 
@@ -122,7 +139,7 @@ def apportion(
     fraction[fraction < _NEARLY] = 0
     need = column_sizes - counts.sum(axis=0)
     for c in np.flatnonzero(need < 0):  # rounding noise, or a fit that stopped early
-        counts[:, c] -= _take(exact[:, c], counts[:, c], int(-need[c]), rng)
+        counts[:, c] -= take(exact[:, c], counts[:, c], int(-need[c]), rng)
         need[c] = 0
     room = row_sizes - counts.sum(axis=1)
     rest = fraction.sum(axis=1)
@@ -130,7 +147,7 @@ def apportion(
     # the last class finds exactly its need. A random class order spares one class from always getting the leftovers.
     for c in rng.permutation(len(need)):
         weights = np.divide(fraction[:, c] * room, rest, out=np.zeros_like(rest), where=rest > _NEARLY)
-        taken = _take(weights, room, int(need[c]), rng)
+        taken = take(weights, room, int(need[c]), rng)
         counts[:, c] += taken
         room -= taken
         rest -= fraction[:, c]
@@ -185,7 +202,7 @@ def _cells(log_q: np.ndarray, potentials: np.ndarray, rows: np.ndarray) -> np.nd
     return cells
 
 
-def _take(weights: np.ndarray, room: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:
+def take(weights: np.ndarray, room: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:
     """``total`` units from rows in proportion to ``weights``, never above ``room`` (whose sum is >= total); (K,) int64.
 
     Systematic sampling in random order: a row gets its expected number rounded up or down. What does not fit goes to
@@ -207,7 +224,7 @@ def _take(weights: np.ndarray, room: np.ndarray, total: int, rng: np.random.Gene
     return taken
 
 
-def _log_dirichlet(alpha: float, base: np.ndarray, rows: int, rng: np.random.Generator) -> np.ndarray:
+def log_dirichlet(alpha: float, base: np.ndarray, rows: int, rng: np.random.Generator) -> np.ndarray:
     """Log of ``rows`` draws from Dirichlet(alpha x base), (rows, C), up to a constant per row; -inf where base is 0.
 
     In the log domain, log G(a) = log G(a+1) + log(U)/a, because for small shapes every gamma variate underflows to 0.
@@ -234,7 +251,7 @@ def _drawn(alpha: float, total: int, devices: int, minimum: int, rng: np.random.
 
     The minimum comes off the top, so that it holds without redrawing.
     """
-    log_share = _log_dirichlet(alpha * devices, np.full(devices, 1 / devices), 1, rng)[0]
+    log_share = log_dirichlet(alpha * devices, np.full(devices, 1 / devices), 1, rng)[0]
     share = np.exp(log_share - log_share.max())
     return minimum + _largest_remainder(share, total - devices * minimum, rng)
 

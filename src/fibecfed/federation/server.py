@@ -40,6 +40,15 @@ def cohort(seed: int, round: int, count: int, devices: int, purpose: str = "coho
     return tuple(sorted(int(d) for d in drawn))
 
 
+def _of_the_others(own: tuple[int, ...], place: int) -> int:
+    """The device at this place among those that are not in ``own``, all ascending."""
+    for device in own:
+        if device > place:
+            break
+        place += 1
+    return place
+
+
 class Server:
     """Runs a method over a transport; all it remembers is its ServerState."""
 
@@ -85,9 +94,8 @@ class Server:
         own = cohort(seed, number, self.config.federation.cohort_size, self.devices)
         if members.number <= len(own):
             return tuple(own[i] for i in cohort(seed, number, members.number, len(own), purpose))
-        others = sorted(set(range(self.devices)) - set(own))
-        more = cohort(seed, number, members.number - len(own), len(others), purpose)
-        return tuple(sorted((*own, *(others[i] for i in more))))
+        more = cohort(seed, number, members.number - len(own), self.devices - len(own), purpose)
+        return tuple(sorted((*own, *(_of_the_others(own, i) for i in more))))
 
     def exchange(self, state: ServerState, stage: Stage) -> StageDone:
         """One exchange with one cohort."""

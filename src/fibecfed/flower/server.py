@@ -46,10 +46,12 @@ class DevicesElsewhere:
     def holdings(self) -> Holdings:
         """Numbers of examples of the devices that have joined."""
         joined = self._joined()
+        sizes = {j.device: int(j.said["examples"]) for j in joined}
         return Holdings(
             dataset="the sites' own text",
             devices=self.federation.device_count,
-            train_sizes={j.device: int(j.said["examples"]) for j in joined},
+            train_sizes=sizes,
+            train_examples=sum(sizes.values()),
             held_out_examples=self.test_examples or sum(int(j.said["held_out_examples"]) for j in joined),
         )
 

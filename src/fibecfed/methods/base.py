@@ -171,6 +171,8 @@ class FederatedAveraging:
 
     def look_ahead(self, site: Site, state: ServerState) -> None:
         """Before ``personal`` of many devices of one process: what they need of the server's model, computed once."""
+        if not self.fits_own_heads:
+            return
         heads_only = bool(self.own_parameters)
         alike = [n for n in self.personal_devices(state) if heads_only or n not in state.device_versions]
         self.own_head.look_ahead(site, alike, state)

@@ -1,7 +1,7 @@
 """Backbones, pooling and heads."""
 
 from fibecfed.models.causal import PROBE, CausalModel, hidden_states, language_model_of, same_but_for_rounding
-from fibecfed.models.entering import Entering, entering, starting_at
+from fibecfed.models.entering import Entering, below, entering, starting_at
 from fibecfed.models.loading import Pretrained, is_decoder, load_pretrained, resolve, weights_sha256
 from fibecfed.models.pooled import NativeClassifier, PooledClassifier, model_inputs, pool
 from fibecfed.models.structure import blocks, blocks_path, layer_of
@@ -16,6 +16,7 @@ __all__ = [
     "PooledClassifier",
     "Pretrained",
     "activation_bytes",
+    "below",
     "blocks",
     "blocks_path",
     "embedding_rows",

@@ -72,6 +72,52 @@ def starting_at(
                 block.forward = forward  # type: ignore[method-assign]
 
 
+@contextmanager
+def below(
+    lower: Sequence[nn.Module],
+    known: Callable[[], Tensor | None],
+    keep: Callable[[Tensor], None],
+    returned: list[int],
+    ends: bool = False,
+) -> Iterator[None]:
+    """Forward passes ask ``known`` what comes out of these layers; None: it is computed and given to ``keep``.
+
+    ``lower``: at least one layer, lowest first. What is known is (B, T, d). ``returned``: how long a tuple each layer
+    returns, 0: no tuple; a computed pass writes it there. ``ends``: passes end behind these layers.
+    """
+    found: list[Tensor | None] = [None]
+
+    def stepping(number: int, own: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*inputs: Any, **settings: Any) -> Any:
+            last = number == len(lower) - 1
+            if number == 0:
+                found[0] = known()
+            if found[0] is not None:
+                passed = found[0] if last else inputs[0] if inputs else settings["hidden_states"]
+                return (passed, *[None] * (returned[number] - 1)) if returned[number] else passed
+            output = own(*inputs, **settings)
+            returned[number] = 0 if isinstance(output, Tensor) else len(output)
+            if last:
+                keep(output if isinstance(output, Tensor) else output[0])
+                if ends:
+                    raise _Reached
+            return output
+
+        return forward
+
+    before = [block.__dict__.get("forward") for block in lower]
+    try:
+        for number, block in enumerate(lower):
+            block.forward = stepping(number, block.forward)  # type: ignore[method-assign]
+        with suppress(_Reached):
+            yield
+    finally:
+        for block, forward in zip(lower, before, strict=True):
+            block.__dict__.pop("forward", None)  # the class's own shows again
+            if forward is not None:
+                block.forward = forward  # type: ignore[method-assign]
+
+
 def _passing(returned: int) -> Callable[..., Any]:
     def forward(hidden_states: Tensor, *_: Any, **__: Any) -> Any:
         return (hidden_states, *[None] * (returned - 1)) if returned else hidden_states

@@ -1,7 +1,7 @@
 """Evaluating a run by both protocols of docs/method.md section 7: one global model, and each device's own."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -71,6 +71,7 @@ class ResidentEvaluator:
         self.site = site
         self.global_is_mean_of_devices = global_is_mean_of_devices
         self._owner = site.data.held_out_owners.owner()
+        self._judged = np.unique(self._owner)  # devices with held-out examples, of which there may be few
         self._device_metrics: dict[tuple[int, int], dict[str, float]] = {}
 
     def __call__(self, state: ServerState) -> Evaluation:
@@ -79,13 +80,14 @@ class ResidentEvaluator:
         self.site.executor.features.share(state.tensors)  # models that differ in their heads read the same vectors
         server = self.site.executor.counts(state.tensors, data.held_out, everything)
         personal = server if data.own is None else self._with_own_targets(state, server, data.own)
-        if self.method.keeps_device_state:
-            personal = self._with_personal_models(state, personal)
-        of_server, of_devices = self._answers_by_device(state)
+        own = self._with_own_models(state)
+        if own:
+            personal = self._with_personal_models(state, personal, own)
+        of_server, of_devices = self._answers_by_device(state, own)
         global_metrics = {**task.metrics(server), **self._answer_metrics(of_server)}
         if self.global_is_mean_of_devices:
             global_metrics = self._mean_over_devices(state) or global_metrics
-        has_own = np.isin(self._owner, [device.number for device in self._personal(state)])
+        has_own = np.isin(self._owner, own)
         others = task.metrics(personal.take(np.flatnonzero(~has_own))) if has_own.any() else {}
         devices = self._on_devices(None if self.global_is_mean_of_devices else server, personal)
         return Evaluation(
@@ -106,33 +108,30 @@ class ResidentEvaluator:
             return server
         return _replaced(server, otherwise, self.site.executor.counts(state.tensors, own, otherwise))
 
-    def _with_personal_models(self, state: ServerState, server: Counts) -> Counts:
+    def _with_personal_models(self, state: ServerState, server: Counts, own: Sequence[int]) -> Counts:
         """The server model's counts, replaced where the example's device has a model of its own."""
         values = {name: array.copy() for name, array in server.values.items()}
         owners, held_out = self.site.data.held_out_owners, self.site.data.own or self.site.data.held_out
         self.method.look_ahead(self.site, state)
-        shards = ((device, owners.indices(device.number)) for device in self._personal(state))
         jobs = (
-            CountJob(device.number, self.method.personal(device, state), held_out, mine)
-            for device, mine in shards
-            if len(mine)
+            CountJob(k, self.method.personal(self._device(k, state), state), held_out, owners.indices(k)) for k in own
         )
         for job, found in self.site.executor.results(jobs):
             for name, array in found.counts.values.items():
                 values[name][job.indices] = array
         return Counts(values)
 
-    def _answers_by_device(self, state: ServerState) -> tuple[dict[int, Counts], dict[int, Counts]]:
+    def _answers_by_device(
+        self, state: ServerState, with_own: Sequence[int]
+    ) -> tuple[dict[int, Counts], dict[int, Counts]]:
         """What the server's model answers on each device, and what the device's own does; {} if nothing is asked."""
         of_server = self._answers(state.tensors)
         own = dict(of_server)
-        if self.method.keeps_device_state and of_server:
+        if of_server:
             owners, data = self.site.data.held_out_owners, self.site.data.held_out
-            shards = ((device, owners.indices(device.number)) for device in self._personal(state))
             jobs = (
-                to_answer(self.site, self.method.personal(device, state), device.number, data, mine)
-                for device, mine in shards
-                if len(mine)
+                to_answer(self.site, self.method.personal(self._device(k, state), state), k, data, owners.indices(k))
+                for k in with_own
             )
             own |= {job.device: found for job, found in self.site.executor.results(jobs)}
         return of_server, own
@@ -142,7 +141,7 @@ class ResidentEvaluator:
         if self.site.answering is None:
             return {}
         owners, data = self.site.data.held_out_owners, self.site.data.held_out
-        held = {int(k): owners.indices(k) for k in (np.unique(self._owner) if devices is None else devices)}
+        held = {int(k): owners.indices(k) for k in (self._judged if devices is None else devices)}
         jobs = (to_answer(self.site, model, k, data, mine) for k, mine in held.items() if len(mine))
         return {job.device: found for job, found in self.site.executor.results(jobs)}
 
@@ -151,12 +150,19 @@ class ResidentEvaluator:
             return {}
         return self.site.answering.metrics(Counts.join([by_device[device] for device in sorted(by_device)]))
 
-    def _personal(self, state: ServerState) -> Iterator[Device]:
-        """The devices with a model of their own; one that lost it has the server's until it trains again."""
-        for number in self.method.personal_devices(state):
-            device = Device(self.site, number, state.device_versions.get(number, 0))
-            if device.state_lost is None:
-                yield device
+    def _with_own_models(self, state: ServerState) -> list[int]:
+        """Devices with held-out examples and a model of their own, ascending.
+
+        One that lost its model has the server's until it trains again. Of many devices only their numbers are held.
+        """
+        if not self.method.keeps_device_state:
+            return []
+        personal = self.method.personal_devices(state)
+        known = personal if isinstance(personal, range) else frozenset(personal)
+        return [k for k in self._judged.tolist() if k in known and self._device(k, state).state_lost is None]
+
+    def _device(self, number: int, state: ServerState) -> Device:
+        return Device(self.site, number, state.device_versions.get(number, 0))
 
     def _mean_over_devices(self, state: ServerState) -> dict[str, float]:
         """Each device's own model on the whole held-out set, metrics averaged; unchanged models are not run again."""
@@ -177,7 +183,7 @@ class ResidentEvaluator:
     def _on_devices(self, server: Counts | None, personal: Counts) -> dict[int, OnDevice]:
         """The main metric of each device that has held-out examples, by both protocols."""
         owners, task = self.site.data.held_out_owners, self.site.data.task
-        shards = {int(device): owners.indices(device) for device in np.unique(self._owner)}
+        shards = {device: owners.indices(device) for device in self._judged.tolist()}
         return {
             device: on_device(task, len(mine), server and server.take(mine), personal.take(mine))
             for device, mine in shards.items()

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from fibecfed.config import Config
-from fibecfed.data import FederatedData, text_columns
+from fibecfed.data import MOST_LISTED, FederatedData, text_columns
 from fibecfed.federation import Device, Server, ServerState, Site
 from fibecfed.methods import FederatedAveraging
 from fibecfed.models import Pretrained
@@ -51,7 +51,7 @@ class Experiment:
         return {
             "origin": self.data.origin,
             "dataset": held.dataset,
-            "train_examples": sum(held.train_sizes.values()),
+            "train_examples": held.train_examples,
             "held_out_examples": held.held_out_examples,
             "validation_examples": held.validation_examples,
             "truncated_examples": held.truncated_examples,
@@ -61,8 +61,12 @@ class Experiment:
         }
 
     def partition(self) -> dict[str, Any]:
-        """Who holds how much, and of which of the task's groups. None stands for what only the devices know."""
+        """Who holds how much, and of which of the task's groups. None stands for what only the devices know.
+
+        Of more than MOST_LISTED devices it is not said of each, and "not_listed" says so.
+        """
         held = self.devices.holdings()
+        why = f"What each holds is not written for more than {MOST_LISTED:,} devices; fibecfed partition shows some."
         return {
             "devices": held.devices,
             "names": None if held.names is None else list(held.names),
@@ -72,6 +76,7 @@ class Experiment:
             "train_sizes": {str(device): examples for device, examples in held.train_sizes.items()},
             "train": None if held.train is None else held.train.tolist(),
             "held_out": None if held.held_out is None else held.held_out.tolist(),
+            **({} if held.listed else {"not_listed": why}),
         }
 
 

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from fibecfed.config import Config
+from fibecfed.data import MOST_LISTED
 from fibecfed.federation import Device, Method, ServerState, Site
 
 
@@ -16,7 +17,8 @@ class Holdings:
 
     dataset: str  # what results call it
     devices: int  # K, whether they have joined or not
-    train_sizes: Mapping[int, int]  # training examples by device
+    train_sizes: Mapping[int, int]  # training examples by device; {} where there are too many to be listed
+    train_examples: int
     held_out_examples: int
     validation_examples: int | None = None
     truncated_examples: int | None = None
@@ -27,6 +29,7 @@ class Holdings:
     held_out: np.ndarray | None = None  # (K, G) held-out ones
     domains: Sequence[str] | None = None  # which of several joined data sets each device's rows are of
     habits: Mapping[int, tuple[int, int]] | None = None  # by device, the two groups it takes for each other
+    listed: bool = True  # False: there are more than MOST_LISTED devices, and what each holds is left out
 
 
 class Devices(Protocol):
@@ -64,18 +67,21 @@ class DevicesHere:
 
     def holdings(self) -> Holdings:
         data = self.site.data
+        listed = data.devices.devices <= MOST_LISTED
         return Holdings(
             dataset=self.config.dataset,
             devices=data.devices.devices,
-            train_sizes={device: int(size) for device, size in enumerate(data.devices.sizes)},
+            train_sizes=dict(enumerate(data.devices.sizes.tolist())) if listed else {},
+            train_examples=len(data.train),
             held_out_examples=len(data.held_out),
             validation_examples=len(data.validation_rows),
             truncated_examples=data.train.truncated + data.held_out.truncated,
             tokens_cut=data.train.tokens_cut + data.held_out.tokens_cut,
             held_out_in_training=data.shared,
             names=data.devices.names or None,
-            train=data.group_counts(),
-            held_out=data.held_out_group_counts(),
+            train=data.group_counts() if listed else None,
+            held_out=data.held_out_group_counts() if listed else None,
             domains=data.devices.domains,
             habits=None if data.habits is None else data.habits.swaps,
+            listed=listed,
         )

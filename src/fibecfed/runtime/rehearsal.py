@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,7 +63,7 @@ def rehearse(experiment: Experiment) -> Iterator[Rehearsed]:
     original = experiment.server
     server = Server(method.config, method, original.transport, original.devices, original.run_name)
     sizes = EncodedSizes()
-    task, counts = experiment.data.task, experiment.data.group_counts()
+    data, task = experiment.data, experiment.data.task
     while (stage := next_stage(method, state)) is not None:
         chosen = server.cohort(state, stage)
         accumulator, (specs, info) = stage.accumulator(state), stage.expected(state)
@@ -76,8 +77,9 @@ def rehearse(experiment: Experiment) -> Iterator[Rehearsed]:
                 versions[device] = versions.get(device, 0) + 1
             answered = dataclasses.replace(request.address, state_version=versions.get(device, 0))
             if not stage.is_round or device == chosen[0]:
-                made_up = {name: _made_up(name, *spec, request, task, counts[device]) for name, spec in specs.items()}
-            said = _said(stage, method.config, info, int(counts[device].sum()))
+                counts = np.bincount(data.train.groups[data.devices.indices(device)], minlength=task.group_count)
+                made_up = {name: _made_up(name, *spec, request, task, counts) for name, spec in specs.items()}
+            said = _said(stage, method.config, info, int(data.devices.sizes[device]))
             residual = residuals.get(device, 0)
             down += sizes(server.compression.outline(request, None, residual))
             reply = Reply(answered, made_up, said)

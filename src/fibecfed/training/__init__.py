@@ -1,7 +1,7 @@
 """The local work of devices and the executor that runs it."""
 
 from fibecfed.training.cores import WorkerCount, cores_here, use_cores, worker_count
-from fibecfed.training.executor import Executor, SequentialExecutor, torch_device
+from fibecfed.training.executor import Executor, SequentialExecutor
 from fibecfed.training.job import (
     AnswerJob,
     CountJob,
@@ -23,6 +23,7 @@ from fibecfed.training.job import (
 )
 from fibecfed.training.local import scheduled_rate
 from fibecfed.training.spread import SpreadExecutor
+from fibecfed.training.torch_devices import torch_device
 
 __all__ = [
     "AnswerJob",

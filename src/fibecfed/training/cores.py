@@ -11,7 +11,7 @@ from fibecfed.config import Config
 from fibecfed.data import FederatedData
 from fibecfed.errors import InputError
 from fibecfed.models import blocks, is_weightless
-from fibecfed.training.executor import torch_device
+from fibecfed.training.torch_devices import torch_device
 
 # Parameters of the layers x tokens that a device trains on in a round: about 0.1 s of one core. A smaller job does not
 # repay what its process costs. Source: project decision.
@@ -26,10 +26,14 @@ def use_cores(cores: int) -> None:
     _share = cores
 
 
+def all_cores() -> int:
+    """The cores that this process could use if it were alone."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def cores_here() -> int:
     """The cores that this process may use."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return allowed if _share is None else min(allowed, _share)
+    return all_cores() if _share is None else min(all_cores(), _share)
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,6 @@ def _obstacle(config: Config, model: nn.Module) -> str | None:
         return "worker processes need Linux, since torch cannot be forked safely elsewhere"
     if is_weightless(model):
         return "a model without weights cannot work"
-    if config.training.cache_mb:
-        return "training.cache_mb keeps hidden states in one process"
     return None
 
 
@@ -86,7 +88,7 @@ def _tokens_of_a_device(config: Config, data: FederatedData) -> float:
     training, lengths = config.training, data.train.lengths
     if not len(lengths):
         return 0.0
-    examples = len(lengths) / data.devices.devices * training.local_epochs
+    examples = float(data.devices.sizes.mean()) * training.local_epochs
     if training.local_steps is not None:
         examples = min(examples, training.local_steps * training.batch_size)
     return examples * float(lengths.mean())

@@ -1,5 +1,6 @@
 """Running devices' work on one resident model."""
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,7 +19,7 @@ from fibecfed.errors import InputError, RunFailed
 from fibecfed.models import blocks, is_weightless
 from fibecfed.sharing import DeviceLoss, LayerChange, MomentumFisher, layer_sensitivity, lossless_share, plateau_share
 from fibecfed.tasks import Answering, Batch, Counts, Task
-from fibecfed.training.cache import HiddenStates
+from fibecfed.training.cache import HiddenStates, passes_of
 from fibecfed.training.features import Features
 from fibecfed.training.job import (
     AnswerJob,
@@ -42,11 +43,14 @@ from fibecfed.training.job import (
 )
 from fibecfed.training.judging import TrainingCounts
 from fibecfed.training.local import batch_sizes, make_optimizer, train
+from fibecfed.training.memory import cache_bytes
 from fibecfed.training.mode import TrainingMode
 from fibecfed.training.operations import OperationCounter
 from fibecfed.training.second_head import OPERATIONS, SecondHead
+from fibecfed.training.torch_devices import torch_device
 from fibecfed.tuning import Layout, put_tensors
 
+_log = logging.getLogger(__name__)
 _LIPSCHITZ_SAMPLES = 1  # each costs 20 Hessian-vector products
 _PLATEAU_PROBES = 2
 
@@ -73,7 +77,9 @@ class SequentialExecutor:
         data: TokenizedSet,
         config: Config,
         answering: Answering | None = None,
+        processes: int = 1,
     ) -> None:
+        """``processes``: of this run, which share the memory for hidden states."""
         self.layout = layout
         self.device = torch_device(config.runtime.device)
         self.model = model if is_weightless(model) else model.to(self.device)
@@ -85,8 +91,8 @@ class SequentialExecutor:
         backbone: Any = model.backbone
         self.blocks = list(blocks(backbone, backbone.config))  # lowest first
         self.features = Features(config.evaluation.batch_size, self.passed)
-        limit = config.training.cache_mb * 2**20
-        self.hidden_states = HiddenStates(self.model, self.blocks, layout, data, limit)
+        limit = 0 if is_weightless(model) else cache_bytes(config, self.device, processes)
+        self.hidden_states = HiddenStates(self.model, self.blocks, layout, data, limit, self._no_states)
         self._trainable = [name for name, p in model.named_parameters() if p.requires_grad]
         self._work: dict[type[Job], Callable[[Any], Result]] = {
             TrainJob: self._train,
@@ -141,16 +147,16 @@ class SequentialExecutor:
             torch.manual_seed(job.seed)
             sizes = batch_sizes(list(job.batches), lengths)
             with (
+                self._cached(job),
                 self._counted(job) as seen,
                 self._refreshed(job, batches) as followed,
-                self._cached(job, sizes) as saved,
                 self._second_head(job) as second,
             ):
                 total, optimizer_state = train(
                     self.model, self.task, job, followed.batches, self.config.training, second
                 )
             # Here and not later: recomputed activations count, and what records gradients does not.
-            operations = self._operations(job, sizes) - saved
+            operations = self._operations(job, sizes)
         parameters = dict(self.model.named_parameters())
         examples = sum(map(len, job.batches))
         tokens = sum(int(lengths[batch].sum()) for batch in job.batches)
@@ -196,28 +202,20 @@ class SequentialExecutor:
         self._require_gradients({name: rows for name, rows in job.trained.items() if name not in job.anchor})
         return operations + self.operations.training(rest)
 
-    @contextmanager
-    def _cached(self, job: TrainJob, sizes: list[tuple[int, int]]) -> Iterator[float]:
-        """Training that starts at the lowest layer that trains, if there is a cache; yields the operations saved."""
-        layer = self.hidden_states.lowest(job.trained)
-        entry, filled = None, list[tuple[int, int]]()
-        if self.config.training.cache_mb and len(job.batches) and job.max_tokens is None:  # it holds whole texts
-            entry, filled = self.hidden_states.get(job.cached_examples, layer, job.tensors, self.device)
-        if entry is None:
-            yield 0.0
-            return
-        saved = self.operations.below(layer, sizes) - self.operations.below(layer, filled)
-        with self.hidden_states.skipping(entry, layer, self._passes(job)):
-            yield saved
+    def _cached(self, job: TrainJob) -> AbstractContextManager[None]:
+        """Training that takes what is known of the layers under the lowest one that trains."""
+        if job.max_tokens is not None:  # whole texts are kept
+            return nullcontext()
+        passes = passes_of(job.batches, self.data.lengths, self.config.training.micro_batch_size)
+        return self.hidden_states.serving(job.trained, job.tensors, passes, self.device)
 
-    def _passes(self, job: TrainJob) -> list[tuple[np.ndarray, int]]:
-        """The examples of each forward pass, and its T: batches, or micro-batches with the padding of theirs."""
-        micro = self.config.training.micro_batch_size
-        return [
-            (batch[start : start + (micro or len(batch))], int(self.data.lengths[batch].max()))
-            for batch in job.batches
-            for start in range(0, len(batch), micro or len(batch))
-        ]
+    def _no_states(self) -> None:
+        """Raises InputError where hidden states cannot be kept, and should be."""
+        kind = self.model.backbone.config.model_type  # type: ignore[union-attr]
+        why = f"layers that take one vector for each token of each text; those of a {kind} do not"
+        if self.config.training.cache_mb != "auto":
+            raise InputError(f"training.cache_mb needs {why}. Set training.cache_mb=auto.")
+        _log.info("No hidden states are kept: that needs %s.", why)
 
     @contextmanager
     def _refreshed(self, job: TrainJob, batches: Iterator[Batch]) -> Iterator["_Followed"]:
@@ -369,17 +367,3 @@ class _NoiseSum:
 class _Followed:
     batches: Iterator[Batch]
     running: RunningDifficulty | None
-
-
-def torch_device(name: str) -> torch.device:
-    """The torch device of runtime.device. Raises InputError if this machine does not have it."""
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        name = next(kind for kind, there in available.items() if there)
-    if not available[name]:
-        raise InputError(f"runtime.device={name}, but torch finds no such device here; use cpu or auto.")
-    return torch.device(name)

@@ -48,7 +48,6 @@ class TrainJob:
     optimizer_state: Mapping[str, Tensor] = field(default_factory=dict)
     output_offset: Tensor | None = None  # (outputs,) added to the outputs in training only
     weights: Mapping[int, float] | None = None  # of examples' losses, by position; None: all 1
-    held: np.ndarray | None = None  # all of the device's examples, ascending; None: those of the batches
     difficulty: tuple[np.ndarray, np.ndarray] | None = None  # positions and scores to keep up to date
     max_tokens: int | None = None  # examples are cut to so many tokens; None: not cut
     penalty: Penalty | None = None  # added to each step's mean loss, not to the loss that is reported
@@ -60,11 +59,6 @@ class TrainJob:
     anchor: Mapping[str, Tensor] = field(default_factory=dict)  # values that some of ``trained`` have while fixed
     anchored: frozenset[int] = frozenset()  # positions in ``batches`` at which they are
     before: "TrainJob | None" = None  # runs first; this job starts from what it leaves
-
-    @property
-    def cached_examples(self) -> np.ndarray:
-        """What a cache of hidden states holds: all the device's examples, so that it does not depend on the round."""
-        return np.unique(np.concatenate(self.batches)) if self.held is None else self.held
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig
 
-from fibecfed.models import blocks
 from fibecfed.tasks import Batch, Task
 
 _WIDTHS = (8, 16, 24)
@@ -46,11 +45,6 @@ class OperationCounter:
     def prediction(self, sizes: list[tuple[int, int]]) -> float:
         """Forward only over batches of (B, T)."""
         return self._total(None, sizes, self._forward)
-
-    def below(self, layer: int, sizes: list[tuple[int, int]]) -> float:
-        """The part of a forward pass under a layer: layers are alike, and embeddings cost nothing but lookups."""
-        layers = len(blocks(self._model.backbone, self._model.backbone.config))
-        return self.prediction(sizes) * layer / layers
 
     def _total(
         self, key: tuple[frozenset[str], bool] | None, sizes: list[tuple[int, int]], passes: Callable[[Batch], None]

@@ -58,11 +58,14 @@ class SpreadExecutor(SequentialExecutor):
         workers: int,
         sets: Sequence[TokenizedSet] = (),
     ) -> None:
-        super().__init__(model, layout, task, data, config, answering)
+        processes = workers + 1  # this one keeps states of jobs that stay here
+        super().__init__(model, layout, task, data, config, answering, processes)
         self.width = _AHEAD * workers
         self._parcels = Parcels([data, *(one for one in sets if one is not data)])
         make = partial(
-            _serving, self._parcels, partial(SequentialExecutor, model, layout, task, data, config, answering)
+            _serving,
+            self._parcels,
+            partial(SequentialExecutor, model, layout, task, data, config, answering, processes),
         )
         self._workers = Workers(workers, config.runtime.threads, make)
         self._cpu_seconds = 0.0

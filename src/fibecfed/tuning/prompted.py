@@ -96,10 +96,10 @@ def require_pooled(config: Config, name: str) -> None:
             f"tuning={name} needs model.head=pooled: a model's own head reads a fixed place of the input, where the "
             "prompt stands now, or is thrown off by padding."
         )
-    if config.training.cache_mb:
+    if config.training.cache_mb not in ("auto", 0):
         raise InputError(
             f"training.cache_mb keeps hidden states that no training changes; with tuning={name} there are none that "
-            "it could use. Set it to 0."
+            "it could use. Set it to auto."
         )
 
 

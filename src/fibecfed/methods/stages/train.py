@@ -118,7 +118,6 @@ class Train(Exchange):
             "learning_rate": scheduled_rate(config.training, number, config.federation.rounds),
             "seed": torch_seed(config.seed, "dropout", number, device.number),
             "optimizer_state": self.optimizer_state(device),
-            "held": device.indices,
             "output_offset": offset,
             "own_head": self.own_head(device, offset),
         }

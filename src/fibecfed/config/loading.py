@@ -319,6 +319,8 @@ def config_hash(config: Config) -> str:
         content["evaluation"].pop("start")
     content["runtime"].pop("device_states")
     content["runtime"].pop("workers")
+    if config.training.cohort == "auto":  # so that runs from before this key keep their hash
+        content["training"].pop("cohort")
     if content["data"]["labels"] is None:  # so that runs from before this key keep their hash
         content["data"].pop("labels")
     if config.federation.compression == "none":  # the same

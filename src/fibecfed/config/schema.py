@@ -158,6 +158,14 @@ class TrainingConfig:
         ),
     ] = None
     keep_optimizer: Annotated[bool, Field(description="Keep a device's optimizer state between its rounds.")] = False
+    cohort: Annotated[
+        Annotated[int, Field(ge=1)] | Literal["auto"],
+        Field(
+            description="Devices that train in one pass of the model, their parameters stacked: the same results but "
+            "for rounding, sooner on a GPU. What cannot be stacked trains one device after another, and the log says "
+            "why. auto: 8 on a CUDA device; elsewhere 1, and the same bits as on machines of their own [D]."
+        ),
+    ] = "auto"
     cache_mb: Annotated[
         int,
         Field(

@@ -1,5 +1,6 @@
 """The local work of devices and the executor that runs it."""
 
+from fibecfed.training.cohort_executor import CohortExecutor
 from fibecfed.training.cores import WorkerCount, cores_here, use_cores, worker_count
 from fibecfed.training.executor import Executor, SequentialExecutor, torch_device
 from fibecfed.training.job import (
@@ -26,6 +27,7 @@ from fibecfed.training.spread import SpreadExecutor
 
 __all__ = [
     "AnswerJob",
+    "CohortExecutor",
     "CountJob",
     "CountResult",
     "CurvatureJob",

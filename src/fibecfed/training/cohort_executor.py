@@ -1,7 +1,8 @@
 """An executor that trains several devices in one pass, and one after another where that cannot be."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -10,26 +11,21 @@ from torch import Tensor, nn
 
 from fibecfed.config import Config
 from fibecfed.data import TokenizedSet
-from fibecfed.tasks import Answering, Batch, Task
+from fibecfed.tasks import Answering, Task
 from fibecfed.training.executor import SequentialExecutor
 from fibecfed.training.job import DeviceFailed, Job, LocalResult, Result, TrainJob
 from fibecfed.training.judging import TrainingCounts
 from fibecfed.training.local import batch_sizes
+from fibecfed.training.probing import why_not_stacked
 from fibecfed.training.stacked import CannotStack, StackedParameters
-from fibecfed.training.together import joined, train_together
+from fibecfed.training.together import train_together
 from fibecfed.tuning import Layout, put_tensors
 
 _log = logging.getLogger(__name__)
 _AHEAD = 2  # cohorts at hand, so that devices with about as many steps can be passed together
-_PROBED = 2  # examples of each of two devices that the probe passes
-# How far rounding moves losses (relative, L2) that are made in batches of another size. Source: project decision.
-_ROUNDING = {torch.float32: 1e-3}
-_ROUNDING_OF_HALF = 0.1
 # What a job may hold that cannot be passed with others.
 _OF_ITS_OWN = {
-    "before": "its devices train one part of the model after another",
     "difficulty": "each example's gradient is looked at in training",
-    "penalty": "a penalty is added to the loss",
     "observer": "gradients are looked at in training",
     "own_head": "each device trains a second head",
     "rates": "parameters have learning rates of their own",
@@ -74,18 +70,17 @@ class CohortExecutor(SequentialExecutor):
                     yield from super().run([job])
 
     def _cohorts(self, jobs: Sequence[Job]) -> list[list[int]]:
-        """Numbers of jobs that can be passed together: equally many in each, those with most steps first."""
-        alike: dict[float, list[int]] = {}
+        """Numbers of jobs that are passed together: about equally many in each, of about equally many steps."""
+        alike: dict[Any, list[tuple[int, int]]] = {}
         for number, job in enumerate(jobs):
             if isinstance(job, TrainJob) and len(job.batches):
-                why = self._alone(job)
-                if why is None:
-                    alike.setdefault(job.learning_rate, []).append(number)
-                else:
+                if (why := self._alone(job)) is not None:
                     self._say(why)
+                else:
+                    alike.setdefault(_rates(job), []).append((-len(job.batches), number))
         found = []
-        for numbers in alike.values():
-            numbers.sort(key=lambda number: -len(jobs[number].batches))  # type: ignore[union-attr]
+        for chosen in alike.values():
+            numbers = [number for _, number in sorted(chosen)]
             parts = -(-len(numbers) // self._most)
             size = -(-len(numbers) // parts)
             found += [numbers[start : start + size] for start in range(0, len(numbers), size)]
@@ -102,7 +97,8 @@ class CohortExecutor(SequentialExecutor):
             return "training.cache_mb leaves out lower layers, device by device"
         if settings.keep_optimizer:
             return "devices whose optimizer is kept (training.keep_optimizer) have taken different numbers of steps"
-        return next((why for field, why in _OF_ITS_OWN.items() if getattr(job, field)), None)
+        own = next((why for field, why in _OF_ITS_OWN.items() if getattr(job, field)), None)
+        return own if own is not None or job.before is None else self._alone(job.before)
 
     def _trained(self, jobs: Sequence[Any]) -> list[LocalResult]:
         """The results of jobs that were passed together; [] where they could not be."""
@@ -118,19 +114,34 @@ class CohortExecutor(SequentialExecutor):
         return []
 
     def _passed_together(self, jobs: Sequence[TrainJob]) -> list[LocalResult]:
-        """Raises CannotStack and DeviceFailed."""
-        names = self._stackable(jobs)
+        """In the order of the jobs, all of which run another first or none does. Raises CannotStack, DeviceFailed."""
+        firsts = [job.before for job in jobs if job.before is not None]
+        if not firsts:
+            return self._of_one_part(jobs)
+        begun = self._passed_together(firsts)
+        then = [
+            replace(job, before=None, tensors={**job.tensors, **first.tensors})
+            for job, first in zip(jobs, begun, strict=True)
+        ]
+        return [second.after(first) for second, first in zip(self._of_one_part(then), begun, strict=True)]
+
+    def _of_one_part(self, jobs: Sequence[TrainJob]) -> list[LocalResult]:
+        order = sorted(range(len(jobs)), key=lambda number: -len(jobs[number].batches))
+        ordered = [jobs[number] for number in order]
+        names = self._stackable(ordered)
         put_tensors(self.model, {n: t for n, t in jobs[0].tensors.items() if n not in names})
         self._require_gradients({})
-        tensors, trained = [job.tensors for job in jobs], [job.trained for job in jobs]
+        tensors, trained = [job.tensors for job in ordered], [job.trained for job in ordered]
         stack = StackedParameters(self.model, names, tensors, trained, self.device)
         seen = [
-            TrainingCounts(self.model, self.task, list(job.batches), job.with_chances) if job.counted else None
-            for job in jobs
+            TrainingCounts(self.model, self.task, list(job.batches), job.with_chances)
+            if job.counted and len(job.batches)
+            else None
+            for job in ordered
         ]
         with self.training_mode(), stack.in_place():
-            totals = train_together(self.model, self.task, self.data, jobs, stack, self.config.training, seen)
-        return [
+            totals = train_together(self.model, self.task, self.data, ordered, stack, self.config.training, seen)
+        results = [
             LocalResult.of(
                 job,
                 self.data,
@@ -139,8 +150,9 @@ class CohortExecutor(SequentialExecutor):
                 self._operations_of(job),
                 seen=None if count is None else count.result(),
             )
-            for number, (job, total, count) in enumerate(zip(jobs, totals, seen, strict=True))
+            for number, (job, total, count) in enumerate(zip(ordered, totals, seen, strict=True))
         ]
+        return [results[order.index(number)] for number in range(len(jobs))]
 
     def _operations_of(self, job: TrainJob) -> float:
         """Those of the job alone: what others are padded to is no cost of the device."""
@@ -157,47 +169,15 @@ class CohortExecutor(SequentialExecutor):
             if trains or any(not _same(job.tensors[name], first) for job in jobs[1:]):
                 owner = self.model.get_submodule(name.rpartition(".")[0])
                 if type(owner) is not nn.Linear:
-                    kind, does = type(owner).__name__, "trains" if trains else "is each device's own"
-                    raise CannotStack(f"a parameter of a {kind} {does}, and only those of linear maps can be stacked")
+                    does = "trains" if trains else "is each device's own"
+                    raise CannotStack(f"only linear maps can be stacked, and what {does} is a {type(owner).__name__}'s")
                 names.append(name)
         found = tuple(names)
         if found not in self._probed:
-            self._probed[found] = self._probe(found, jobs)
+            self._probed[found] = why_not_stacked(self.model, self.task, self.data, self.layout, found)
         if (why := self._probed[found]) is not None:
             raise CannotStack(why)
         return found
-
-    def _probe(self, names: tuple[str, ...], jobs: Sequence[TrainJob]) -> str | None:
-        """Why losses of devices passed together are not those of each alone, with drawn parameters; None if they are.
-
-        It finds a model that mixes examples, or reads a weight past the map that it belongs to.
-        """
-        draw = torch.Generator().manual_seed(0)
-        first, second = ({p.name: _drawn(p.shape, draw) for p in self.layout} for _ in range(2))
-        second |= {name: tensor for name, tensor in first.items() if name not in names}
-        own = [self.data.batch(job.batches[0][:_PROBED], job.max_tokens) for job in jobs[:2]]
-        batch = joined(own, self.data.pad_id)
-        examples = len(batch) // 2
-        with torch.no_grad():
-            alone = [self._losses(tensors, one) for tensors, one in zip((first, second), own, strict=True)]
-            put_tensors(self.model, {name: tensor for name, tensor in first.items() if name not in names})
-            stack = StackedParameters(self.model, names, [first, second], [{}, {}], self.device)
-            stack.expect(2, examples)
-            try:
-                with stack.in_place():
-                    together = self.task.losses(self.model, batch.to(self.device)).view(2, examples)
-            except CannotStack as why:
-                return str(why)
-        made = torch.cat([losses[: len(one)] for losses, one in zip(together, own, strict=True)])
-        wanted = torch.cat(alone)
-        limit = _ROUNDING.get(next(self.model.parameters()).dtype, _ROUNDING_OF_HALF)
-        if float((made - wanted).norm()) <= limit * float(wanted.norm()):
-            return None
-        return "the model reads parameters, or examples of others, where a device alone would not"
-
-    def _losses(self, tensors: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        put_tensors(self.model, tensors)
-        return self.task.losses(self.model, batch.to(self.device))
 
     def _say(self, why: str) -> None:
         if why not in self._told:
@@ -210,6 +190,6 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return one is other or torch.equal(one, other)
 
 
-def _drawn(shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Normal entries, so large that a map changes its input by about as much as it is."""
-    return torch.randn(tuple(shape), generator=generator) * shape[-1] ** -0.5
+def _rates(job: TrainJob | None) -> tuple[float, ...]:
+    """The learning rates of a job and of those that run before it."""
+    return () if job is None else (job.learning_rate, *_rates(job.before))

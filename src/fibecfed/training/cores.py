@@ -59,7 +59,7 @@ def worker_count(config: Config, data: FederatedData, model: nn.Module) -> Worke
     """
     obstacle, wanted = _obstacle(config, model), config.runtime.workers
     together = 1 if is_weightless(model) else min(_cohort(config), data.devices.devices)
-    if wanted not in ("auto", 1):
+    if wanted != "auto" and wanted > 1:
         if config.training.cohort not in ("auto", 1):
             raise InputError(
                 f"runtime.workers={wanted} spreads devices over processes, and training.cohort="

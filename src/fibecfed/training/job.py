@@ -96,7 +96,7 @@ class LocalResult:
     def of(
         job: TrainJob, data: TokenizedSet, tensors: Mapping[str, Tensor], total: float, operations: float, **more: Any
     ) -> "LocalResult":
-        """Of a job on the training set ``data``; ``total`` is the summed loss, ``more`` are fields that few jobs want."""
+        """Of a job on the training set ``data``; ``total``: the summed loss, ``more``: fields that few jobs want."""
         lengths = data.lengths_within(job.max_tokens)
         examples = sum(map(len, job.batches))
         tokens = sum(int(lengths[batch].sum()) for batch in job.batches)

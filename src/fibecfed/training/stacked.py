@@ -3,11 +3,10 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from fibecfed.training.job import TrainJob
 
 
 class CannotStack(Exception):
@@ -35,8 +34,7 @@ class StackedParameters:
         self._shapes = {name: starts[0][name].shape for name in names}
         ends = torch.tensor([shape.numel() for shape in self._shapes.values()]).cumsum(0).tolist()
         self._columns = {
-            name: slice(end - shape.numel(), end)
-            for (name, shape), end in zip(self._shapes.items(), ends, strict=True)
+            name: slice(end - shape.numel(), end) for (name, shape), end in zip(self._shapes.items(), ends, strict=True)
         }
         moving = {name for of_device in trained for name in of_device}
         self._leaves = {name: self.of(name).requires_grad_(name in moving) for name in names}
@@ -46,6 +44,10 @@ class StackedParameters:
     def of(self, name: str) -> Tensor:
         """(K, ...) of one parameter, which shares its memory with ``values``."""
         return self.values.detach()[:, self._columns[name]].view(-1, *self._shapes[name])
+
+    def leaves(self, number: int) -> dict[str, Tensor]:
+        """One device's values, differentiable, as views of what the maps use."""
+        return {name: leaf[number] for name, leaf in self._leaves.items()}
 
     def of_device(self, number: int, names: Collection[str]) -> dict[str, Tensor]:
         """Copies of one device's values."""
@@ -59,14 +61,14 @@ class StackedParameters:
         for name, leaf in self._leaves.items():
             owner, _, kind = name.rpartition(".")
             maps.setdefault(owner, {})[kind] = leaf
-        changed = [(self._model.get_submodule(owner), own) for owner, own in maps.items()]
         try:
-            for module, own in changed:
-                module.forward = partial(self._mapped, module, own)  # type: ignore[method-assign]
+            for owner, own in maps.items():
+                module: Any = self._model.get_submodule(owner)
+                module.forward = partial(self._mapped, owner, module, own)
             yield
         finally:
-            for module, _ in changed:
-                module.__dict__.pop("forward", None)  # the class's own shows again
+            for owner in maps:
+                self._model.get_submodule(owner).__dict__.pop("forward", None)  # the class's own shows again
 
     def expect(self, active: int, examples: int) -> None:
         """Batches that come hold ``examples`` of each of the first ``active`` devices, device after device."""
@@ -93,11 +95,11 @@ class StackedParameters:
         with torch.no_grad():
             self.values.copy_(torch.where(moves, self.values, before))
 
-    def _mapped(self, module: nn.Linear, own: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    def _mapped(self, name: str, module: nn.Linear, own: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """What a linear map makes of inputs (K R ..., in) of K devices with R examples each."""
         devices = self._active
         if len(inputs) % (devices * self._examples):
-            raise CannotStack(f"a map that trains reads {len(inputs)} vectors that are not those of examples")
+            raise CannotStack(f"'{name}' reads what is not of one example each")
         weight = own["weight"][:devices] if "weight" in own else module.weight.expand(devices, -1, -1)
         parts = inputs.reshape(devices, -1, inputs.shape[-1])
         bias = own["bias"][:devices] if "bias" in own else module.bias

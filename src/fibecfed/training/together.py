@@ -1,8 +1,8 @@
 """Local training of several devices in one forward and one backward pass a step."""
 
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ def train_together(
     settings: TrainingConfig,
     seen: Sequence[TrainingCounts | None],
 ) -> list[float]:
-    """Run the jobs' steps, those with most steps first; returns each job's summed loss, as ``train`` does.
+    """Run the steps of jobs, of which those with most steps come first; returns each one's summed loss, as ``train``.
 
     ``stack`` holds their parameters, before and after. A step's loss is the sum of the devices' own mean losses, of
     which each depends on the parameters of one device. A job that has no step left takes no part. ``seen`` counts what
@@ -44,17 +44,15 @@ def train_together(
         whole, share = (factors.to(device) for factors in _factors(task, active, own, step, examples))
         offset = _offset(active, examples)
         stack.expect(len(active), examples)
-        outputs: list[Tensor] = []
-        watch = model.register_forward_hook(partial(_keep, outputs))
-        try:
+        with _kept_outputs(model) as outputs:
             losses = task.losses(model if offset is None else ShiftedOutputs(model, offset), batch)
-        finally:
-            watch.remove()
         (losses * share).sum().backward()
-        for number, (count, mine) in enumerate(zip(seen, own, strict=False)):
-            if count is not None:
+        for number, job in enumerate(active):
+            if job.penalty is not None:
+                job.penalty(stack.leaves(number)).backward()
+            if (count := seen[number]) is not None:
                 begin = number * examples
-                count.count(outputs[0][begin : begin + len(mine)], mine.to(device))
+                count.count(outputs[0][begin : begin + len(own[number])], own[number].to(device))
         found = (losses.detach() * whole).view(len(active), -1).sum(dim=1).tolist()
         for number, (job, loss) in enumerate(zip(active, found, strict=True)):
             if not math.isfinite(loss):
@@ -93,7 +91,10 @@ def joined(batches: Sequence[Batch], pad_id: int) -> Batch:
 def _factors(
     task: Task, jobs: Sequence[TrainJob], batches: Sequence[Batch], step: int, examples: int
 ) -> tuple[Tensor, Tensor]:
-    """(K R,) what each example's loss counts in its device's sum, and in the mean that is differentiated; 0: a repeat."""
+    """(K R,) what an example's loss counts in its device's sum, and in its mean loss, which is differentiated.
+
+    0 for a repeat.
+    """
     whole, share = torch.zeros(len(jobs), examples), torch.zeros(len(jobs), examples)
     for row, mean, job, batch in zip(whole, share, jobs, batches, strict=True):
         size, scale = len(batch), task.training_scale(batch)
@@ -115,5 +116,12 @@ def _offset(jobs: Sequence[TrainJob], examples: int) -> Tensor | None:
     return torch.stack(rows).repeat_interleave(examples, dim=0)
 
 
-def _keep(outputs: list[Tensor], _: nn.Module, __: object, output: Tensor) -> None:
-    outputs.append(output.detach())
+@contextmanager
+def _kept_outputs(model: nn.Module) -> Iterator[list[Tensor]]:
+    """What the model itself says in forward passes, in turn."""
+    outputs: list[Tensor] = []
+    watch = model.register_forward_hook(lambda _, __, output: outputs.append(output.detach()))
+    try:
+        yield outputs
+    finally:
+        watch.remove()

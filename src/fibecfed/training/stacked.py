@@ -76,13 +76,13 @@ class StackedParameters:
 
     def step(self, optimizer: torch.optim.Optimizer, max_norm: float | None) -> None:
         """One step of ``optimizer`` (over ``values``) for the devices that are active, each clipped by its own norm."""
-        gradient = torch.zeros_like(self.values)
+        parts = []
         for name, leaf in self._leaves.items():
-            if leaf.grad is not None:
-                gradient[:, self._columns[name]] = leaf.grad.flatten(1)
-            else:
+            if leaf.grad is None:
                 self._moves[:, self._columns[name]] = False  # no loss depends on it: an optimizer leaves it
+            parts.append(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad)
             leaf.grad = None
+        gradient = torch.cat([part.flatten(1) for part in parts], dim=1)
         moves = self._moves.clone()
         moves[self._active :] = False
         gradient.masked_fill_(~moves, 0.0)
@@ -100,9 +100,11 @@ class StackedParameters:
         devices = self._active
         if len(inputs) % (devices * self._examples):
             raise CannotStack(f"'{name}' reads what is not of one example each")
-        weight = own["weight"][:devices] if "weight" in own else module.weight.expand(devices, -1, -1)
+        if devices < len(self.values):
+            own = {kind: leaf[:devices] for kind, leaf in own.items()}
+        weight = own["weight"] if "weight" in own else module.weight.expand(devices, -1, -1)
         parts = inputs.reshape(devices, -1, inputs.shape[-1])
-        bias = own["bias"][:devices] if "bias" in own else module.bias
+        bias = own.get("bias", module.bias)
         if bias is None:
             found = torch.bmm(parts, weight.mT)
         else:

@@ -162,8 +162,8 @@ class TrainingConfig:
         Annotated[int, Field(ge=1)] | Literal["auto"],
         Field(
             description="Devices that train in one pass of the model, their parameters stacked: the same results but "
-            "for rounding, sooner on a GPU. What cannot be stacked trains one device after another, and the log says "
-            "why. auto: 8 on a CUDA device; elsewhere 1, and the same bits as on machines of their own [D]."
+            "for rounding. Meant for a GPU, which one small batch does not fill. What cannot be stacked trains one "
+            "device after another, and the log says why. auto: 8 on a CUDA device, elsewhere 1 [D]."
         ),
     ] = "auto"
     cache_mb: Annotated[

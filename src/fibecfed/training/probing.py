@@ -13,8 +13,9 @@ from fibecfed.training.together import joined
 from fibecfed.tuning import Layout, put_tensors
 
 # How far rounding moves losses (relative, L2) that are made in batches of another size. Source: project decision.
-_ROUNDING = {torch.float32: 1e-3}
+_ROUNDING = {torch.float32: 1e-4}
 _ROUNDING_OF_HALF = 0.1
+_SPREAD = 3.0  # of drawn entries: a map changes its input by several times what it is
 
 
 def why_not_stacked(
@@ -22,14 +23,14 @@ def why_not_stacked(
 ) -> str | None:
     """Why losses of two devices passed together are not those of each alone, with drawn parameters; None if they are.
 
-    ``names`` are stacked, the others of the layout are the same for both. It finds a model that mixes examples, or
-    reads a weight past the map that it belongs to. The model is left with drawn parameters.
+    ``names`` are stacked, the others of the layout are the same for both. It finds a model that mixes examples, and
+    one that reads a weight past its map, where there is NaN meanwhile. The model is left with such parameters.
     """
     device = next(model.parameters()).device
     draw = torch.Generator().manual_seed(0)
     first, second = ({p.name: _drawn(p.shape, draw) for p in layout} for _ in range(2))
-    same = {name: tensor for name, tensor in first.items() if name not in names}
-    second |= same
+    second |= {name: tensor for name, tensor in first.items() if name not in names}
+    past_maps = {name: tensor * torch.nan if name in names else tensor for name, tensor in first.items()}
     shortest, longest = np.argsort(data.lengths, kind="stable")[[0, -1]]
     own = [data.batch(np.array([shortest])), data.batch(np.array([longest, shortest]))]
     batch = joined(own, data.pad_id)
@@ -41,7 +42,7 @@ def why_not_stacked(
         stack.expect(2, len(batch) // 2)
         try:
             with stack.in_place():
-                together = _losses(model, task, same, batch.to(device)).view(2, -1)
+                together = _losses(model, task, past_maps, batch.to(device)).view(2, -1)
         except CannotStack as why:
             return str(why)
     made, wanted = torch.cat([together[0, : len(own[0])], together[1, : len(own[1])]]), torch.cat(alone)
@@ -57,5 +58,4 @@ def _losses(model: nn.Module, task: Task, tensors: Mapping[str, Tensor], batch: 
 
 
 def _drawn(shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Normal entries, so large that a map changes its input by about as much as it is."""
-    return torch.randn(tuple(shape), generator=generator) * shape[-1] ** -0.5
+    return torch.randn(tuple(shape), generator=generator) * _SPREAD * shape[-1] ** -0.5

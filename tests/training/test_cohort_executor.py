@@ -170,10 +170,11 @@ def test_a_step_of_all_devices_is_one_pass() -> None:
     built = ready()
     executor = executors(built)[1]
     executor.operations.training = lambda sizes: 0.0  # type: ignore[method-assign]  # which makes passes
-    ran(executor, jobs_of(built))  # with it the probe
+    jobs = jobs_of(built)
+    ran(executor, jobs)  # with it the probe
     passes: list[int] = []
     watch = built.model.register_forward_hook(lambda module, batch, outputs: passes.append(len(outputs)))
-    ran(executor, jobs_of(built))
+    ran(executor, jobs)
     watch.remove()
     assert passes == [3 * 5, 2 * 2, 2]
 

@@ -24,8 +24,21 @@ def why_not_stacked(
     """Why losses of two devices passed together are not those of each alone, with drawn parameters; None if they are.
 
     ``names`` are stacked, the others of the layout are the same for both. It finds a model that mixes examples, and
-    one that reads a weight past its map, where there is NaN meanwhile. The model is left with such parameters.
+    one that reads a weight past its map, where there is NaN meanwhile. The model is left as it was.
     """
+    parameters = dict(model.named_parameters())
+    before = {p.name: parameters[p.name].detach().clone() for p in layout}
+    try:
+        with torch.no_grad():
+            return _probed(model, task, data, layout, names)
+    except CannotStack as why:
+        return str(why)
+    finally:
+        put_tensors(model, before)
+
+
+def _probed(model: nn.Module, task: Task, data: TokenizedSet, layout: Layout, names: Sequence[str]) -> str | None:
+    """As ``why_not_stacked``; the model is left with drawn parameters. Raises CannotStack."""
     device = next(model.parameters()).device
     draw = torch.Generator().manual_seed(0)
     first, second = ({p.name: _drawn(p.shape, draw) for p in layout} for _ in range(2))
@@ -34,17 +47,11 @@ def why_not_stacked(
     shortest, longest = np.argsort(data.lengths, kind="stable")[[0, -1]]
     own = [data.batch(np.array([shortest])), data.batch(np.array([longest, shortest]))]
     batch = joined(own, data.pad_id)
-    with torch.no_grad():
-        alone = [
-            _losses(model, task, tensors, one.to(device)) for tensors, one in zip((first, second), own, strict=True)
-        ]
-        stack = StackedParameters(model, names, [first, second], [{}, {}], device)
-        stack.expect(2, len(batch) // 2)
-        try:
-            with stack.in_place():
-                together = _losses(model, task, past_maps, batch.to(device)).view(2, -1)
-        except CannotStack as why:
-            return str(why)
+    alone = [_losses(model, task, tensors, one.to(device)) for tensors, one in zip((first, second), own, strict=True)]
+    stack = StackedParameters(model, names, [first, second], [{}, {}], device)
+    stack.expect(2, len(batch) // 2)
+    with stack.in_place():
+        together = _losses(model, task, past_maps, batch.to(device)).view(2, -1)
     made, wanted = torch.cat([together[0, : len(own[0])], together[1, : len(own[1])]]), torch.cat(alone)
     limit = _ROUNDING.get(next(model.parameters()).dtype, _ROUNDING_OF_HALF)
     if float((made - wanted).norm()) <= limit * float(wanted.norm()):

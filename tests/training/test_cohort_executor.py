@@ -53,15 +53,26 @@ def executors(built: tiny.Built, together: int = 8) -> tuple[SequentialExecutor,
     return SequentialExecutor(*given), CohortExecutor(*given, together)
 
 
+def uncounted(built: tiny.Built, together: int = 8) -> tuple[SequentialExecutor, CohortExecutor]:
+    """The same without counting operations."""
+    one, several = executors(built, together)
+    for executor in (one, several):
+        executor.operations.training = lambda sizes: 0.0  # type: ignore[method-assign]
+    return one, several
+
+
 def ran(executor: SequentialExecutor, jobs: Sequence[TrainJob]) -> list[Any]:
     found = list(executor.run(jobs))
     assert [job for job, _ in found] == list(jobs)
     return [result for _, result in found]
 
 
-def both(built: tiny.Built, jobs: Sequence[TrainJob]) -> tuple[list[Any], list[Any]]:
-    """Results of one after another and of all together, without a job that was done alone."""
-    one, together = executors(built)
+def both(built: tiny.Built, jobs: Sequence[TrainJob], count: bool = False) -> tuple[list[Any], list[Any]]:
+    """Results of one after another and of all together, without a job that was done alone.
+
+    ``count``: with operations, which takes more passes.
+    """
+    one, together = executors(built) if count else uncounted(built)
     wanted = ran(one, jobs)
     together._train = None  # type: ignore[assignment,method-assign]
     return wanted, ran(together, jobs)
@@ -95,7 +106,7 @@ def ready(kind: str = "bert", head: str = "pooled", **sections: Any) -> tiny.Bui
 )
 def test_losses_and_adapters_are_those_of_one_after_another(kind: str, head: str) -> None:
     built = ready(kind, head)
-    wanted, found = both(built, jobs_of(built))
+    wanted, found = both(built, jobs_of(built), count=True)
     assert_close(wanted, found)
     assert len({round(result.loss, 3) for result in found}) == 3
 
@@ -168,8 +179,7 @@ def test_two_parts_of_a_model_train_one_after_another() -> None:
 
 def test_a_step_of_all_devices_is_one_pass() -> None:
     built = ready()
-    executor = executors(built)[1]
-    executor.operations.training = lambda sizes: 0.0  # type: ignore[method-assign]  # which makes passes
+    executor = uncounted(built)[1]
     jobs = jobs_of(built)
     ran(executor, jobs)  # with it the probe
     passes: list[int] = []
@@ -190,15 +200,13 @@ def test_as_many_devices_as_set_are_passed_together(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(module, "train_together", watched)
     jobs = jobs_of(built)
-    ran(executors(built, together=2)[1], [*jobs, dataclasses.replace(jobs[1], device=3)])
+    ran(uncounted(built, together=2)[1], [*jobs, dataclasses.replace(jobs[1], device=3)])
     assert cohorts == [[2, 0], [1, 3]]  # those with most steps
 
 
 def alone(built: tiny.Built, jobs: Sequence[TrainJob], caplog: pytest.LogCaptureFixture) -> list[str]:
     """What the log says of jobs that train one after another, to the same bits."""
-    one, together = executors(built)
-    for executor in (one, together):
-        executor.operations.training = lambda sizes: 0.0  # type: ignore[method-assign]  # which takes a while
+    one, together = uncounted(built)
     with caplog.at_level(logging.INFO):
         twice = [ran(together, jobs) for _ in range(2)]
     for found in twice:
@@ -243,7 +251,7 @@ def test_a_device_that_fails_fails_alone() -> None:
     jobs = jobs_of(built)
     broken = {name: torch.full_like(tensor, torch.nan) for name, tensor in jobs[1].tensors.items()}
     jobs[1] = dataclasses.replace(jobs[1], tensors=broken)
-    one, together = executors(built)
+    one, together = uncounted(built)
     (first, failure, last), found = ran(one, jobs), ran(together, jobs)
     assert isinstance(found[1], DeviceFailed)
     assert str(found[1]) == str(failure)
@@ -266,7 +274,7 @@ def test_where_memory_runs_out_cohorts_become_smaller(
 
     monkeypatch.setattr(module, "train_together", small)
     jobs = jobs_of(built)
-    one, together = executors(built, together=4)
+    one, together = uncounted(built, together=4)
     for _ in range(2):
         assert_close(ran(one, jobs), ran(together, jobs))
     assert cohorts == [3, 2]

@@ -14,7 +14,7 @@ class CannotStack(Exception):
 
 
 class StackedParameters:
-    """K devices' values of some of a model's parameters, a row for each: what is one tensor takes one optimizer step.
+    """K devices' values of some of a model's parameters, a row for each, so that one optimizer step moves all.
 
     ``names``: parameters of linear maps; ``starts``: the K devices' values by name. What moves in a row is what the
     device's job trains: another entry gets no gradient and stays bit-identical, weight decay included.

@@ -70,6 +70,11 @@ def assumptions(found: Estimate) -> list[str]:
             f"Time and memory are measured in one process; the time is that of {found.workers} which share it equally, "
             "each of which takes some more memory."
         )
+    if found.together > 1:
+        lines.append(
+            f"Time and memory are measured for one device at a time; {found.together} in one pass take less time, and "
+            "more memory for what a pass keeps."
+        )
     if traffic.met < traffic.devices:
         lines.append(f"{traffic.met} of the {traffic.devices} devices are sampled at least once.")
     return lines

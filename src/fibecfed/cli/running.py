@@ -45,8 +45,9 @@ class Introduction(Callback):
             self.console.print(partition_table(data.devices, data.train.groups, names, data.habits, data.task.group))
         else:
             self.console.print(f"{found['train_examples']} training examples on the devices.", highlight=False)
-        if experiment.workers is not None and experiment.workers.number > 1:
-            self.console.print(str(experiment.workers), highlight=False, markup=False, soft_wrap=True)
+        workers = experiment.workers
+        if workers is not None and max(workers.number, workers.together) > 1:
+            self.console.print(str(workers), highlight=False, markup=False, soft_wrap=True)
         if state.round:
             self.console.print(f"Going on after round {state.round}.", highlight=False)
 

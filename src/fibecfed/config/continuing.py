@@ -36,6 +36,7 @@ COURSE = (
     "evaluation.patience",
     "training.cache_mb",
     "training.gradient_checkpointing",
+    "training.cohort",
     "runtime.threads",
     "runtime.workers",
     "runtime.device",

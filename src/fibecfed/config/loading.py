@@ -322,6 +322,8 @@ def config_hash(config: Config) -> str:
     content["training"]["cache_mb"] = 0  # results are the same; so that runs from before auto keep their hash
     if content["data"]["partition"]["examples_per_device"] is None:  # the same
         content["data"]["partition"].pop("examples_per_device")
+    if config.training.cohort == "auto":  # so that runs from before this key keep their hash
+        content["training"].pop("cohort")
     if content["data"]["labels"] is None:  # so that runs from before this key keep their hash
         content["data"].pop("labels")
     if config.federation.compression == "none":  # the same

@@ -158,6 +158,14 @@ class TrainingConfig:
         ),
     ] = None
     keep_optimizer: Annotated[bool, Field(description="Keep a device's optimizer state between its rounds.")] = False
+    cohort: Annotated[
+        Annotated[int, Field(ge=1)] | Literal["auto"],
+        Field(
+            description="Devices that train in one pass of the model, their parameters stacked: the same results but "
+            "for rounding. Meant for a GPU, which one small batch does not fill. What cannot be stacked trains one "
+            "device after another, and the log says why. auto: 8 on a CUDA device, elsewhere 1 [D]."
+        ),
+    ] = "auto"
     cache_mb: Annotated[
         Annotated[int, Field(ge=0)] | Literal["auto"],
         Field(

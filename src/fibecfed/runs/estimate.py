@@ -81,6 +81,7 @@ class Estimate:
     memory_bytes: int
     counted: CountedMemory | None = None
     workers: int = 1  # that share the time
+    together: int = 1  # devices that one pass of the run trains; one was measured
 
 
 class _Uncounted(OperationCounter):
@@ -155,9 +156,11 @@ def estimate(experiment: Experiment) -> Estimate:
         if is_weightless(experiment.model):
             return _counted(experiment, found)
         seconds = _seconds(experiment, found)
-    workers = 1 if experiment.workers is None else experiment.workers.number
-    sent = traffic(experiment)
-    return Estimate(experiment.config, found, sent, seconds / workers, peak_memory_bytes(), workers=workers)
+    workers, together = 1, 1
+    if experiment.workers is not None:
+        workers, together = experiment.workers.number, experiment.workers.together
+    sent, memory = traffic(experiment), peak_memory_bytes()
+    return Estimate(experiment.config, found, sent, seconds / workers, memory, workers=workers, together=together)
 
 
 def _counted(experiment: Experiment, found: Round) -> Estimate:

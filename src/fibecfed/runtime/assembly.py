@@ -19,7 +19,14 @@ from fibecfed.runtime.holdings import DevicesHere
 from fibecfed.runtime.in_process import InProcessTransport
 from fibecfed.seeding import torch_seed
 from fibecfed.tasks import Task, task_kind
-from fibecfed.training import SequentialExecutor, SpreadExecutor, torch_device, worker_count
+from fibecfed.training import (
+    CohortExecutor,
+    SequentialExecutor,
+    SpreadExecutor,
+    WorkerCount,
+    torch_device,
+    worker_count,
+)
 from fibecfed.tuning import Layout, trainable_tensors
 
 _log = logging.getLogger(__name__)
@@ -36,12 +43,16 @@ class Learner:
     method: FederatedAveraging
     initial: Mapping[str, Tensor]  # every trainable parameter before training
 
-    def site(self, data: FederatedData, store: DeviceStore, workers: int = 1) -> Site:
-        """What a process needs to run devices on this data; with ``workers`` processes to do it in, if more than 1."""
+    def site(self, data: FederatedData, store: DeviceStore, workers: WorkerCount | None = None) -> Site:
+        """What a process needs to run devices on this data; ``workers`` None: one after another."""
         answering = data.task.answering(self.config, self.pretrained.tokenizer)
         given = self.model, self.layout, data.task, data.train, self.config, answering
-        sets = [held for held in (data.held_out, data.own) if held is not None]
-        executor = SequentialExecutor(*given) if workers == 1 else SpreadExecutor(*given, workers, sets)
+        executor = SequentialExecutor(*given)
+        if workers is not None and workers.together > 1:
+            executor = CohortExecutor(*given, workers.together)
+        elif workers is not None and workers.number > 1:
+            sets = [held for held in (data.held_out, data.own) if held is not None]
+            executor = SpreadExecutor(*given, workers.number, sets)
         return Site(self.config, data, executor, store, self.initial, answering)
 
 
@@ -63,7 +74,7 @@ def assemble(
     data = build_data(config, splits, pretrained.tokenizer, method.pooled_data, pretrained.vocabulary)
     workers = worker_count(config, data, learner.model)
     _log.info("%s", workers)
-    site = learner.site(data, store or MemoryStore(), workers.number)
+    site = learner.site(data, store or MemoryStore(), workers)
     carrier = transport or InProcessTransport(DeviceSide(method, site))
     return Experiment(
         config=config,

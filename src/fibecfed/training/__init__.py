@@ -1,5 +1,6 @@
 """The local work of devices and the executor that runs it."""
 
+from fibecfed.training.cohort_executor import CohortExecutor
 from fibecfed.training.cores import WorkerCount, cores_here, use_cores, worker_count
 from fibecfed.training.executor import Executor, SequentialExecutor
 from fibecfed.training.job import (
@@ -27,6 +28,7 @@ from fibecfed.training.torch_devices import torch_device
 
 __all__ = [
     "AnswerJob",
+    "CohortExecutor",
     "CountJob",
     "CountResult",
     "CurvatureJob",

@@ -1,4 +1,4 @@
-"""How many worker processes a run takes, and why."""
+"""How many worker processes a run takes, or how many devices one pass trains, and why."""
 
 import os
 import sys
@@ -16,6 +16,7 @@ from fibecfed.training.torch_devices import torch_device
 # Parameters of the layers x tokens that a device trains on in a round: about 0.1 s of one core. A smaller job does not
 # repay what its process costs. Source: project decision.
 LEAST_WORK = 1e9
+COHORT = 8  # devices that training.cohort=auto trains in one pass of a CUDA device. Source: project decision.
 
 _share: int | None = None
 
@@ -38,25 +39,44 @@ def cores_here() -> int:
 
 @dataclass(frozen=True)
 class WorkerCount:
-    """How many processes share the work; 1: none beside this one. ``why`` follows the number in a sentence."""
+    """How many processes share the work; 1: none beside this one. ``why`` follows the number in a sentence.
+
+    ``together``: devices that one pass trains, of one process.
+    """
 
     number: int
     why: str
+    together: int = 1
 
     def __str__(self) -> str:
+        if self.together > 1:
+            return f"Up to {self.together} devices train together, in one pass of the model ({self.why})."
         if self.number == 1:
             return f"Devices train one after another in one process ({self.why})."
         return f"{self.number} worker processes train devices side by side ({self.why})."
 
 
 def worker_count(config: Config, data: FederatedData, model: nn.Module) -> WorkerCount:
-    """What ``runtime.workers`` comes to for a run of this model. Raises InputError for what cannot be had here."""
-    obstacle = _obstacle(config, model)
-    wanted = config.runtime.workers
-    if wanted != "auto":
-        if wanted > 1 and obstacle is not None:
+    """What ``runtime.workers`` and ``training.cohort`` come to for a run of this model.
+
+    Raises InputError for what cannot be had here.
+    """
+    obstacle, wanted = _obstacle(config, model), config.runtime.workers
+    together = 1 if is_weightless(model) else min(_cohort(config), data.devices.devices)
+    if wanted != "auto" and wanted > 1:
+        if config.training.cohort not in ("auto", 1):
+            raise InputError(
+                f"runtime.workers={wanted} spreads devices over processes, and training.cohort="
+                f"{config.training.cohort} trains them together in one; set one of them to 1."
+            )
+        if obstacle is not None:
             raise InputError(f"runtime.workers={wanted}, but {obstacle}; set runtime.workers to 1 or auto.")
         return WorkerCount(wanted, "as set")
+    if together > 1:
+        why = "training.cohort=auto on a GPU" if config.training.cohort == "auto" else "as set"
+        return WorkerCount(1, why, together)
+    if wanted == 1:
+        return WorkerCount(1, "as set")
     if obstacle is not None:
         return WorkerCount(1, obstacle)
     backbone: Any = model.backbone
@@ -69,6 +89,13 @@ def worker_count(config: Config, data: FederatedData, model: nn.Module) -> Worke
     of_threads = "" if threads == 1 else f" for {threads} threads each"
     why = f"{cores} cores{of_threads}, {devices} devices a round"
     return WorkerCount(max(1, min(devices, cores // threads)), why)
+
+
+def _cohort(config: Config) -> int:
+    """What ``training.cohort`` asks for."""
+    if config.training.cohort != "auto":
+        return config.training.cohort
+    return COHORT if torch_device(config.runtime.device).type == "cuda" else 1
 
 
 def _obstacle(config: Config, model: nn.Module) -> str | None:

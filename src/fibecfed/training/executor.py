@@ -38,7 +38,6 @@ from fibecfed.training.job import (
     Result,
     ScoreJob,
     ScoreResult,
-    TrainingSeen,
     TrainJob,
 )
 from fibecfed.training.judging import TrainingCounts
@@ -158,20 +157,18 @@ class SequentialExecutor:
             # Here and not later: recomputed activations count, and what records gradients does not.
             operations = self._operations(job, sizes)
         parameters = dict(self.model.named_parameters())
-        examples = sum(map(len, job.batches))
-        tokens = sum(int(lengths[batch].sum()) for batch in job.batches)
-        return LocalResult(
-            tensors={name: parameters[name].detach().cpu().clone() for name in job.trained},
-            loss=total / max(1, examples),
-            examples=examples,
-            operations=operations + (0.0 if second is None else OPERATIONS * second.weight.numel() * examples),
+        own = 0 if second is None else OPERATIONS * second.weight.numel() * sum(map(len, job.batches))
+        return LocalResult.of(
+            job,
+            self.data,
+            {name: parameters[name].detach().cpu().clone() for name in job.trained},
+            total,
+            operations + own,
             optimizer_state=optimizer_state,
             difficulty=None if followed.running is None else followed.running.values,
             observed={} if job.observer is None else job.observer.result(),
-            seen=None if seen is None else TrainingSeen(seen.examples, seen.counts, seen.chances),
+            seen=None if seen is None else seen.result(),
             own_head={} if second is None else second.result(),
-            tokens=tokens,
-            tokens_cut=sum(int(self.data.lengths[batch].sum()) for batch in job.batches) - tokens,
         )
 
     def _counted(self, job: TrainJob) -> AbstractContextManager[TrainingCounts | None]:

@@ -86,6 +86,25 @@ class LocalResult:
     tokens: int = 0  # trained, padding left out, repeats counted
     tokens_cut: int = 0  # beside them, because of max_tokens
 
+    @staticmethod
+    def of(
+        job: TrainJob, data: TokenizedSet, tensors: Mapping[str, Tensor], total: float, operations: float, **more: Any
+    ) -> "LocalResult":
+        """Of a job on the training set ``data``; ``total``: the summed loss, ``more``: fields that few jobs want."""
+        lengths = data.lengths_within(job.max_tokens)
+        examples = sum(map(len, job.batches))
+        tokens = sum(int(lengths[batch].sum()) for batch in job.batches)
+        whole = sum(int(data.lengths[batch].sum()) for batch in job.batches)
+        return LocalResult(
+            **{"optimizer_state": {}, **more},
+            tensors=tensors,
+            loss=total / max(1, examples),
+            examples=examples,
+            operations=operations,
+            tokens=tokens,
+            tokens_cut=whole - tokens,
+        )
+
     def after(self, first: "LocalResult") -> "LocalResult":
         """The result of two jobs in a row, this one the second."""
         examples = first.examples + self.examples

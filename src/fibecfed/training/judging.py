@@ -10,6 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from fibecfed.data.batches import first_seen
 from fibecfed.tasks import Batch, Counts, Task
+from fibecfed.training.job import TrainingSeen
 
 
 class TrainingCounts:
@@ -30,7 +31,7 @@ class TrainingCounts:
         self._handle: RemovableHandle | None = None
 
     def __enter__(self) -> "TrainingCounts":
-        self._handle = self._model.register_forward_hook(self._count)
+        self._handle = self._model.register_forward_hook(self._see)
         return self
 
     def __exit__(
@@ -39,23 +40,17 @@ class TrainingCounts:
         assert self._handle is not None
         self._handle.remove()
 
-    @property
-    def examples(self) -> np.ndarray:
-        """(n,) the positions that were counted, each once."""
-        return self._examples[: self._passed][self._new[: self._passed]]
+    def result(self) -> TrainingSeen:
+        """What was counted so far."""
+        chances = None if self._chances is None else np.concatenate(self._chances)
+        seen = self._examples[: self._passed][self._new[: self._passed]]
+        return TrainingSeen(seen, Counts.join(self._parts), chances)
 
-    @property
-    def counts(self) -> Counts:
-        """Of those examples, in that order."""
-        return Counts.join(self._parts)
+    def _see(self, module: nn.Module, args: tuple[Any, ...], outputs: Tensor) -> None:
+        self.count(outputs, args[0])
 
-    @property
-    def chances(self) -> np.ndarray | None:
-        """(n, G) what the model said of each group, in that order; None if it was not asked."""
-        return None if self._chances is None else np.concatenate(self._chances)
-
-    def _count(self, module: nn.Module, args: tuple[Any, ...], outputs: Tensor) -> None:
-        batch: Batch = args[0]
+    def count(self, outputs: Tensor, batch: Batch) -> None:
+        """Take the model's outputs on the next rows, ``batch``; for whoever makes several devices' passes in one."""
         rows = slice(self._passed, self._passed + len(batch))
         self._passed += len(batch)
         new = np.flatnonzero(self._new[rows])

@@ -7,23 +7,20 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-CONSTRAINTS = HERE.parents[1] / "constraints.txt"
+SHARED = HERE / "shared" / "requirements.txt"  # torch and the like, the same everywhere
 PACKAGES = ("fibecfed", "flwr", "ray", "pfl", "nvflare", "torch", "transformers", "peft", "numpy")
 
 
 def environment(rival: str, folder: Path) -> Path:
-    """The Python of a rival's environment, which is made where it is not there or its requirements have changed.
-
-    Versions are those of constraints.txt, so that torch, transformers and peft are the same everywhere.
-    """
+    """The Python of a rival's environment, which is made where it is not there or its requirements have changed."""
     place = folder / rival
     python, mark = place / "bin" / "python", place / "made"
     wanted = HERE / rival / "requirements.txt"
-    content = hashlib.sha256(wanted.read_bytes() + CONSTRAINTS.read_bytes()).hexdigest()
+    content = hashlib.sha256(wanted.read_bytes() + SHARED.read_bytes()).hexdigest()
     if not mark.is_file() or mark.read_text() != content:
         print(f"making the environment of {rival} in {place}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(place)], check=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", "-c", str(CONSTRAINTS), "-r", str(wanted)]
+        install = [str(python), "-m", "pip", "install", "--quiet", "-r", str(wanted)]
         subprocess.run(install, check=True, cwd=wanted.parent)
         mark.write_text(content)
     return python

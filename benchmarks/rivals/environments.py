@@ -12,11 +12,15 @@ PACKAGES = ("fibecfed", "flwr", "ray", "pfl", "nvflare", "torch", "transformers"
 
 
 def environment(rival: str, folder: Path) -> Path:
-    """The Python of a rival's environment, which is made where it is not there or its requirements have changed."""
+    """The Python of a rival's environment, which is made where it is not there or its requirements have changed.
+
+    fibecfed's own is tied to this checkout, whose sources it runs.
+    """
     place = folder / rival
     python, mark = place / "bin" / "python", place / "made"
     wanted = HERE / rival / "requirements.txt"
-    content = hashlib.sha256(wanted.read_bytes() + SHARED.read_bytes()).hexdigest()
+    tied = str(HERE) if "-e " in wanted.read_text() else ""
+    content = hashlib.sha256(wanted.read_bytes() + SHARED.read_bytes() + tied.encode()).hexdigest()
     if not mark.is_file() or mark.read_text() != content:
         print(f"making the environment of {rival} in {place}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(place)], check=True)

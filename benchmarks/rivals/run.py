@@ -49,9 +49,9 @@ ROWS = {
         "pfl_research", (*_TORCHRUN, "simulate.py"), (SHARED, "pfl_research/simulate.py")
     ),
     "Flower, a process a core": Row("flower", ("simulate.py",), (SHARED, "flower/simulate.py")),
-    "NVFlare, two sites at a time": Row(
+    "NVFlare, a process a site": Row(
         "nvflare",
-        ("simulate.py", OUT, "2"),
+        ("simulate.py", OUT),
         (SHARED, "nvflare/client.py", "nvflare/fedavg_of_cohorts.py", "nvflare/simulate.py"),
     ),
 }
@@ -82,9 +82,9 @@ def run_row(name: str, python: Path, task: Path, out: Path) -> dict[str, Any]:
     taken = measured(command, HERE / row.rival, surroundings(task, out), out / "log.txt")
     if row.rival != "fibecfed":
         return dataclasses.asdict(taken) | json.loads((out / "result.json").read_text())
-    found = json.loads((out / "run" / "summary.json").read_text())
-    score = {key: found[key]["global"] for key in ("accuracy", "loss")}
-    return dataclasses.asdict(taken) | score | {"bytes": found["bytes"]["up"] + found["bytes"]["down"]}
+    last = json.loads((out / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    score = {"accuracy": last["accuracy_global"], "loss": last["loss_global"]}
+    return dataclasses.asdict(taken) | score | {"bytes": last["bytes_up"] + last["bytes_down"]}
 
 
 def bytes_sent(rival: str, python: Path, task: Path) -> int:

@@ -1,7 +1,4 @@
-"""The task in NVFlare's simulator: a process a site, as many at a time as the second argument says.
-
-The first argument is the folder that the simulator works in.
-"""
+"""The task in NVFlare's simulator, which gives each site a process; the argument is the folder that it works in."""
 
 import sys
 from pathlib import Path
@@ -15,12 +12,12 @@ from safetensors.torch import load_file
 MODEL = "global.safetensors"
 
 if __name__ == "__main__":
-    workspace, threads = Path(sys.argv[1]), int(sys.argv[2])
+    workspace = Path(sys.argv[1])
     task = read_task()
     job = FedJob(name="rivals")
     job.to_server(FedAvgOfCohorts(num_rounds=len(task["cohorts"]), persistor_id="", save_filename=MODEL))
     job.to_clients(ScriptRunner(script="client.py"))
-    job.simulator_run(str(workspace), n_clients=task["devices"], threads=threads)
+    job.simulator_run(str(workspace), n_clients=task["devices"])
     model = classifier()
     put_trained(model, load_file(next(workspace.rglob(MODEL))))
     write_result(test(model))

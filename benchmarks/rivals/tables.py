@@ -10,6 +10,7 @@ from typing import Any
 
 HALF_A_POINT = 0.005
 RATIOS = ("wall_seconds", "cpu_seconds", "peak_memory_bytes")
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 
 
@@ -18,11 +19,10 @@ def lines_of_code(file: Path) -> int:
     source = file.read_text(encoding="utf-8")
     if file.suffix != ".py":
         return sum(bool(line.strip()) and not line.lstrip().startswith("#") for line in source.splitlines())
-    said = set()
+    said: set[int] = set()
     for node in ast.walk(ast.parse(source)):
-        first = next(iter(getattr(node, "body", None) or []), None) if not isinstance(node, ast.Lambda) else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-            said |= set(range(first.lineno, (first.end_lineno or first.lineno) + 1))
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node) is not None:
+            said |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
     lines: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type not in _LAYOUT:

@@ -33,7 +33,8 @@ def run(row: str, turn: int, accuracy: float, seconds: float) -> dict[str, Any]:
 
 
 def test_lines_are_counted_without_blanks_comments_and_docstrings(tables: ModuleType, tmp_path: Path) -> None:
-    code = '"""One.\n\nTwo.\n"""\n\n# three\nx = (  # four\n    1,\n)\n\n\ndef f():\n    """Five."""\n    return """\nsix"""\n'
+    code = '"""One.\n\nTwo.\n"""\n\n# three\nx = (  # four\n    1,\n)\n\n\n'
+    code += 'def f():\n    """Five."""\n    return """\nsix"""\n'
     (tmp_path / "code.py").write_text(code)
     (tmp_path / "task.yaml").write_text("# one\nmethod: fedavg-lora\n\ndata:\n  name: trec\n")
     assert tables.lines_of_code(tmp_path / "code.py") == 6

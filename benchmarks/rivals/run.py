@@ -70,6 +70,7 @@ def surroundings(task: Path, out: Path) -> dict[str, str]:
         "CUDA_VISIBLE_DEVICES": "",
         "FLWR_TELEMETRY_ENABLED": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # Ray's own is 15
     }
 
 
@@ -139,7 +140,7 @@ def main() -> None:
         "git_commit": git_commit(),
     }
     runs = begun(options.out, about)
-    sent = {r: bytes_sent(r, python, task) for r, python in pythons.items() if r != "fibecfed"}
+    sent = {ROWS[run["row"]].rival: run["bytes"] for run in runs}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     for turn in range(options.times):
         first = turn % len(options.rows)
@@ -148,7 +149,9 @@ def main() -> None:
                 continue
             rival = ROWS[name].rival
             run = run_row(name, pythons[rival], task, folder / "run")
-            runs.append({"row": name, "turn": turn, **({"bytes": sent[rival]} if rival in sent else {}), **run})
+            if "bytes" not in run:
+                run["bytes"] = sent[rival] = sent.get(rival) or bytes_sent(rival, pythons[rival], task)
+            runs.append({"row": name, "turn": turn, **run})
             rows = sorted(summary(runs, REFERENCE), key=lambda row: options.rows.index(row["row"]))
             write_atomically(
                 options.out, json.dumps({"summary": rows, "runs": runs, **about}, indent=2).encode() + b"\n"

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-EVERY = 0.25  # seconds between two looks at the memory
+EVERY = 0.25  # seconds between two looks at the memory, at least
+SHARE = 0.03  # of one core, that looking may take
 _ADOPT_ORPHANS = 36  # PR_SET_CHILD_SUBREAPER: daemons that a command leaves become this process's children
 
 
@@ -109,9 +110,12 @@ class _Watch(threading.Thread):
         self._over = threading.Event()
 
     def run(self) -> None:
-        while not self._over.wait(EVERY):
+        pause = EVERY
+        while not self._over.wait(pause):
+            started = time.thread_time()
             below = descendants(os.getpid())
             self.peak, self.processes = max(self.peak, memory(below)), max(self.processes, len(below))
+            pause = max(EVERY, (time.thread_time() - started) / SHARE)
 
     def finish(self) -> None:
         self._over.set()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 EVERY = 0.25  # seconds between two looks at the memory, at least
-SHARE = 0.03  # of one core, that looking may take
+SHARE = 0.05  # of one core, that looking may take
 _ADOPT_ORPHANS = 36  # PR_SET_CHILD_SUBREAPER: daemons that a command leaves become this process's children
 
 

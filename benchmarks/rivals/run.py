@@ -51,7 +51,7 @@ ROWS = {
     "Flower, a process a core": Row("flower", ("simulate.py",), (SHARED, "flower/simulate.py")),
     "NVFlare, a process a site": Row(
         "nvflare",
-        ("simulate.py", OUT),
+        ("simulate.py", f"{OUT}/simulator"),  # that folder it empties
         (SHARED, "nvflare/client.py", "nvflare/fedavg_of_cohorts.py", "nvflare/simulate.py"),
     ),
 }

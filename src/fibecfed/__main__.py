@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Entry point of the ``fibecfed`` command; Ctrl-C while it still loads is one line, too."""
+    """Entry point of the ``fibecfed`` command; Ctrl-C before a command begins is one line, too."""
     try:
         from fibecfed.importing import process_of_one_command, uncollected
         from fibecfed.interruption import interruptible
@@ -12,10 +12,10 @@ def main() -> None:
         process_of_one_command()
         with interruptible(), uncollected():
             from fibecfed.cli.app import main as carry_out
+        carry_out()
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         sys.exit(130)  # as of a command that a shell saw interrupted
-    carry_out()
 
 
 if __name__ == "__main__":

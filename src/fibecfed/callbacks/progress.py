@@ -30,9 +30,9 @@ class RunProgress(Callback):
         self._started = time.perf_counter()
         if self.console.is_terminal:
             self._bar = Progress(
-                TextColumn("round"), MofNCompleteColumn(), BarColumn(),
-                TextColumn("{task.fields[status]}", markup=False), TextColumn("left"), TimeRemainingColumn(),
-                console=self.console,
+                TextColumn("round"), MofNCompleteColumn(), BarColumn(bar_width=None),
+                TextColumn("{task.fields[status]}", markup=False), TimeRemainingColumn(compact=True),
+                console=self.console, expand=True,  # the bar has what words leave of 80 columns
             )  # fmt: skip
             self._task = self._bar.add_task("", total=self._rounds, completed=state.round, status="")
             self._bar.start()

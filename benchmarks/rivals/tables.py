@@ -50,7 +50,7 @@ def summary(runs: Sequence[Mapping[str, Any]], reference: str) -> list[dict[str,
         for key in RATIOS:
             row[f"{key}_ratio"] = statistics.median(turns[t][key] / base[t][key] for t in both) if both else None
         alike = [comparable(turns[turn]["accuracy"], base[turn]["accuracy"]) for turn in both]
-        row["comparable"] = bool(alike) and all(alike)
+        row["comparable"] = all(alike) if alike else None  # None: never beside the reference
         found.append(row)
     return found
 
@@ -62,7 +62,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], lines: Mapping[str, int]) -> str
 
 
 def _line(row: Mapping[str, Any], lines: int) -> str:
-    note = "" if row["comparable"] else " (not comparable)"
+    note = " (not comparable)" if row["comparable"] is False else ""
     units = {"wall_seconds": 1.0, "cpu_seconds": 1.0, "peak_memory_bytes": 1e6}
     cells = [f"{row[key] / unit:.0f}{_ratio(row[f'{key}_ratio'])}" for key, unit in units.items()]
     sent = f"{row['bytes'] / 1e6:.1f}"

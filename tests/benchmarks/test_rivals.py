@@ -60,7 +60,7 @@ def test_a_row_that_came_to_something_else_in_one_turn_is_marked(tables: ModuleT
     runs = [run("ours", turn, 0.6, 10) for turn in range(3)]
     runs += [run("theirs", turn, 0.6 if turn else 0.62, 10) for turn in range(3)]
     runs += [run("never beside ours", 9, 0.6, 10)]
-    assert [row["comparable"] for row in tables.summary(runs, "ours")] == [True, False, False]
+    assert [row["comparable"] for row in tables.summary(runs, "ours")] == [True, False, None]
     table = tables.markdown(tables.summary(runs, "ours"), {"ours": 11, "theirs": 80, "never beside ours": 1})
     assert "| ours | 60.0 | 10 (1.00 x) | 20 (1.00 x) | 500 (1.00 x) | 67.0 | 11 |" in table
     assert "| theirs | 60.0 (not comparable) |" in table

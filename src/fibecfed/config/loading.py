@@ -5,6 +5,7 @@ import difflib
 import functools
 import hashlib
 import json
+import operator
 import os
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,11 @@ from fibecfed.config.sites import may_name_sites, settle
 from fibecfed.errors import InputError
 
 _ADAPTER = TypeAdapter(Config)
+# Keys that came after the first hashes: their default stands in none, so that runs from before keep theirs.
+_ADDED = (
+    "data.labels", "data.partition.examples_per_device", "evaluation.start", "model.quantization", "task",
+    "training.cohort",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -313,22 +319,16 @@ def config_hash(config: Config) -> str:
     content = to_dict(config if may_name_sites(config) else settle(config))
     content["data"].pop("dir")
     content["model"].pop("dir")
-    if config.model.quantization == "none":  # the same
-        content["model"].pop("quantization")
-    if not config.evaluation.start:  # so that runs from before this key keep their hash
-        content["evaluation"].pop("start")
     content["runtime"].pop("device_states")
     content["runtime"].pop("workers")
     content["training"]["cache_mb"] = 0  # results are the same; so that runs from before auto keep their hash
-    if content["data"]["partition"]["examples_per_device"] is None:  # the same
-        content["data"]["partition"].pop("examples_per_device")
-    if config.training.cohort == "auto":  # so that runs from before this key keep their hash
-        content["training"].pop("cohort")
-    if content["data"]["labels"] is None:  # so that runs from before this key keep their hash
-        content["data"].pop("labels")
-    if config.federation.compression == "none":  # the same
+    if config.federation.compression == "none":  # so that runs from before these keys keep their hash
         content["federation"].pop("compression")
         content["federation"].pop("top_share")
-    if config.task == Config().task:  # the same
-        content.pop("task")
+    defaults = to_dict(Config())
+    for name in _ADDED:
+        *sections, key = name.split(".")
+        part, default = (functools.reduce(operator.getitem, sections, whole) for whole in (content, defaults))
+        if part[key] == default[key]:
+            del part[key]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

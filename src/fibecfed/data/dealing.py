@@ -46,7 +46,7 @@ def deal(config: Config, splits: Splits, pooled: bool = False) -> Dealt:
         raise InputError(
             f"data.partition.habits makes devices swap two labels, and task.kind={kind.kind} has none; leave it out."
         )
-    owned, owners = _partitions(config, train, held_out)
+    owned, owners = _partitions(settle(config, train.sites), train, held_out)
     rng = stream(config.seed, "habits")
     habits = draw_habits(config.data.partition.habits, train.labels, owned, rng)
     own = replace(held_out, labels=habits.as_labelled(held_out.labels, owners))
@@ -83,8 +83,7 @@ def _drawn(config: Config, train: Rows, held_out: Rows) -> tuple[Holding, Owners
 
 
 def _partitions(config: Config, train: Rows, held_out: Rows) -> tuple[Partition, Partition]:
-    """Every example belongs to one device."""
-    config = settle(config, train.sites)
+    """Every example belongs to one device. ``config`` is settled."""
     settings, devices = config.data.partition, config.federation.device_count
     rng, held_out_rng = stream(config.seed, "partition"), stream(config.seed, "held-out partition")
     if train.domains is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fibecfed.config.data import PartitionConfig
-from fibecfed.data.holding import MOST_LISTED, Owners
+from fibecfed.data.holding import MOST_LISTED, Owners, require_device
 from fibecfed.data.partition import Partition, log_dirichlet, partition_like, take
 from fibecfed.errors import InputError
 from fibecfed.seeding import stream
@@ -40,8 +40,7 @@ class Draws:
 
     def indices(self, device: int) -> np.ndarray:
         """Ascending positions of one device's examples. Raises IndexError for a device that does not exist."""
-        if not 0 <= device < self.devices:
-            raise IndexError(f"device {device} of {self.devices}")
+        require_device(device, self.devices)
         rng = stream(self.seed, "examples of a device", device)
         if self.concentration is None:
             return np.sort(self.order[rng.choice(len(self.order), self.size, replace=False)])
@@ -94,8 +93,7 @@ class SomeHold:
 
     def indices(self, device: int) -> np.ndarray:
         """Ascending positions of one device's examples. Raises IndexError for a device that does not exist."""
-        if not 0 <= device < self.devices:
-            raise IndexError(f"device {device} of {self.devices}")
+        require_device(device, self.devices)
         place = int(np.searchsorted(self.numbers, device))
         if place == len(self.numbers) or self.numbers[place] != device:
             return self.dealt.order[:0]

@@ -10,6 +10,12 @@ import numpy as np
 MOST_LISTED = 10_000
 
 
+def require_device(device: int, devices: int) -> None:
+    """Raise IndexError for a device that is none of so many."""
+    if not 0 <= device < devices:
+        raise IndexError(f"device {device} of {devices}")
+
+
 class Holding(Protocol):
     """Which of N examples each of K devices holds. Nothing in it has to grow with K."""
 

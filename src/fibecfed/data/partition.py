@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fibecfed.config.data import PartitionConfig
+from fibecfed.data.holding import require_device
 from fibecfed.errors import InputError
 
 _FIT_STEPS = 500
@@ -41,8 +42,7 @@ class Partition:
 
     def indices(self, device: int) -> np.ndarray:
         """Ascending positions of one device's examples; a view. Raises IndexError for a device that does not exist."""
-        if not 0 <= device < self.devices:
-            raise IndexError(f"device {device} of {self.devices}")
+        require_device(device, self.devices)
         return self.order[self.offsets[device] : self.offsets[device + 1]]
 
     def owner(self) -> np.ndarray:

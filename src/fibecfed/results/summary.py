@@ -17,7 +17,6 @@ JUDGED = "after_stage"  # in the last record: the stage after the rounds that it
 PROTOCOLS = ("global", "personalized")
 LOWER = "lower_is_better"  # in a record whose score is a loss; others have no such entry
 PART = 4  # it covers at most every fourth of a run's evaluations: no mean reaches back to the first rounds [D]
-PROTOCOLS = ("global", "personalized")
 
 Losses = Sequence[Mapping[str, Any]]  # replies left out, or device states lost, as ``losses_of`` makes them
 

@@ -47,12 +47,13 @@ class Learner:
         """What a process needs to run devices on this data; ``workers`` None: one after another."""
         answering = data.task.answering(self.config, self.pretrained.tokenizer)
         given = self.model, self.layout, data.task, data.train, self.config, answering
-        executor = SequentialExecutor(*given)
         if workers is not None and workers.together > 1:
-            executor = CohortExecutor(*given, workers.together)
+            executor: SequentialExecutor = CohortExecutor(*given, workers.together)
         elif workers is not None and workers.number > 1:
             sets = [held for held in (data.held_out, data.own) if held is not None]
             executor = SpreadExecutor(*given, workers.number, sets)
+        else:
+            executor = SequentialExecutor(*given)
         return Site(self.config, data, executor, store, self.initial, answering)
 
 

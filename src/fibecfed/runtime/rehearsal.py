@@ -63,7 +63,7 @@ def rehearse(experiment: Experiment) -> Iterator[Rehearsed]:
     original = experiment.server
     server = Server(method.config, method, original.transport, original.devices, original.run_name)
     sizes = EncodedSizes()
-    data, task = experiment.data, experiment.data.task
+    data, task, held = experiment.data, experiment.data.task, experiment.data.devices.sizes
     while (stage := next_stage(method, state)) is not None:
         chosen = server.cohort(state, stage)
         accumulator, (specs, info) = stage.accumulator(state), stage.expected(state)
@@ -79,7 +79,7 @@ def rehearse(experiment: Experiment) -> Iterator[Rehearsed]:
             if not stage.is_round or device == chosen[0]:
                 counts = np.bincount(data.train.groups[data.devices.indices(device)], minlength=task.group_count)
                 made_up = {name: _made_up(name, *spec, request, task, counts) for name, spec in specs.items()}
-            said = _said(stage, method.config, info, int(data.devices.sizes[device]))
+            said = _said(stage, method.config, info, int(held[device]))
             residual = residuals.get(device, 0)
             down += sizes(server.compression.outline(request, None, residual))
             reply = Reply(answered, made_up, said)

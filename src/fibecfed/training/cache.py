@@ -79,16 +79,24 @@ class HiddenStates:
 
     @contextmanager
     def serving(
-        self, trained: Mapping[str, Any], tensors: Mapping[str, Tensor], passes: Sequence[Pass], device: torch.device
+        self,
+        trained: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        batches: Sequence[np.ndarray],
+        micro: int | None,
+        device: torch.device,
     ) -> Iterator[None]:
-        """The model's next forward passes are these; each gives what it would give, computed or not.
+        """The model's next forward passes are these batches', in ``micro``-batches if they are set.
+
+        Each gives what it would give, computed or not.
 
         The model holds ``tensors``, of which ``trained`` will move.
         """
         layer = self.lowest(trained)
-        if not (self._limit and layer and passes):
+        if not (self._limit and layer and batches):
             yield
             return
+        passes = _passes_of(batches, self._data.lengths, micro)
         digest = self._digest(layer, tensors)
         self._try(digest, layer, passes, device)
         waiting, current = iter(passes), [passes[0]]
@@ -159,8 +167,7 @@ class HiddenStates:
         return digest.hexdigest()
 
 
-def passes_of(batches: Sequence[np.ndarray], lengths: np.ndarray, micro: int | None) -> list[Pass]:
-    """The passes that training makes of these batches, in ``micro``-batches if they are set."""
+def _passes_of(batches: Sequence[np.ndarray], lengths: np.ndarray, micro: int | None) -> list[Pass]:
     return [
         Pass(batch, start, min(start + (micro or len(batch)), len(batch)), int(lengths[batch].max()))
         for batch in batches

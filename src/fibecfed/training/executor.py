@@ -19,7 +19,7 @@ from fibecfed.errors import InputError, RunFailed
 from fibecfed.models import blocks, is_weightless
 from fibecfed.sharing import DeviceLoss, LayerChange, MomentumFisher, layer_sensitivity, lossless_share, plateau_share
 from fibecfed.tasks import Answering, Batch, Counts, Task
-from fibecfed.training.cache import HiddenStates, passes_of
+from fibecfed.training.cache import HiddenStates
 from fibecfed.training.features import Features
 from fibecfed.training.job import (
     AnswerJob,
@@ -203,8 +203,8 @@ class SequentialExecutor:
         """Training that takes what is known of the layers under the lowest one that trains."""
         if job.max_tokens is not None:  # whole texts are kept
             return nullcontext()
-        passes = passes_of(job.batches, self.data.lengths, self.config.training.micro_batch_size)
-        return self.hidden_states.serving(job.trained, job.tensors, passes, self.device)
+        micro = self.config.training.micro_batch_size
+        return self.hidden_states.serving(job.trained, job.tensors, job.batches, micro, self.device)
 
     def _no_states(self) -> None:
         """Raises InputError where hidden states cannot be kept, and should be."""

@@ -14,7 +14,7 @@ from fibecfed.runtime import Experiment
 
 
 class RunProgress(Callback):
-    """A callback that prints round, score, bytes and time left."""
+    """A callback that prints round, devices, score, bytes and time left."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -32,14 +32,14 @@ class RunProgress(Callback):
             self._bar = Progress(
                 TextColumn("round"), MofNCompleteColumn(), BarColumn(bar_width=None),
                 TextColumn("{task.fields[status]}", markup=False), TimeRemainingColumn(compact=True),
-                console=self.console, expand=True,  # the bar has what words leave of 80 columns
+                console=self.console, expand=True,
             )  # fmt: skip
             self._task = self._bar.add_task("", total=self._rounds, completed=state.round, status="")
             self._bar.start()
 
     def stage_done(self, done: StageDone, record: Record | None) -> bool:
         """Update; never stops the run."""
-        status = self._status(done, record)
+        devices, score = _devices_and_bytes(done), _score(done, record)
         for failure in done.failures:
             self.console.print(
                 f"round {done.round}: device {failure.device} left out: {failure.reason}",
@@ -52,9 +52,10 @@ class RunProgress(Callback):
                 f"round {done.round}: device {device} starts afresh, the state it kept is {why}", highlight=False
             )
         if self._bar is not None:
-            self._bar.update(self._task, completed=done.state.round, status=status)
+            self._bar.update(self._task, completed=done.state.round, status=f"{devices}\n{score}")  # fits 80 columns
         else:
-            self.console.print(f"{self._heading(done)}  {status}  {self._left(done)}", highlight=False)
+            parts = (self._heading(done), score, devices, self._left(done))
+            self.console.print("  ".join(part for part in parts if part), highlight=False, soft_wrap=True)
         return False
 
     def ended(self) -> None:
@@ -67,19 +68,26 @@ class RunProgress(Callback):
             return f"round {done.state.round}/{self._rounds}"
         return f"{done.stage.name} before round {done.round}"
 
-    def _status(self, done: StageDone, record: Record | None) -> str:
-        costs = done.state.costs
-        parts = []
-        if record is not None:
-            parts.append(f"global {score_of(record, 'global'):.3f} personalized {score_of(record, 'personalized'):.3f}")
-        if done.loss is not None:
-            parts.append(f"loss {done.loss:.3f}")
-        parts.append(f"{(costs.bytes_up + costs.bytes_down) / 1e6:.1f} MB")
-        return "  ".join(parts)
-
     def _left(self, done: StageDone) -> str:
         rounds = done.state.round - self._first
         if not rounds or done.state.round >= self._rounds:
             return ""
         seconds = (time.perf_counter() - self._started) / rounds * (self._rounds - done.state.round)
         return f"left {int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _score(done: StageDone, record: Record | None) -> str:
+    parts = []
+    if record is not None:
+        parts.append(f"global {score_of(record, 'global'):.3f} personalized {score_of(record, 'personalized'):.3f}")
+    if done.loss is not None:
+        parts.append(f"loss {done.loss:.3f}")
+    return "  ".join(parts)
+
+
+def _devices_and_bytes(done: StageDone) -> str:
+    """How many devices this exchange asked, or that answered of them, and what the run has sent so far."""
+    costs, asked = done.state.costs, len(done.cohort)
+    failed = len({failure.device for failure in done.failures})
+    devices = f"{asked - failed} of {asked}" if failed else str(asked)
+    return f"{devices} device{'s' * (asked != 1)}  {(costs.bytes_up + costs.bytes_down) / 1e6:.1f} MB"

@@ -13,6 +13,7 @@ import torch
 import tiny
 from fibecfed import Config, InputError
 from fibecfed.config import build_config, merge, to_dict
+from fibecfed.runs.estimate import estimate
 from fibecfed.runtime import assemble
 from fibecfed.training import SequentialExecutor, TrainJob
 from fibecfed.training.cache import Pass
@@ -94,6 +95,15 @@ def test_only_the_head_trains_and_all_layers_are_kept(small: Config) -> None:
     without, cached = watched(with_cache(config, 0)), watched(with_cache(config, "auto"))
     assert cached.computed < without.computed
     assert_same_bits(cached, without)
+
+
+def test_a_dry_run_knows_what_will_be_kept(top: Config) -> None:
+    content = {"federation": {"devices": 2, "sampled": 2, "rounds": 1}, "training": {"local_epochs": 1}}
+    config = changed(top, content)
+    expected = estimate(assemble(config)).kept_bytes
+    kept = watched(config).executor.hidden_states._bytes
+    assert 0.6 * kept < expected <= kept  # which are padded to the longest of their batches
+    assert estimate(assemble(with_cache(config, 0))).kept_bytes == 0
 
 
 @pytest.mark.parametrize("kind", ["deberta", "modernbert", "gpt2"])

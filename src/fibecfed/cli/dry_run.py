@@ -70,6 +70,11 @@ def assumptions(found: Estimate) -> list[str]:
             f"Time and memory are measured in one process; the time is that of {found.workers} which share it equally, "
             "each of which takes some more memory."
         )
+    if found.kept_bytes:
+        lines.append(
+            f"What frozen layers compute is kept: about {found.kept_bytes / 1e6:,.1f} MB more memory "
+            "(training.cache_mb)."
+        )
     if found.together > 1:
         lines.append(
             f"Time and memory are measured for one device at a time; {found.together} in one pass take less time, and "

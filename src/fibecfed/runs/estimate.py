@@ -82,6 +82,7 @@ class Estimate:
     counted: CountedMemory | None = None
     workers: int = 1  # that share the time
     together: int = 1  # devices that one pass of the run trains; one was measured
+    kept_bytes: int = 0  # of hidden states of all training examples, of which those of a few steps were measured
 
 
 class _Uncounted(OperationCounter):
@@ -160,7 +161,10 @@ def estimate(experiment: Experiment) -> Estimate:
     if experiment.workers is not None:
         workers, together = experiment.workers.number, experiment.workers.together
     sent, memory = traffic(experiment), peak_memory_bytes()
-    return Estimate(experiment.config, found, sent, seconds / workers, memory, workers=workers, together=together)
+    kept = experiment.site.executor.hidden_states.expected_bytes(int(experiment.data.train.lengths.sum()))
+    return Estimate(
+        experiment.config, found, sent, seconds / workers, memory, workers=workers, together=together, kept_bytes=kept
+    )
 
 
 def _counted(experiment: Experiment, found: Round) -> Estimate:

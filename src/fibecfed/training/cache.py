@@ -111,6 +111,11 @@ class HiddenStates:
         with below(self._blocks[:layer], known, keep, self._returned):
             yield
 
+    def expected_bytes(self, tokens: int) -> int:
+        """What states of so many tokens will take, going by those that are kept now; 0 where none are."""
+        kept = sum(len(state) for state in self._states.values())
+        return min(self._limit, self._bytes * tokens // kept) if kept else 0
+
     def _known(self, digest: str, layer: int, of: Pass) -> Tensor | None:
         """(B, T, d) of a pass whose shape was tried; None if it has to be computed."""
         if not self._same.get(_shape(layer, of)):

@@ -41,6 +41,7 @@ from fibecfed.config import Config
 from fibecfed.data import Rows, TokenizedSet, tokenize
 from fibecfed.models import Pretrained, load_pretrained
 from fibecfed.tasks import Batch, Classification
+from fibecfed.training import Resident
 from fibecfed.tuning import TUNINGS, Layout
 
 ENCODERS = ("bert", "roberta", "deberta", "modernbert", "distilbert")
@@ -280,6 +281,10 @@ class Built:
     @property
     def task(self) -> Classification:
         return Classification(LABELS)
+
+    @property
+    def resident(self) -> Resident:
+        return Resident(self.model, self.layout, self.task, self.data, self.config)
 
     def batch(self, *positions: int) -> Batch:
         """The examples at these positions; all without any."""

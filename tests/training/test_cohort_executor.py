@@ -49,8 +49,7 @@ def jobs_of(built: tiny.Built, **fields: Any) -> list[TrainJob]:
 
 
 def executors(built: tiny.Built, together: int = 8) -> tuple[SequentialExecutor, CohortExecutor]:
-    given = built.model, built.layout, built.task, built.data, built.config, None
-    return SequentialExecutor(*given), CohortExecutor(*given, together)
+    return SequentialExecutor(built.resident), CohortExecutor(built.resident, together)
 
 
 def uncounted(built: tiny.Built, together: int = 8) -> tuple[SequentialExecutor, CohortExecutor]:

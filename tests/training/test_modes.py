@@ -42,7 +42,7 @@ def train(
     free: bool = False,
 ) -> LocalResult:
     """One job. ``count``: with operations, which takes more passes; ``free``: whatever trains, all have gradients."""
-    executor = SequentialExecutor(built.model, built.layout, built.task, built.data, built.config)
+    executor = SequentialExecutor(built.resident)
     if not count:
         executor.operations.training = lambda sizes: 0.0  # type: ignore[method-assign]
     if free:
@@ -243,7 +243,7 @@ def test_a_device_that_is_not_there_is_refused(name: str, monkeypatch: pytest.Mo
         torch_device(name)
     built = tiny.build("bert", runtime={"device": name})
     with pytest.raises(InputError, match=name):
-        SequentialExecutor(built.model, built.layout, built.task, built.data, built.config)
+        SequentialExecutor(built.resident)
 
 
 @pytest.mark.parametrize(

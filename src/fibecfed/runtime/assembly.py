@@ -21,6 +21,7 @@ from fibecfed.seeding import torch_seed
 from fibecfed.tasks import Task, task_kind
 from fibecfed.training import (
     CohortExecutor,
+    Resident,
     SequentialExecutor,
     SpreadExecutor,
     WorkerCount,
@@ -46,14 +47,14 @@ class Learner:
     def site(self, data: FederatedData, store: DeviceStore, workers: WorkerCount | None = None) -> Site:
         """What a process needs to run devices on this data; ``workers`` None: one after another."""
         answering = data.task.answering(self.config, self.pretrained.tokenizer)
-        given = self.model, self.layout, data.task, data.train, self.config, answering
+        resident = Resident(self.model, self.layout, data.task, data.train, self.config, answering)
         if workers is not None and workers.together > 1:
-            executor: SequentialExecutor = CohortExecutor(*given, workers.together)
+            executor: SequentialExecutor = CohortExecutor(resident, workers.together)
         elif workers is not None and workers.number > 1:
             sets = [held for held in (data.held_out, data.own) if held is not None]
-            executor = SpreadExecutor(*given, workers.number, sets)
+            executor = SpreadExecutor(resident, workers.number, sets)
         else:
-            executor = SequentialExecutor(*given)
+            executor = SequentialExecutor(resident)
         return Site(self.config, data, executor, store, self.initial, answering)
 
 

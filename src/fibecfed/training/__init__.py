@@ -2,7 +2,7 @@
 
 from fibecfed.training.cohort_executor import CohortExecutor
 from fibecfed.training.cores import WorkerCount, cores_here, use_cores, worker_count
-from fibecfed.training.executor import Executor, SequentialExecutor
+from fibecfed.training.executor import Executor, Resident, SequentialExecutor
 from fibecfed.training.job import (
     AnswerJob,
     CountJob,
@@ -42,6 +42,7 @@ __all__ = [
     "LocalResult",
     "Observer",
     "Penalty",
+    "Resident",
     "Result",
     "ScoreJob",
     "ScoreResult",

@@ -9,17 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fibecfed.config import Config
-from fibecfed.data import TokenizedSet
-from fibecfed.tasks import Answering, Task
-from fibecfed.training.executor import SequentialExecutor
+from fibecfed.training.executor import Resident, SequentialExecutor
 from fibecfed.training.job import DeviceFailed, Job, LocalResult, Result, TrainJob
 from fibecfed.training.judging import TrainingCounts
 from fibecfed.training.local import batch_sizes
 from fibecfed.training.probing import why_not_stacked
 from fibecfed.training.stacked import CannotStack, StackedParameters
 from fibecfed.training.together import train_together
-from fibecfed.tuning import Layout, put_tensors
+from fibecfed.tuning import put_tensors
 
 _log = logging.getLogger(__name__)
 _AHEAD = 2  # cohorts at hand, so that devices with about as many steps can be passed together
@@ -40,17 +37,8 @@ class CohortExecutor(SequentialExecutor):
     be passed together is named in the log, once. Devices of which one fails train again, one after another.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        layout: Layout,
-        task: Task,
-        data: TokenizedSet,
-        config: Config,
-        answering: Answering | None,
-        together: int,
-    ) -> None:
-        super().__init__(model, layout, task, data, config, answering)
+    def __init__(self, resident: Resident, together: int) -> None:
+        super().__init__(resident)
         self.width = _AHEAD * together
         self._most = together
         self._told: set[str] = set()

@@ -54,6 +54,18 @@ _LIPSCHITZ_SAMPLES = 1  # each costs 20 Hessian-vector products
 _PLATEAU_PROBES = 2
 
 
+@dataclass(frozen=True)
+class Resident:
+    """What stays in memory for the work of all devices: the model, and the texts it works on."""
+
+    model: nn.Module
+    layout: Layout
+    task: Task
+    data: TokenizedSet  # the training set
+    config: Config
+    answering: Answering | None = None
+
+
 class Executor(Protocol):
     """Runs devices' jobs: one after another, in worker processes, or a cohort's LoRA stacked in one pass."""
 
@@ -68,30 +80,22 @@ class SequentialExecutor:
 
     width = 1
 
-    def __init__(
-        self,
-        model: nn.Module,
-        layout: Layout,
-        task: Task,
-        data: TokenizedSet,
-        config: Config,
-        answering: Answering | None = None,
-        processes: int = 1,
-    ) -> None:
+    def __init__(self, resident: Resident, processes: int = 1) -> None:
         """``processes``: of this run, which share the memory for hidden states."""
-        self.layout = layout
+        model, task, config = resident.model, resident.task, resident.config
+        self.layout = resident.layout
         self.device = torch_device(config.runtime.device)
         self.model = model if is_weightless(model) else model.to(self.device)
         self.task = task
-        self.data = data
+        self.data = resident.data
         self.config = config
-        self.answering = answering
+        self.answering = resident.answering
         self.operations = OperationCounter(self.model, task, self.device)
         backbone: Any = model.backbone
         self.blocks = list(blocks(backbone, backbone.config))  # lowest first
         self.features = Features(config.evaluation.batch_size, self.passed)
         limit = 0 if is_weightless(model) else cache_bytes(config, self.device, processes)
-        self.hidden_states = HiddenStates(self.model, self.blocks, layout, data, limit, self._no_states)
+        self.hidden_states = HiddenStates(self.model, self.blocks, self.layout, self.data, limit, self._no_states)
         self._trainable = [name for name, p in model.named_parameters() if p.requires_grad]
         self._work: dict[type[Job], Callable[[Any], Result]] = {
             TrainJob: self._train,

@@ -9,13 +9,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
-from fibecfed.config import Config
 from fibecfed.data import TokenizedSet
 from fibecfed.errors import RunFailed
-from fibecfed.tasks import Answering, Task
-from fibecfed.training.executor import SequentialExecutor
+from fibecfed.training.executor import Resident, SequentialExecutor
 from fibecfed.training.job import (
     AnswerJob,
     CountJob,
@@ -31,7 +29,6 @@ from fibecfed.training.job import (
 from fibecfed.training.parcels import CannotBeSent, Parcels
 from fibecfed.training.worker_process import Serve
 from fibecfed.training.workers import Work, Workers
-from fibecfed.tuning import Layout
 
 _log = logging.getLogger(__name__)
 _AHEAD = 8  # jobs at hand for each worker: enough to deal the longest first, few enough to be held in memory
@@ -47,27 +44,13 @@ class SpreadExecutor(SequentialExecutor):
     it is its device's failure.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        layout: Layout,
-        task: Task,
-        data: TokenizedSet,
-        config: Config,
-        answering: Answering | None,
-        workers: int,
-        sets: Sequence[TokenizedSet] = (),
-    ) -> None:
+    def __init__(self, resident: Resident, workers: int, sets: Sequence[TokenizedSet] = ()) -> None:
         processes = workers + 1  # this one keeps states of jobs that stay here
-        super().__init__(model, layout, task, data, config, answering, processes)
+        super().__init__(resident, processes)
         self.width = _AHEAD * workers
-        self._parcels = Parcels([data, *(one for one in sets if one is not data)])
-        make = partial(
-            _serving,
-            self._parcels,
-            partial(SequentialExecutor, model, layout, task, data, config, answering, processes),
-        )
-        self._workers = Workers(workers, config.runtime.threads, make)
+        self._parcels = Parcels([self.data, *(one for one in sets if one is not self.data)])
+        make = partial(_serving, self._parcels, partial(SequentialExecutor, resident, processes))
+        self._workers = Workers(workers, self.config.runtime.threads, make)
         self._cpu_seconds = 0.0
         self._told = False
 

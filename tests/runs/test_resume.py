@@ -29,13 +29,13 @@ def longer(config: Config, method: str, **values: object) -> Config:
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ONE_EXCHANGE])
 def test_resuming_after_any_phase_changes_no_bit(small: Config, tmp_path: Path, method: str) -> None:
-    config = longer(small, method, evaluation={"every": 3})
+    config = longer(small, method, federation={"rounds": 4}, evaluation={"every": 2})
     lost = fibecfed.run(config, tmp_path / "whole").summary["lost"]
     assert lost == {"replies": 0, "by_kind": {}, "by_device": {}, "states": []}
     with pytest.raises(Crash):
         fibecfed.run(config, tmp_path / "cut", callbacks=[CrashAt(2)])
     with pytest.raises(Crash):
-        fibecfed.resume(tmp_path / "cut", callbacks=[CrashAt(3)])
+        fibecfed.resume(tmp_path / "cut", callbacks=[CrashAt(1)])
     fibecfed.resume(tmp_path / "cut")
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
 

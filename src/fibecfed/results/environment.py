@@ -6,7 +6,7 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,11 @@ PACKAGES = ("fibecfed", "torch", "transformers", "peft", "safetensors", "numpy",
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide numbers."""
+    return dict(_installed())
+
+
+@cache
+def _installed() -> Mapping[str, str]:
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

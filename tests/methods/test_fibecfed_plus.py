@@ -16,7 +16,7 @@ SKEWED: dict[str, Any] = {
     "method": "fibecfed-plus",
     "data": {"partition": {"alpha": 0.2}},
     "federation": {"rounds": 4, "sampled": 4},
-    "training": {"batch_size": 2},
+    "training": {"batch_size": 4},
     "warm_up": {"rounds": 1},
 }
 BACK: dict[str, dict[str, Any]] = {

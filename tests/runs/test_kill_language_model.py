@@ -2,12 +2,11 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import fibecfed
+import forking
 from fibecfed.config import to_yaml
 from run_content import content
 from tasks.instructions import records, settings, write
@@ -19,9 +18,9 @@ def test_a_killed_run_of_a_language_model_goes_on_bit_for_bit(tmp_path: Path) ->
     fibecfed.run(config, tmp_path / "whole")
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     cut = tmp_path / "cut"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fibecfed", "run", str(tmp_path / "config.yaml"), "--out", str(cut)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    process = forking.Popen(
+        ["-m", "fibecfed", "run", str(tmp_path / "config.yaml"), "--out", str(cut)],
+        stdout=forking.PIPE, stderr=forking.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     while process.poll() is None and not (cut / "checkpoint.safetensors").is_file():
         time.sleep(0.005)

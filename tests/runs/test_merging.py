@@ -1,8 +1,6 @@
 """`export --merge`: one folder of plain transformers with the logits of the run, where fibecfed cannot be imported."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 import fibecfed
+import forking
 from fibecfed import Config, InputError
 from fibecfed.cli.app import app
 from fibecfed.config import build_config, merge, to_dict
@@ -18,7 +17,10 @@ from fibecfed.tasks.causal_lm import Turn
 from tasks.instructions import records, settings, write
 
 TEXTS = ["the parcel never arrived and I want my money back", "thank you", "how do I change it?"]
-BARRED = "import sys\nsys.modules['fibecfed'] = None\nsys.modules['peft'] = None\n"
+BARRED = (
+    "import sys\nfor name in ('fibecfed', 'peft', *sys.modules):\n"
+    "    if name.partition('.')[0] in ('fibecfed', 'peft'):\n        sys.modules[name] = None\n"
+)
 
 
 def by_card(folder: Path, texts: list[str] | None = None) -> np.ndarray:
@@ -27,7 +29,7 @@ def by_card(folder: Path, texts: list[str] | None = None) -> np.ndarray:
     code = code.replace("max_new_tokens=100", "max_new_tokens=5")  # these models have 64 places
     code = code if texts is None else code.replace('["a text"]', repr(texts))
     script = BARRED + code + "\nimport json as j\nprint('LOGITS', j.dumps(logits.tolist()))\n"
-    done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=120)
+    done = forking.run(["-c", script], cwd=folder, timeout=120)
     assert done.returncode == 0, done.stderr
     return np.array(json.loads(done.stdout.rsplit("LOGITS", 1)[1]), dtype=np.float32)
 
